@@ -1,0 +1,45 @@
+"""``near_duplicates`` and the balance: who is near whom, and who stays."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.embeddings import teacher_embeddings
+from assets.metadata import materialization
+from assets.resources import SettingsResource
+
+_TABLES = {
+    "balanced_pairs": "The filtered pairs: one image of every group of near-duplicates.",
+    "balance_groups": "Every image's group, its distance to the group's centre, and whether it is kept.",
+    "removed_pairs": "Every removed image and the one that was kept in its place.",
+}
+
+
+@dg.asset(group_name="curation", kinds={"scipy", "parquet"}, deps=[teacher_embeddings])
+def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
+    """Minimum spanning forest of all pairs of images up to `neighbours.max_distance`: every threshold in one table."""
+    from pipeline.neighbours import build_forest
+
+    config = settings.resolve()
+    result = build_forest(config.path, config.neighbours)
+    return materialization(result, config.path, "near_duplicates")
+
+
+@dg.multi_asset(
+    name="balance",
+    group_name="curation",
+    specs=[
+        dg.AssetSpec(name, description=text, kinds={"duckdb", "parquet"}, deps=[near_duplicates, teacher_embeddings])
+        for name, text in _TABLES.items()
+    ],
+)
+def balance(settings: SettingsResource) -> Iterator[dg.MaterializeResult]:
+    """Groups of near-duplicates at the threshold, and the central image of each."""
+    from assets.pictures import balance_pictures
+    from pipeline.balance import balance_pairs
+
+    config = settings.resolve()
+    result = balance_pairs(config.path, config.balance, config.query)
+    pictures = balance_pictures(result, config)
+    for table in _TABLES:
+        yield materialization(result, config.path, table, asset_key=table, extra=pictures.get(table))

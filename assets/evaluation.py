@@ -1,0 +1,21 @@
+"""``evaluation``: teacher, student and baseline side by side."""
+
+import dagster as dg
+
+from assets.embeddings import teacher
+from assets.metadata import materialization
+from assets.resources import SettingsResource
+from assets.student import baseline, student
+from pipeline.demo.stage import resolve_datasets
+
+
+@dg.asset(group_name="distillation", kinds={"open_clip", "parquet"}, deps=[teacher, student, baseline])
+def evaluation(settings: SettingsResource) -> dg.MaterializeResult:
+    """Zero-shot classification, linear probe and retrieval."""
+    from assets.pictures import evaluation_pictures
+    from training.evaluation.stage import evaluate_models
+
+    config = settings.resolve()
+    datasets = resolve_datasets(config.evaluation.datasets, config.path, config.demo)
+    result = evaluate_models(config.path, config.evaluation, datasets=datasets, baseline=config.baseline.enabled)
+    return materialization(result, config.path, "evaluation", extra=evaluation_pictures(result, config))

@@ -1,0 +1,48 @@
+"""What the Dagster UI shows of a stage: counts, sizes, time, place, columns, and the version of the data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from pipeline.store import StageResult, fingerprint_of
+
+
+def materialization(
+    result: StageResult, root: Path, table: str, *, extra: Mapping[str, Any] | None = None, asset_key: str | None = None
+) -> dg.MaterializeResult:
+    """A materialisation of ``table`` (a folder under the root) by a stage, with numbers as plottable metadata."""
+    files = [path for path in result.files if path.is_relative_to(root / table)]
+    parquet = result.parquet(table)
+    metadata: dict[str, Any] = {
+        "path": dg.MetadataValue.path(str((root / table).resolve())),
+        "size_mb": round(sum(path.stat().st_size for path in files) / 1e6, 3),
+        "shards": result.shards,
+        "shards_computed_now": result.computed,
+        "seconds": result.seconds,
+    }
+    if parquet:
+        metadata["dagster/row_count"] = sum(pq.read_metadata(path).num_rows for path in parquet)
+        metadata["dagster/column_schema"] = _column_schema(parquet[0])
+        metadata["duckdb"] = dg.MetadataValue.md(
+            f"```sql\nSELECT * FROM read_parquet('{(root / table).resolve()}/*.parquet') LIMIT 10\n```"
+        )
+    metadata |= {name: value for name, value in result.stats.items() if name not in ("samples", "seconds")}
+    metadata |= extra or {}
+    return dg.MaterializeResult(
+        asset_key=asset_key,
+        metadata=metadata,
+        # Config enters by the fingerprint: Dagster does not see changes of run config by itself.
+        data_version=dg.DataVersion(fingerprint_of(result.fingerprint, result.digest)),
+    )
+
+
+def _column_schema(path: Path) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+            for field in pq.read_schema(path)
+        ]
+    )

@@ -1,0 +1,31 @@
+"""The settings as a Dagster resource, derived field by field from the plain ones, so that there is one definition."""
+
+from typing import Any
+
+import dagster as dg
+import pydantic
+
+from assets.settings import Settings, parse_settings
+
+
+def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
+    """A Dagster config class with the fields, defaults and descriptions of a plain model.
+
+    Bounds are left out here: Dagster would report them as an error of a resource. ``resolve`` checks them.
+    """
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        annotation, default = field.annotation, field.default
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            annotation = _as_dagster(annotation, dg.Config)
+            default = annotation(**default.model_dump())
+        fields[name] = (annotation, pydantic.Field(default, description=field.description))
+    return pydantic.create_model(model.__name__, __base__=base, __doc__=model.__doc__, **fields)
+
+
+class SettingsResource(_as_dagster(Settings, dg.ConfigurableResource)):  # type: ignore[misc]
+    """Every parameter of the pipeline. ``profiles/`` holds complete examples."""
+
+    def resolve(self) -> Settings:
+        """The plain settings, checked; raises :class:`pipeline.errors.ConfigError`."""
+        return parse_settings(self.model_dump())

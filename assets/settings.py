@@ -1,0 +1,75 @@
+"""Every parameter of the pipeline in one object, the same for all jobs."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.config import (
+    BalanceConfig,
+    ChecksConfig,
+    ClustersConfig,
+    ComputeConfig,
+    EmbeddingsConfig,
+    ImagesConfig,
+    NeighboursConfig,
+    QueryConfig,
+    Section,
+    ShardsConfig,
+    SourceConfig,
+    TeacherConfig,
+)
+from pipeline.demo.config import DemoConfig
+from pipeline.errors import ConfigError
+from training.config import BaselineConfig, EvaluationConfig, StudentConfig
+
+
+class Settings(Section):
+    """All settings. The defaults are the demo's, so that a job without config runs it."""
+
+    root: str = Field("data/demo", description="Folder that holds all tables of one data set.", min_length=1)
+    compute: ComputeConfig = ComputeConfig()
+    query: QueryConfig = QueryConfig()
+    demo: DemoConfig = DemoConfig()
+    source: SourceConfig = SourceConfig()
+    images: ImagesConfig = ImagesConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    neighbours: NeighboursConfig = NeighboursConfig()
+    balance: BalanceConfig = BalanceConfig()
+    clusters: ClustersConfig = ClustersConfig()
+    shards: ShardsConfig = ShardsConfig()
+    student: StudentConfig = StudentConfig()
+    baseline: BaselineConfig = BaselineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checks: ChecksConfig = ChecksConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.balance.target_removal is None and self.balance.threshold > self.neighbours.max_distance:
+            raise ValueError(
+                f"balance.threshold {self.balance.threshold} lies beyond neighbours.max_distance "
+                f"{self.neighbours.max_distance}, up to which pairs are recorded"
+            )
+        if self.student.batch_size % self.student.ranks:
+            raise ValueError(
+                f"student.batch_size {self.student.batch_size} is not a multiple of student.ranks {self.student.ranks}"
+            )
+        return self
+
+    @property
+    def path(self) -> Path:
+        return Path(self.root)
+
+
+def parse_settings(values: dict[str, Any]) -> Settings:
+    """Settings from plain values; :class:`ConfigError` names every field that is wrong, what it got and what it wants."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+            + ("" if isinstance(problem["input"], dict) else f", got {problem['input']!r}")
+            for problem in error.errors()
+        ]
+        raise ConfigError("\n".join(lines)) from error

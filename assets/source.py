@@ -1,0 +1,30 @@
+"""``source_pairs`` and ``images``: from URL lists to downloaded, resized, packed images."""
+
+import dagster as dg
+
+from assets.metadata import materialization
+from assets.resources import SettingsResource
+from pipeline.demo.stage import reachable, resolve_lists
+
+
+@dg.asset(group_name="curation", kinds={"duckdb", "parquet"})
+def source_pairs(settings: SettingsResource) -> dg.MaterializeResult:
+    """URLs and captions from the configured lists, each pair with its `sample_id`; exact repeats dropped."""
+    from pipeline.source import import_pairs
+
+    config = settings.resolve()
+    lists = resolve_lists(config.source.lists, config.path, config.demo)
+    result = import_pairs(config.path, config.source, config.query, lists=lists)
+    return materialization(result, config.path, "source_pairs")
+
+
+@dg.asset(group_name="curation", kinds={"img2dataset", "webdataset"}, deps=[source_pairs])
+def images(settings: SettingsResource) -> dg.MaterializeResult:
+    """Images fetched by img2dataset into WebDataset tars, with a status for every pair."""
+    from assets.pictures import download_outcomes
+    from pipeline.download import download_images
+
+    config = settings.resolve()
+    with reachable(config.source.lists, config.path, config.images) as images_config:
+        result = download_images(config.path, images_config)
+    return materialization(result, config.path, "images", extra=download_outcomes(result, config))

@@ -1,0 +1,76 @@
+"""``training_shards``, ``student`` and ``baseline``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.metadata import materialization
+from assets.resources import SettingsResource
+from assets.settings import Settings
+from pipeline.store import StageResult
+
+_STEPS_BETWEEN_OBSERVATIONS = 50
+
+
+@dg.asset(
+    group_name="distillation",
+    kinds={"webdataset"},
+    deps=["images", "teacher_embeddings", "balanced_pairs", "cluster_assignments"],
+)
+def training_shards(settings: SettingsResource) -> dg.MaterializeResult:
+    """Kept pairs, globally shuffled, as tars with teacher embeddings and cluster label."""
+    from pipeline.shards import write_shards
+
+    config = settings.resolve()
+    result = write_shards(config.path, config.shards, config.query)
+    return materialization(result, config.path, "training_shards", extra={"dagster/row_count": result.rows})
+
+
+@dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=[training_shards, "centroids"], pool="gpu")
+def student(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
+    """The small CLIP, distilled from the cached teacher by cluster-instance discrimination."""
+    from training.stage import train_student
+
+    config = settings.resolve()
+    result = _observed(context, "student", lambda **live: train_student(config.path, config.student, **live))
+    return _trained(result, config, "student", "training_metrics")
+
+
+@dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=["images"], pool="gpu")
+def baseline(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
+    """The control: the same student and steps, contrastive loss alone, on all downloaded pairs."""
+    from training.stage import train_baseline
+
+    config = settings.resolve()
+    if not config.baseline.enabled:
+        return dg.MaterializeResult(metadata={"enabled": False})
+    result = _observed(context, "baseline", lambda **live: train_baseline(config.path, config.student, **live))
+    return _trained(result, config, "baseline", "baseline_metrics")
+
+
+def _observed(context: dg.AssetExecutionContext, name: str, train: Callable[..., StageResult]) -> StageResult:
+    """Train inside a Pipes session; rows of metrics become observations of the asset while the ranks run."""
+
+    def on_metrics(row: dict[str, Any]) -> None:
+        if row["step"] % _STEPS_BETWEEN_OBSERVATIONS == 0:
+            numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+            context.log_event(dg.AssetObservation(asset_key=name, metadata=numbers))
+
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesTempFileContextInjector(),
+        message_reader=dg.PipesTempFileMessageReader(),
+    ) as session:
+        result = train(env=session.get_bootstrap_env_vars(), on_metrics=on_metrics)
+    # Drained, not passed on: what the ranks reported by themselves is in the result.
+    session.get_results()
+    return result
+
+
+def _trained(result: StageResult, config: Settings, name: str, metrics_table: str) -> dg.MaterializeResult:
+    from assets.pictures import training_pictures
+
+    extra = {"metrics": dg.MetadataValue.path(str(Path(config.root, metrics_table).resolve()))}
+    return materialization(result, config.path, name, extra=extra | training_pictures(config))

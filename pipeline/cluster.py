@@ -1,0 +1,171 @@
+"""Clusters of the kept images: faiss k-means on the teacher's image embeddings, one nearest-centre label per image."""
+
+import dataclasses
+import logging
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import schema
+from pipeline.config import ClustersConfig
+from pipeline.errors import ConfigError
+from pipeline.processes import die_with_parent
+from pipeline.store import Stage, StageResult, read_result
+from pipeline.vectors import read_vectors
+
+log = logging.getLogger(__name__)
+
+_BATCH_ROWS = 65_536
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterReport:
+    """``inertia``: mean squared distance to the nearest centroid; ``train_samples``: what k-means was fitted on."""
+
+    samples: int
+    clusters: int
+    empty_clusters: int
+    smallest_cluster: int
+    largest_cluster: int
+    inertia: float
+    train_samples: int
+    seconds: float
+
+
+def cluster_embeddings(
+    embeddings: Path | Sequence[Path],
+    output: Path,
+    *,
+    clusters: int,
+    iterations: int = 25,
+    spherical: bool = True,
+    seed: int = 0,
+    train_samples: int | None = None,
+    keep: Path | None = None,
+) -> ClusterReport:
+    """Write ``centroids.parquet`` and ``cluster_assignments.parquet`` into the folder ``output``.
+
+    ``keep`` is a Parquet file whose ``sample_id`` column names the rows to cluster; none means all. k-means is fitted
+    on ``train_samples`` of them, drawn with ``seed``; none means all (faiss by itself would stop at 256 a cluster).
+    Distances are Euclidean. The result does not depend on the order or division of the input. Raises
+    :class:`ConfigError` if there are fewer rows than clusters, :class:`EmbeddingError` for malformed embeddings.
+    """
+    import faiss
+
+    started = time.monotonic()
+    vectors = read_vectors(embeddings)
+    ids, matrix = vectors.ids, vectors.matrix
+    if keep is not None:
+        kept = np.isin(ids, pq.read_table(keep, columns=["sample_id"])["sample_id"].to_numpy())
+        ids, matrix = ids[kept], matrix[kept]
+    sample = _training_sample(matrix, train_samples, seed)
+    if clusters > len(sample):
+        raise ConfigError(f"{clusters} clusters asked of {len(sample)} images; k-means needs as many at least")
+    kmeans = faiss.Kmeans(
+        matrix.shape[1],
+        clusters,
+        niter=iterations,
+        spherical=spherical,
+        seed=seed,
+        # The sample was drawn above; these two keep faiss from drawing again and from warning about few points.
+        max_points_per_centroid=len(sample),
+        min_points_per_centroid=1,
+        gpu=faiss.get_num_gpus() > 0,
+    )
+    kmeans.train(sample)
+    centroids = np.asarray(kmeans.centroids)
+    labels, distances = _assign(matrix, centroids)
+    _write(output, ids, labels, distances, centroids)
+    sizes = np.bincount(labels, minlength=clusters)
+    return ClusterReport(
+        samples=len(ids),
+        clusters=clusters,
+        empty_clusters=int((sizes == 0).sum()),
+        smallest_cluster=int(sizes.min()),
+        largest_cluster=int(sizes.max()),
+        inertia=float((distances.astype(np.float64) ** 2).mean()),
+        train_samples=len(sample),
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def cluster_images(root: Path, config: ClustersConfig) -> StageResult:
+    """Stage ``clusters``: ``centroids`` and ``cluster_assignments`` of the kept images."""
+    embeddings = read_result(root, "teacher_embeddings")
+    balance = read_result(root, "balance")
+    inputs = {"clusters": [embeddings.digest, balance.digest]}
+    stage = Stage(root, "clusters", version=1, config=config.content(), inputs=inputs)
+    if stage.is_complete():
+        return stage.result()
+    with stage.running():
+        for shard in stage.pending():
+            with stage.output(shard) as output:
+                folder = root / ".tmp" / "clusters" / "tables"
+                report = _in_own_process(
+                    embeddings.parquet("teacher_embeddings"), folder, balance.parquet("balanced_pairs")[0], config
+                )
+                for table in ("centroids", "cluster_assignments"):
+                    (folder / f"{table}.parquet").replace(output.path(f"{table}/{table}.parquet"))
+                output.rows, output.stats = report.samples, dataclasses.asdict(report)
+        return stage.finish()
+
+
+def _in_own_process(embeddings: list[Path], output: Path, keep: Path, config: ClustersConfig) -> ClusterReport:
+    """faiss and torch each bring an OpenMP runtime; both in one process have crashed, so faiss gets its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=die_with_parent) as pool:
+        options = config.content()
+        return pool.submit(cluster_embeddings, embeddings, output, keep=keep, **options).result()
+
+
+def _training_sample(matrix: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    if count is None or count >= len(matrix):
+        return matrix
+    chosen = np.random.default_rng(seed).choice(len(matrix), count, replace=False)
+    return matrix[np.sort(chosen)]
+
+
+def _assign(matrix: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest centroid (N,) int32 and the Euclidean distance to it (N,) float32, by explicit difference."""
+    import faiss
+
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(centroids)
+    labels, distances = [], []
+    for start in range(0, len(matrix), _BATCH_ROWS):
+        batch = matrix[start : start + _BATCH_ROWS]
+        nearest = index.search(batch, 1)[1][:, 0]
+        labels.append(nearest.astype(np.int32))
+        distances.append(np.linalg.norm(batch - centroids[nearest], axis=1))
+    return np.concatenate(labels), np.concatenate(distances)
+
+
+def _write(output: Path, ids: np.ndarray, labels: np.ndarray, distances: np.ndarray, centroids: np.ndarray) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    table_schema = schema.centroids(centroids.shape[1])
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(centroids.reshape(-1)), type=table_schema.field("centroid").type
+    )
+    numbers = pa.array(np.arange(len(centroids), dtype=np.int32))
+    pq.write_table(
+        pa.Table.from_arrays([numbers, vectors], schema=table_schema),
+        output / "centroids.parquet",
+        row_group_size=schema.EMBEDDING_ROW_GROUP,
+    )
+    assignments = pa.Table.from_arrays([ids, labels, distances.astype(np.float32)], schema=schema.CLUSTER_ASSIGNMENTS)
+    pq.write_table(assignments, output / "cluster_assignments.parquet", compression="zstd")
+
+
+def cluster_sizes(assignments: Path, clusters: int) -> np.ndarray:
+    """Images per cluster (clusters,), empty ones included."""
+    counts = pc.value_counts(pq.read_table(assignments, columns=["cluster_id"])["cluster_id"])
+    sizes = np.zeros(clusters, np.int64)
+    sizes[counts.field("values").to_numpy()] = counts.field("counts").to_numpy()
+    return sizes

@@ -1,0 +1,187 @@
+"""Settings of the data stages. Every default is the built-in demo's; ``profiles/`` holds those of real data sets.
+
+A field marked *runtime* says how fast or where something is made, not what: changing it recomputes nothing.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEMO = "demo"
+"""The name of the built-in corpus, teacher, student and evaluation set, wherever a path or model name may stand."""
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide what a stage makes, for its fingerprint."""
+        values = {name: getattr(self, name) for name, field in type(self).model_fields.items() if not is_runtime(field)}
+        return {name: value.content() if isinstance(value, Section) else value for name, value in values.items()}
+
+
+def runtime(default: Any, description: str, **constraints: Any) -> Any:
+    """A field that does not enter fingerprints."""
+    return Field(default, description=description, json_schema_extra={"runtime": True}, **constraints)
+
+
+def is_runtime(field: Any) -> bool:
+    """Whether a field was declared with :func:`runtime`."""
+    return bool(isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("runtime"))
+
+
+class ComputeConfig(Section):
+    """Where shards are worked on."""
+
+    engine: Literal["inline", "processes"] = runtime(
+        "inline", "`inline`: one after another in this process; `processes`: local worker processes."
+    )
+    workers: int = runtime(2, "Worker processes of the engine `processes`.", ge=1)
+
+
+class QueryConfig(Section):
+    """Limits of every DuckDB connection."""
+
+    memory_limit: str = runtime("2GB", "Memory that one DuckDB connection may use before it spills to disk.")
+    threads: int = runtime(0, "Threads of one DuckDB connection; 0 means one per core.", ge=0)
+
+
+class SourceConfig(Section):
+    """Lists of image URLs and captions."""
+
+    lists: list[str] = Field(
+        [DEMO],
+        description="Paths, globs or fsspec URLs of the lists; `demo` stands for the built-in corpus.",
+        min_length=1,
+    )
+    format: Literal["auto", "parquet", "csv", "tsv", "json"] = Field(
+        "auto", description="Format of the lists; `auto` goes by the file name's ending."
+    )
+    url_column: str = Field("URL", description="Column that holds the image URL (LAION's name by default).")
+    caption_column: str = Field("TEXT", description="Column that holds the caption (LAION's name by default).")
+    samples_per_shard: int = Field(
+        1000, description="Pairs in one shard; a shard is the unit of work of all later stages.", ge=1, le=100_000
+    )
+    limit: int | None = Field(None, description="Use only this many pairs, those with the smallest ids.", ge=1)
+
+
+class ImagesConfig(Section):
+    """The download, done by img2dataset."""
+
+    image_size: int = Field(64, description="Size in pixels that images are resized to, see `resize_mode`.", ge=1)
+    resize_mode: Literal["no", "keep_ratio", "keep_ratio_largest", "center_crop", "border"] = Field(
+        "keep_ratio", description="img2dataset's mode; `keep_ratio` brings the shorter side to `image_size`."
+    )
+    resize_only_if_bigger: bool = Field(True, description="Leave smaller images as they are.")
+    encode_quality: int = Field(95, description="JPEG quality of stored images.", ge=1, le=100)
+    min_image_size: int = Field(0, description="Refuse images whose shorter side has fewer pixels.", ge=0)
+    max_image_area: int = Field(100_000_000, description="Refuse images of more pixels (decompression bombs).", ge=1)
+    max_aspect_ratio: float = Field(10.0, description="Refuse images whose sides differ by more than this.", ge=1)
+    disallowed_header_directives: list[str] = Field(
+        ["noai", "noimageai", "noindex", "noimageindex", "noml"],
+        description="Opt-outs in the `X-Robots-Tag` header that are honoured.",
+    )
+    processes: int = runtime(2, "Download processes.", ge=1)
+    threads: int = runtime(16, "Connections per process.", ge=1)
+    timeout_s: int = runtime(10, "Seconds one connection may stay silent.", ge=1)
+    retries: int = runtime(0, "Further attempts after a failed one.", ge=0)
+    user_agent_token: str = runtime("clip-cid", "Name that the downloader gives to the servers it asks.")
+    stall_timeout_s: int = runtime(600, "Give up when no shard was finished for this long.", ge=1)
+    connect_to: dict[str, str] = runtime(
+        {},
+        "Like curl's option of that name: host -> `address:port` to connect to instead. "
+        "Such an address is trusted; all others must be public.",
+    )
+    allow_private_addresses: bool = runtime(
+        False, "Fetch from loopback, private and link-local addresses too. Only for lists that you wrote yourself."
+    )
+
+
+class TeacherConfig(Section):
+    """The large CLIP. Default `demo`; the paper's is ViT-bigG-14, laion2b_s39b_b160k (second-hand, unconfirmed)."""
+
+    model: str = Field(
+        DEMO, description="`demo`, an open_clip model name, an open_clip folder, or a JSON model config file."
+    )
+    pretrained: str | None = Field(None, description="open_clip pretrained tag or checkpoint file.")
+
+
+class EmbeddingsConfig(Section):
+    """Teacher embeddings of images and captions."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of the teacher's forward pass.")
+    batch_size: int = Field(
+        256, description="Samples per forward pass. It enters the fingerprint: kernels round by batch shape.", ge=1
+    )
+    device: str = runtime("auto", "torch device; `auto` takes CUDA where there is one.")
+    decode_threads: int = runtime(2, "Threads that decode and preprocess images ahead of the model.", ge=1)
+
+
+class NeighboursConfig(Section):
+    """The near-duplicate forest."""
+
+    max_distance: float = Field(
+        0.6,
+        description="Largest Euclidean distance between unit embeddings that is recorded; "
+        "every threshold up to it can be had without another pass.",
+        gt=0,
+        lt=2,
+    )
+    block_rows: int = runtime(4096, "Rows of one side of a tile of the distance matrix.", ge=1)
+
+
+class BalanceConfig(Section):
+    """The image semantic balance: one image per group of near-duplicates stays."""
+
+    threshold: float = Field(
+        0.2,
+        description="Euclidean distance up to which two images are neighbours; 0.2 suits the demo's teacher. "
+        "DanQing (arXiv 2601.10305) uses 0.447 for CLIP-CID's step (proxy, unconfirmed).",
+        gt=0,
+        lt=2,
+    )
+    target_removal: float | None = Field(
+        None,
+        description="Share of images to remove; if given, the threshold is solved from it. The paper removed 0.437.",
+        gt=0,
+        lt=1,
+    )
+    max_distance_to_centre: float | None = Field(
+        None, description="Members farther than this from their centre are released, that is kept.", gt=0, lt=2
+    )
+
+
+class ClustersConfig(Section):
+    """k-means on the kept image embeddings."""
+
+    clusters: int = Field(
+        256,
+        description="Number of clusters. The paper's is not known; MLCD found 1M best for LAION-400M "
+        "(proxy, unconfirmed).",
+        ge=1,
+    )
+    iterations: int = Field(25, description="Lloyd iterations.", ge=1)
+    spherical: bool = Field(True, description="Normalise centroids after each iteration.")
+    seed: int = Field(0, description="Seed of the initial centroids and of the training sample.")
+    train_samples: int | None = Field(
+        None,
+        description="Embeddings that k-means is fitted on; none means all. faiss would cap silently at 256 a cluster.",
+    )
+
+
+class ShardsConfig(Section):
+    """Training shards: WebDataset tars of kept pairs with teacher embeddings and cluster label."""
+
+    samples_per_shard: int = Field(1000, description="Samples in one tar.", ge=1, le=100_000)
+    seed: int = Field(0, description="Seed of the global shuffle.")
+
+
+class ChecksConfig(Section):
+    """Bounds of the asset checks."""
+
+    min_success_rate: float = runtime(0.5, "Least share of the pairs that must have been downloaded.", ge=0, le=1)
+    max_group_share: float = runtime(0.05, "Largest share of all images that one group may hold.", gt=0, le=1)
+    max_empty_clusters: float = runtime(0.01, "Largest share of clusters without an image.", ge=0, le=1)
+    min_export_cosine: float = runtime(0.9999, "Least cosine between embeddings before and after export.", le=1)

@@ -1,0 +1,65 @@
+"""The built-in corpus as a stage, and the wiring that lets the word ``demo`` stand for it."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import DEMO, ImagesConfig
+from pipeline.demo.config import DemoConfig
+from pipeline.store import Stage, StageResult
+
+HOST = "demo.test"
+"""Host in the corpus's URLs; a reserved name that no resolver knows, mapped to the loopback server."""
+
+
+def make_corpus(root: Path, config: DemoConfig) -> StageResult:
+    """Stage ``demo``: the list, the images behind it, the evaluation set and the ground truth, under ``<root>/demo``."""
+    content = {name: value for name, value in config.content().items() if name != "teacher"}
+    stage = Stage(root, "demo", version=1, config=content, inputs={"corpus": "built in"})
+    if stage.is_complete():
+        return stage.result()
+    from pipeline.demo.corpus import write_corpus
+
+    with stage.running():
+        for shard in stage.pending():
+            with stage.output(shard) as output:
+                folder = output.path("demo/pairs.parquet").parent
+                write_corpus(folder, config)
+                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    output.path(f"demo/{path.relative_to(folder)}")
+                output.rows = config.pairs
+        return stage.finish()
+
+
+def resolve_lists(lists: list[str], root: Path, config: DemoConfig) -> list[str]:
+    """The lists, with ``demo`` replaced by the corpus's, which is made first if need be."""
+    if DEMO in lists:
+        make_corpus(root, config)
+    return [str(root / "demo" / "pairs.parquet") if name == DEMO else name for name in lists]
+
+
+def resolve_datasets(datasets: list[str], root: Path, config: DemoConfig) -> list[Path]:
+    """The evaluation sets, with ``demo`` replaced by the corpus's held-out one."""
+    if DEMO in datasets:
+        make_corpus(root, config)
+    return [root / "demo" / "evaluation" / DEMO if name == DEMO else Path(name) for name in datasets]
+
+
+@contextlib.contextmanager
+def reachable(lists: list[str], root: Path, config: ImagesConfig) -> Iterator[ImagesConfig]:
+    """While the block lasts, the corpus is served on loopback and the downloader is told where."""
+    if DEMO not in lists:
+        yield config
+        return
+    from pipeline.demo.server import serve
+
+    with serve(root / "demo") as address:
+        yield config.model_copy(update={"connect_to": {**config.connect_to, HOST: address}})
+
+
+def teacher_identity(config: DemoConfig) -> Any:
+    """What decides the demo's teacher: its settings, the seed and the model config."""
+    model = json.loads((Path(__file__).parent / "models" / "demo-teacher.json").read_text())
+    return [config.seed, config.teacher.content(), model]

@@ -1,0 +1,45 @@
+"""Every error that a user can cause or must act on. Each message names what was got and what was expected."""
+
+
+class PipelineError(Exception):
+    """Base of all errors raised on purpose by this project."""
+
+
+class ConfigError(PipelineError, ValueError):
+    """A setting is impossible, alone or together with another one or with the data."""
+
+
+class SourceError(PipelineError):
+    """A list of pairs is missing, unreadable, lacks a column or holds no usable pair."""
+
+
+class DownloadError(PipelineError):
+    """The download could not run, or made nothing that later stages could use."""
+
+
+class TeacherError(PipelineError):
+    """The teacher is unknown, or its weights do not fit its model config."""
+
+
+class ShardError(PipelineError):
+    """A shard is truncated, lacks a member, or disagrees with its manifest."""
+
+
+class EmbeddingError(PipelineError):
+    """Embeddings are missing, malformed, not finite or not normalised."""
+
+
+class MissingInputError(PipelineError):
+    """An earlier stage has not been completed under this root, or was changed since."""
+
+
+class StorageError(PipelineError):
+    """The root cannot be written, or is full."""
+
+
+class TrainingError(PipelineError):
+    """Training cannot start, or had to stop."""
+
+
+class NonFiniteLossError(TrainingError):
+    """A loss became NaN or infinite; raised before the optimizer step, with step and sample ids."""

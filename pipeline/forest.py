@@ -1,0 +1,67 @@
+"""Minimum spanning forests of near-duplicate graphs, with ties broken so that the forest is unique.
+
+Edges are ordered by (distance, a, b). Under that order the minimum spanning forest is unique, and
+
+    MSF(A ∪ B) = MSF(MSF(A) ∪ MSF(B)),
+
+so edges may arrive in any number of parts and in any order. Its components at any distance t are those of the whole
+graph at t (single linkage).
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Edges:
+    """Edges between dense node indices: ``a`` < ``b`` (E,) int64 and ``distance`` (E,) float32."""
+
+    a: np.ndarray
+    b: np.ndarray
+    distance: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def take(self, which: np.ndarray) -> "Edges":
+        return Edges(a=self.a[which], b=self.b[which], distance=self.distance[which])
+
+
+def no_edges() -> Edges:
+    return Edges(a=np.empty(0, np.int64), b=np.empty(0, np.int64), distance=np.empty(0, np.float32))
+
+
+def concatenate(parts: list[Edges]) -> Edges:
+    return Edges(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in ("a", "b", "distance")})
+
+
+def minimum_spanning_forest(nodes: int, edges: Edges) -> Edges:
+    """The forest of ``edges`` over ``nodes`` nodes, at most nodes - 1 edges, ordered by (distance, a, b).
+
+    O(E log E). scipy solves it on ranks instead of distances: ranks are distinct, which makes the answer unique, and
+    never zero, which scipy would take for a missing edge.
+    """
+    ordered = edges.take(np.lexsort((edges.b, edges.a, edges.distance)))
+    first = _first_of_pair(nodes, ordered)
+    ordered = ordered.take(first)
+    graph = coo_array((np.arange(1, len(ordered) + 1, dtype=np.float64), (ordered.a, ordered.b)), shape=(nodes, nodes))
+    ranks = np.sort(minimum_spanning_tree(graph.tocsr()).data).astype(np.int64)
+    return ordered.take(ranks - 1)
+
+
+def components(nodes: int, edges: Edges) -> np.ndarray:
+    """For each node (nodes,) int64 the smallest node of its connected component."""
+    graph = coo_array((np.ones(len(edges), np.int8), (edges.a, edges.b)), shape=(nodes, nodes))
+    count, labels = connected_components(graph, directed=False)
+    smallest = np.full(count, nodes, np.int64)
+    np.minimum.at(smallest, labels, np.arange(nodes))
+    return smallest[labels]
+
+
+def _first_of_pair(nodes: int, ordered: Edges) -> np.ndarray:
+    """Positions of the first edge of each pair: scipy would add up the weights of repeated ones."""
+    _, first = np.unique(ordered.a * nodes + ordered.b, return_index=True)
+    return np.sort(first)

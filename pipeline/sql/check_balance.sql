@@ -1,0 +1,15 @@
+WITH verdicts AS (SELECT * FROM read_parquet($groups)),
+survivors AS (SELECT group_id, count(*) FILTER (kept) AS kept FROM verdicts GROUP BY group_id)
+SELECT
+    (SELECT count(*) FROM verdicts) AS images,
+    (SELECT count(*) FROM verdicts WHERE kept) AS kept,
+    (SELECT count(*) FROM read_parquet($removed)) AS removed,
+    (SELECT count(*) FROM survivors WHERE kept <> 1) AS groups_without_one_survivor,
+    (SELECT count(*) FROM (SELECT sample_id FROM verdicts WHERE kept) ANTI JOIN read_parquet($balanced) USING (sample_id))
+        AS kept_not_in_balanced,
+    (
+        SELECT count(*) FROM read_parquet($removed)
+        ANTI JOIN (SELECT sample_id AS kept_sample_id FROM verdicts WHERE kept) USING (kept_sample_id)
+    ) AS removed_without_survivor,
+    (SELECT count(*) FROM read_parquet($embeddings))
+        - (SELECT count(*) FROM read_parquet($balanced)) - (SELECT count(*) FROM read_parquet($removed)) AS missing

@@ -1,0 +1,92 @@
+"""Tiny training shards with real tars, images and embeddings, and a student that trains on them in seconds."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import schema
+from pipeline.tars import index_tar, write_tar
+from training.config import LossesConfig, StudentConfig
+from training.job import TrainingJob
+
+TEACHER_DIM = 24
+CLUSTERS = 4
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "head_width": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def write_training_shards(folder: Path, *, shards: int, rows: int, seed: int = 0, distil: bool = True) -> Path:
+    """Shards as the stages write them; without ``distil`` as they come from the download."""
+    random = np.random.default_rng(seed)
+    (folder / "index").mkdir(parents=True)
+    for shard in range(shards):
+        samples = []
+        for row in range(rows):
+            sample_id = shard * rows + row
+            cluster = sample_id % CLUSTERS
+            pixels = random.integers(0, 90, (40, 36, 3), dtype=np.uint8)
+            pixels[..., cluster % 3] += np.uint8(40 * cluster)
+            image = io.BytesIO()
+            Image.fromarray(pixels).save(image, "JPEG")
+            sample: dict[str, object] = {"__key__": f"{shard:05d}{row:04d}", "jpg": image.getvalue()}
+            sample["txt"] = f"a picture of {['one', 'two', 'three', 'four'][cluster]}"
+            facts = {"sample_id": sample_id}
+            if distil:
+                facts["cluster_id"] = cluster
+                for name in ("image.npy", "text.npy"):
+                    vector = random.normal(0, 0.3, TEACHER_DIM) + np.eye(TEACHER_DIM)[cluster]
+                    data = io.BytesIO()
+                    np.save(data, (vector / np.linalg.norm(vector)).astype(np.float16))
+                    sample[name] = data.getvalue()
+            samples.append({**sample, "json": json.dumps(facts).encode()})
+        path = folder / f"{shard:05d}.tar"
+        write_tar(path, samples)
+        pq.write_table(index_tar(path), folder / "index" / f"{shard:05d}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 samples with everything that distillation needs."""
+    return write_training_shards(tmp_path_factory.mktemp("data") / "training_shards", shards=3, rows=32)
+
+
+@pytest.fixture(scope="session")
+def centroids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("centroids") / "centroids.parquet"
+    vectors = np.eye(CLUSTERS, TEACHER_DIM, dtype=np.float32)
+    table = {"cluster_id": list(range(CLUSTERS)), "centroid": vectors.tolist()}
+    pq.write_table(pa.table(table, schema=schema.centroids(TEACHER_DIM)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny-student.json"
+    path.write_text(json.dumps(MODEL))
+    return path
+
+
+@pytest.fixture
+def job(shards: Path, centroids: Path, model_file: Path, tmp_path: Path) -> TrainingJob:
+    """All terms on, two ranks, twelve steps."""
+    losses = LossesConfig.model_validate({"cluster": {"label_weight": 0.5}, "instance": {"feature_weight": 1.0}})
+    return TrainingJob(
+        name="student",
+        student=StudentConfig(
+            model=str(model_file), losses=losses, batch_size=16, steps=12, ranks=2, checkpoint_every=4, log_every=2
+        ),
+        shards=shards,
+        centroids=centroids,
+        teacher_dim=TEACHER_DIM,
+        output=tmp_path / "run",
+    )

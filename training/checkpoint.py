@@ -1,0 +1,81 @@
+"""Checkpoints of a run: complete or not there, the newest few kept, only resumed by the job that wrote them."""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.store import write_text_atomically
+
+log = logging.getLogger(__name__)
+
+_MARK = "complete.json"
+_NAME = re.compile(r"step-(\d+)")
+
+
+class CheckpointingEngine(Protocol):
+    """What checkpoints need of an engine; all ranks call all of it together."""
+
+    rank: int
+
+    def save(self, folder: Path, tag: str) -> None: ...
+
+    def load(self, folder: Path, tag: str) -> None: ...
+
+    def barrier(self) -> None: ...
+
+
+class Checkpoints:
+    """Checkpoints ``step-<n>`` in a folder. A mark, written last, says that one is whole.
+
+    ``fingerprint``: of the job; those of another job are left unused and removed at the next save.
+    """
+
+    def __init__(self, folder: Path, *, fingerprint: str, keep: int):
+        self._folder, self._fingerprint, self._keep = folder, fingerprint, keep
+
+    def newest(self) -> int:
+        """The step of the newest complete checkpoint of this job; 0 if there is none."""
+        return max(self._complete(), default=0)
+
+    def load(self, engine: CheckpointingEngine, step: int) -> None:
+        """Bring the engine to the state after ``step``."""
+        engine.load(self._folder, _tag(step))
+
+    def save(self, engine: CheckpointingEngine, step: int) -> None:
+        """Save the state after ``step`` on all ranks, mark it, prune older ones; the step of a whole one is skipped."""
+        if step in self._complete():
+            return
+        if engine.rank == 0:
+            # What an interrupted save left behind under this name must not mix with this one.
+            shutil.rmtree(self._folder / _tag(step), ignore_errors=True)
+        engine.barrier()
+        engine.save(self._folder, _tag(step))
+        engine.barrier()
+        if engine.rank == 0:
+            mark = json.dumps({"step": step, "fingerprint": self._fingerprint})
+            write_text_atomically(self._folder / _tag(step) / _MARK, mark)
+            self._prune()
+        engine.barrier()
+
+    def _complete(self) -> list[int]:
+        steps = []
+        for path in self._folder.glob(f"step-*/{_MARK}"):
+            content: dict[str, Any] = json.loads(path.read_text())
+            if content["fingerprint"] == self._fingerprint:
+                steps.append(int(content["step"]))
+        return sorted(steps)
+
+    def _prune(self) -> None:
+        kept = {_tag(step) for step in self._complete()[-self._keep :]}
+        for path in self._folder.glob("step-*"):
+            if _NAME.fullmatch(path.name) and path.name not in kept:
+                # The mark goes first: a removal that is cut short must not look like a whole checkpoint.
+                (path / _MARK).unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _tag(step: int) -> str:
+    return f"step-{step}"

@@ -1,0 +1,105 @@
+"""Settings of training and evaluation. Every default is the demo's."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config import DEMO, Section, runtime
+
+
+class ContrastiveConfig(Section):
+    """CLIP's symmetric cross-entropy between images and captions."""
+
+    weight: float = Field(1.0, description="Weight of the term; 0 leaves it out (unconfirmed).", ge=0)
+    temperature: float = Field(0.07, description="Initial temperature, learnt (CLIP; RealSyn).", gt=0)
+
+
+class ClusterConfig(Section):
+    """Cluster discrimination: the student's images against the centroids of the teacher's."""
+
+    weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
+    label_weight: float = Field(
+        0.0, description="Weight of the cross-entropy with the cluster label (unconfirmed).", ge=0
+    )
+    divergence_weight: float = Field(
+        1.0, description="Weight of KL(teacher || student) over clusters (unconfirmed).", ge=0
+    )
+    temperature: float = Field(0.07, description="Temperature of the student's cluster logits (unconfirmed).", gt=0)
+    teacher_temperature: float = Field(
+        0.07, description="Temperature of the teacher's cluster logits (unconfirmed).", gt=0
+    )
+
+
+class InstanceConfig(Section):
+    """Instance discrimination: student embeddings against the teacher's, pair by pair."""
+
+    weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
+    temperature: float = Field(0.07, description="Temperature of its cross-entropies (unconfirmed).", gt=0)
+    feature_weight: float = Field(
+        0.0,
+        description="Weight of the mean squared error between embeddings (CLIP-KD's feature term; unconfirmed).",
+        ge=0,
+    )
+
+
+class LossesConfig(Section):
+    """Loss = sum of weight times term."""
+
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    instance: InstanceConfig = InstanceConfig()
+
+
+class OptimizerConfig(Section):
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    learning_rate: float = Field(1e-3, description="Peak learning rate (RealSyn).", gt=0)
+    weight_decay: float = Field(
+        0.2, description="Decay of weight matrices; not of biases, norms, logit scale (RealSyn).", ge=0
+    )
+    beta1: float = Field(0.9, description="AdamW (RealSyn).", ge=0, lt=1)
+    beta2: float = Field(0.98, description="AdamW (RealSyn).", ge=0, lt=1)
+    eps: float = Field(1e-6, description="AdamW (RealSyn).", gt=0)
+    warmup: float = Field(
+        0.1, description="Share of the steps that warm up (RealSyn's OneCycle pct_start).", ge=0, lt=1
+    )
+    clip_gradient_norm: float = Field(1.0, description="Largest gradient norm; 0 turns clipping off.", ge=0)
+
+
+class StudentConfig(Section):
+    """The student and how it is trained."""
+
+    model: str = Field(DEMO, description="`demo`, an open_clip model name, or a JSON model config file.")
+    losses: LossesConfig = LossesConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: int = Field(256, description="Global batch: samples of one step over all ranks.", ge=2)
+    steps: int = Field(400, description="Optimizer steps.", ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of the engine.")
+    zero_stage: int = Field(1, description="DeepSpeed ZeRO stage.", ge=0, le=3)
+    ranks: int = Field(2, description="Processes on this machine; one per GPU, or one per few cores.", ge=1)
+    seed: int = Field(0, description="Seed of initial weights and of the order of samples.")
+    checkpoint_every: int = runtime(100, "Steps between checkpoints.", ge=1)
+    keep_checkpoints: int = runtime(2, "Checkpoints kept; older ones are removed.", ge=1)
+    log_every: int = Field(10, description="Steps between two rows of training_metrics.", ge=1)
+    loader_workers: int = runtime(0, "Loader processes per rank; 0 loads in the training process.", ge=0)
+
+
+class BaselineConfig(Section):
+    """The control: the same student, steps and batch, contrastive loss alone, on all downloaded pairs."""
+
+    enabled: bool = Field(True, description="Train it. Turn it off where a second training run is too dear.")
+
+
+class EvaluationConfig(Section):
+    """What teacher, student and baseline are measured on."""
+
+    datasets: list[str] = Field(
+        [DEMO],
+        description="`demo`, or folders in the WebDataset layout of CLIP_benchmark: `classnames.txt`, "
+        "`zeroshot_classification_templates.txt`, `train/*.tar`, `test/*.tar` (members `jpg`, `cls`, and `txt` for retrieval).",
+    )
+    tasks: list[Literal["zero_shot", "linear_probe", "retrieval"]] = Field(
+        ["zero_shot", "linear_probe", "retrieval"], description="Tasks to run where the data set has what they need."
+    )
+    batch_size: int = runtime(256, "Samples per forward pass.", ge=1)
+    device: str = runtime("auto", "torch device; `auto` takes CUDA where there is one.")

@@ -1,0 +1,216 @@
+"""Training samples from WebDataset tars: exactly resumable batches, read and decoded only as far as terms need."""
+
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError, EmbeddingError, ShardError
+from pipeline.tars import TarReader
+from training.order import WINDOW_SHARDS, SampleOrder
+from training.task import Batch
+from training.terms import Needs
+
+# A data set whose decoded samples fit is decoded once per process; a larger one is decoded anew in every epoch.
+_CACHE_BYTES = 256 << 20
+_PREFLIGHT_SHARDS = 16
+
+
+class TrainingSet:
+    """Samples of a shard folder by ``(shard, row)``, decoded for the student.
+
+    ``folder`` holds ``<shard>.tar``, ``index`` holds ``<shard>.parquet`` (``schema.TAR_INDEX``). ``preprocess`` maps a
+    PIL image to ``(3, H, W)``, ``tokenizer`` a list of captions to ``(N, L)``. Raises :class:`ShardError` if an index
+    or tar is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        index: Path,
+        *,
+        needs: Needs,
+        preprocess: Callable[[Any], Tensor],
+        tokenizer: Callable[[list[str]], Tensor],
+    ):
+        self._indexes = sorted(index.glob("*.parquet"))
+        if not self._indexes:
+            raise ShardError(f"{index}: no index of training shards (<shard>.parquet) there")
+        self._tars = [folder / f"{path.stem}.tar" for path in self._indexes]
+        missing = [path for path in self._tars if not path.is_file()]
+        if missing:
+            raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
+        self.shard_rows = [pq.read_metadata(path).num_rows for path in self._indexes]
+        self._needs, self._preprocess, self._tokenizer = needs, preprocess, tokenizer
+        self._index = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_index)
+        self._reader = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._open)
+        self._cache: dict[tuple[int, int], dict[str, Any]] = {}
+        self._cacheable: bool | None = None
+
+    def __len__(self) -> int:
+        return sum(self.shard_rows)
+
+    def sample(self, shard: int, row: int) -> dict[str, Any]:
+        """One sample: ``sample_id``, ``image``, ``text`` and what the terms need.
+
+        Raises :class:`ShardError` that names the members found where one is missing or cannot be decoded, and
+        :class:`EmbeddingError` for a teacher embedding that is not a finite vector.
+        """
+        found = self._cache.get((shard, row))
+        if found is not None:
+            return found
+        sample_id, key, offset, size = (column[row] for column in self._index(shard))
+        members = self._reader(shard).sample(int(offset), int(size))
+        where = f"{self._tars[shard]}, key {key}"
+        decoded = {"sample_id": int(sample_id), **self._decode(members, where)}
+        if self._cacheable is None:
+            # Shapes are equal for all samples, so the first one tells whether all fit.
+            tensors = [value for value in decoded.values() if isinstance(value, Tensor)]
+            self._cacheable = len(self) * sum(t.nbytes for t in tensors) <= _CACHE_BYTES
+        if self._cacheable:
+            self._cache[shard, row] = decoded
+        return decoded
+
+    def _decode(self, members: dict[str, bytes], where: str) -> dict[str, Any]:
+        try:
+            decoded: dict[str, Any] = {
+                "image": self._preprocess(_open_image(members["jpg"])),
+                "text": self._tokenizer([members["txt"].decode()])[0],
+            }
+            if self._needs.teacher_image:
+                decoded["teacher_image"] = _read_embedding(members["image.npy"], where)
+            if self._needs.teacher_text:
+                decoded["teacher_text"] = _read_embedding(members["text.npy"], where)
+            if self._needs.cluster_id:
+                decoded["cluster_id"] = _read_cluster_id(members["json"], where)
+        except KeyError as error:
+            names = ", ".join(sorted(members)) or "none"
+            raise ShardError(f"{where}: member {error} is missing; members found: {names}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ShardError(f"{where}: cannot be decoded: {error}") from error
+        return decoded
+
+    def _read_index(self, shard: int) -> tuple[Any, ...]:
+        table = pq.read_table(self._indexes[shard], columns=["sample_id", "key", "offset", "size"])
+        ids = table["sample_id"].to_numpy()
+        if len(np.unique(ids)) != len(ids):
+            raise ShardError(f"{self._indexes[shard]}: a sample_id occurs more than once in this shard")
+        return ids, table["key"].to_pylist(), table["offset"].to_numpy(), table["size"].to_numpy()
+
+    def _open(self, shard: int) -> TarReader:
+        return TarReader(self._tars[shard])
+
+
+def preflight(samples: TrainingSet, *, teacher_dim: int | None, centroids: Tensor | None) -> None:
+    """Decode a few samples from all over the data and check them, before anything slow or dear is started.
+
+    Raises :class:`EmbeddingError` if embeddings or centroids are not ``teacher_dim`` wide, :class:`ConfigError` if a
+    label has no centroid, and what :meth:`TrainingSet.sample` raises.
+    """
+    if centroids is not None and centroids.shape[1] != teacher_dim:
+        raise EmbeddingError(f"centroids are {centroids.shape[1]} wide, the teacher's embeddings {teacher_dim}")
+    filled = [shard for shard, rows in enumerate(samples.shard_rows) if rows]
+    if not filled:
+        raise ShardError("the training shards hold no sample")
+    step = -(-len(filled) // _PREFLIGHT_SHARDS)
+    for shard in filled[::step]:
+        for row in {0, samples.shard_rows[shard] - 1}:
+            _check(samples.sample(shard, row), teacher_dim, 0 if centroids is None else len(centroids))
+
+
+def _check(sample: dict[str, Any], teacher_dim: int | None, clusters: int) -> None:
+    for name in ("teacher_image", "teacher_text"):
+        if name in sample and sample[name].shape != (teacher_dim,):
+            raise EmbeddingError(
+                f"sample {sample['sample_id']}: {name} has shape {tuple(sample[name].shape)}, expected ({teacher_dim},)"
+            )
+    if "cluster_id" in sample and not 0 <= sample["cluster_id"] < clusters:
+        raise ConfigError(
+            f"sample {sample['sample_id']}: cluster_id {sample['cluster_id']} is none of the {clusters} centroids"
+        )
+
+
+def batches(
+    samples: TrainingSet, order: SampleOrder, *, start: int, stop: int, rank: int, ranks: int, workers: int
+) -> Iterator[Batch]:
+    """This rank's part of every global batch of the steps ``start`` to ``stop - 1``, counted from 0."""
+    loader = torch.utils.data.DataLoader(
+        _Steps(samples, order, rank=rank, ranks=ranks),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        # Forked workers would inherit the locks of the training process's threads.
+        multiprocessing_context="forkserver" if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+class _Steps(torch.utils.data.Dataset[Batch]):
+    """A data set whose items are the batches of this rank."""
+
+    def __init__(self, samples: TrainingSet, order: SampleOrder, *, rank: int, ranks: int):
+        self._samples, self._order, self._rank, self._ranks = samples, order, rank, ranks
+
+    def __getitem__(self, step: int) -> Batch:
+        part = self._order.part(step, rank=self._rank, ranks=self._ranks)
+        # By shard, so that reads are local; the order within a batch means nothing to any loss.
+        return collate([self._samples.sample(int(shard), int(row)) for shard, row in part[np.lexsort(part.T[::-1])]])
+
+
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    """Stack decoded samples; embeddings become float32."""
+    stacked: dict[str, Tensor] = {
+        str(name): torch.stack([sample[name] for sample in samples]).float()
+        for name in ("image", "teacher_image", "teacher_text")
+        if name in samples[0]
+    }
+    if "cluster_id" in samples[0]:
+        stacked["cluster_ids"] = torch.tensor([sample["cluster_id"] for sample in samples])
+    return Batch(
+        sample_ids=[sample["sample_id"] for sample in samples],
+        text=torch.stack([sample["text"] for sample in samples]),
+        **stacked,
+    )
+
+
+def _open_image(data: bytes) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data))
+
+
+def _read_embedding(data: bytes, where: str) -> Tensor:
+    try:
+        vector = np.load(io.BytesIO(data), allow_pickle=False)
+    except ValueError as error:
+        raise EmbeddingError(f"{where}: teacher embedding is not an .npy array: {error}") from error
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise EmbeddingError(f"{where}: teacher embedding of shape {vector.shape} is not a finite vector")
+    return torch.from_numpy(vector)
+
+
+def _read_cluster_id(data: bytes, where: str) -> int:
+    content = json.loads(data)
+    if "cluster_id" not in content:
+        raise ShardError(f"{where}: its .json has no cluster_id, only {', '.join(sorted(content))}")
+    return int(content["cluster_id"])
+
+
+def read_centroids(path: Path) -> Tensor:
+    """``(K, D)`` float32 in the order of ``cluster_id``; :class:`ShardError` if the ids are not 0 to K - 1."""
+    try:
+        table = pq.read_table(path, columns=["cluster_id", "centroid"]).sort_by("cluster_id")
+    except (OSError, KeyError, ValueError) as error:
+        raise ShardError(f"{path}: not a table of cluster_id and centroid: {error}") from error
+    if table["cluster_id"].to_pylist() != list(range(table.num_rows)):
+        raise ShardError(f"{path}: cluster_id must run from 0 to {table.num_rows - 1} without gaps")
+    flat = table["centroid"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(flat.reshape(table.num_rows, -1).astype(np.float32))

@@ -1,0 +1,150 @@
+"""DeepSpeed behind a small interface: ranks, ZeRO, precision, clipping, checkpoints. Nothing here knows the task."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.config import StudentConfig
+
+_PARAMETERS_WITHOUT_DECAY = ("logit_scale", "logit_bias", "positional_embedding", "class_embedding")
+# DeepSpeed prints a line of its own every so many steps; never.
+_NEVER = 1 << 30
+
+
+class Engine:
+    """A DeepSpeed engine around one module. All ranks construct it and call every method together.
+
+    ``model`` runs a forward pass; its losses may come from outside the module, in any precision.
+    """
+
+    def __init__(self, module: nn.Module, config: StudentConfig):
+        import deepspeed
+
+        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.device = _device()
+        optimizer = torch.optim.AdamW(
+            parameter_groups(module, weight_decay=config.optimizer.weight_decay),
+            lr=config.optimizer.learning_rate,
+            betas=(config.optimizer.beta1, config.optimizer.beta2),
+            eps=config.optimizer.eps,
+        )
+        self.model, self._optimizer, _, _ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=deepspeed_config(config, world=self.world)
+        )
+        self._parameters = dict(self.model.module.named_parameters())
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The element-wise sum of a small tensor over all ranks."""
+        torch.distributed.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """A small picklable value of every rank, in rank order."""
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        torch.distributed.barrier()
+
+    def step(self, loss: Tensor, *, learning_rate: float) -> None:
+        """Backward pass, mean of the gradients over ranks, clipping, and an AdamW step with ``learning_rate``."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.model.backward(loss)
+        self.model.step()
+
+    def clamp_parameter(self, name: str, maximum: float) -> float:
+        """Bound a one-element parameter from above, in the optimizer's own copy too; returns its value."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        parameter = self._parameters[name]
+        partitioned = hasattr(parameter, "ds_id")
+        value = self._full(parameter).item() if partitioned else parameter.item()
+        if value > maximum:
+            bound = torch.full(parameter.ds_shape if partitioned else parameter.shape, maximum, device=self.device)
+            # ZeRO steps on fp32 copies: without this the next step would bring the old value back.
+            safe_set_full_fp32_param(parameter, bound)
+            if not partitioned:
+                parameter.data.fill_(maximum)
+        return min(float(value), maximum)
+
+    def state(self) -> dict[str, Tensor]:
+        """The module's whole state in float32 on every rank, whatever the ZeRO stage and precision."""
+        state = {}
+        for name, value in self.model.module.state_dict().items():
+            full = self._full(self._parameters[name]) if name in self._parameters else value
+            state[name] = full.float() if full.is_floating_point() else full
+        return state
+
+    def save(self, folder: Path, tag: str) -> None:
+        """DeepSpeed checkpoint ``folder/tag``."""
+        self.model.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Restore weights and optimizer from ``folder/tag``, written with the same number of ranks."""
+        path, _ = self.model.load_checkpoint(str(folder), tag=tag)
+        assert path is not None, f"{folder}/{tag} was marked complete"
+
+    def close(self) -> None:
+        """Leave the process group."""
+        torch.distributed.destroy_process_group()
+
+    def _full(self, parameter: Tensor) -> Tensor:
+        """One parameter in fp32, gathered where ZeRO has split it; the optimizer's copy where there is one."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        full = safe_get_full_fp32_param(parameter)
+        return parameter.detach() if full is None else full.detach()
+
+
+def deepspeed_config(config: StudentConfig, *, world: int) -> dict[str, Any]:
+    """DeepSpeed's config dictionary of a student."""
+    return {
+        "train_batch_size": config.batch_size,
+        "train_micro_batch_size_per_gpu": config.batch_size // world,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.clip_gradient_norm,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "fp16": {"enabled": config.precision == "fp16"},
+        "zero_optimization": {"stage": config.zero_stage},
+        # torch's AdamW needs no compiler, which DeepSpeed's own would.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": _NEVER,
+    }
+
+
+def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: weight matrices, which decay, and the rest (biases, norms, embeddings of position, logit scale)."""
+    decayed: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        exempt = parameter.ndim < 2 or name.rpartition(".")[2] in _PARAMETERS_WITHOUT_DECAY
+        (rest if exempt else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def init_distributed() -> None:
+    """Join the process group named by the launcher's environment variables: NCCL with CUDA, gloo without."""
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        deepspeed.init_distributed(dist_backend="nccl")
+    else:
+        # Says that no compiled op is available. DeepSpeed would build a shared-memory op for one node on first use,
+        # which takes a C++ compiler and about 50 s; gloo does the same work for the few ranks of a CPU run.
+        deepspeed.ops.__compatible_ops__ = {}
+        deepspeed.init_distributed(dist_backend="gloo")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,0 +1,47 @@
+"""Evaluation as a stage: teacher, student and, where it was trained, baseline, on the same data sets."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError
+from pipeline.store import Stage, StageResult, read_result
+from training.config import EvaluationConfig
+
+
+def evaluate_models(
+    root: Path, config: EvaluationConfig, *, datasets: list[Path], baseline: bool
+) -> StageResult:
+    """Stage ``evaluation``: one row per model, task, data set and metric. Raises :class:`ConfigError` for a data set
+    that is not there before any model is loaded."""
+    missing = [str(path) for path in datasets if not path.is_dir()]
+    if missing:
+        raise ConfigError(f"evaluation.datasets: no folder {missing}")
+    models = ["teacher", "student", *(["baseline"] if baseline else [])]
+    digests = [read_result(root, name).digest for name in models]
+    content = {"tasks": config.tasks, "datasets": [_identity(path) for path in datasets]}
+    stage = Stage(root, "evaluation", version=1, config=content, inputs={"evaluation": [models, digests]})
+    if stage.is_complete():
+        return stage.result()
+    from training.evaluation.run import evaluate
+
+    with stage.running():
+        for shard in stage.pending():
+            with stage.output(shard) as output:
+                table = evaluate(
+                    {name: root / name for name in models},
+                    datasets,
+                    config.tasks,
+                    batch_size=config.batch_size,
+                    device=config.device,
+                )
+                pq.write_table(table, output.path("evaluation/evaluation.parquet"))
+                output.rows = table.num_rows
+        return stage.finish()
+
+
+def _identity(folder: Path) -> Any:
+    """A data set by name and the sizes of its files; large sets are not read for this."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [folder.name, [[str(path.relative_to(folder)), path.stat().st_size] for path in files]]

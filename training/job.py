@@ -1,0 +1,73 @@
+"""The contract between whoever starts a training run and its ranks: one JSON file."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from pipeline.config import Section
+from pipeline.errors import ConfigError
+from pipeline.store import fingerprint_of
+from training.config import StudentConfig
+from training.terms import Needs, weights_of
+
+
+class TrainingJob(Section):
+    """One training run: a student, what it learns from, and where everything about it is written."""
+
+    name: str = Field(description="Names the run in log lines, for example `student` or `baseline`.")
+    student: StudentConfig = Field(description="The student and how it is trained.")
+    shards: Path = Field(description="Folder of `<shard>.tar`.")
+    index: Path | None = Field(None, description="Folder of `<shard>.parquet` (TAR_INDEX); default `<shards>/index`.")
+    centroids: Path | None = Field(None, description="Parquet file with `cluster_id, centroid`, for the cluster term.")
+    teacher_dim: int | None = Field(None, description="Width of the teacher's embeddings, where a term needs them.")
+    inputs: str = Field("", description="Digest of what the shards hold; other checkpoints are not resumed from.")
+    output: Path = Field(description="Folder for checkpoints, metrics and the export.")
+
+    def check(self) -> None:
+        """Raise :class:`ConfigError` if settings contradict each other."""
+        student, needs = self.student, Needs.of(self.student.losses)
+        if student.batch_size % student.ranks:
+            raise ConfigError(f"batch_size {student.batch_size} is not a multiple of ranks, {student.ranks}")
+        if not weights_of(student.losses):
+            raise ConfigError("every loss term has weight 0; at least one must be positive")
+        if needs.teacher_space and self.teacher_dim is None:
+            raise ConfigError("the cluster and instance terms need teacher embeddings: teacher_dim must be given")
+        if needs.centroids and self.centroids is None:
+            raise ConfigError("the cluster term needs centroids: the path of a Parquet file must be given")
+
+    @property
+    def index_folder(self) -> Path:
+        return self.index or self.shards / "index"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Rows of metrics while the run goes on, one JSON object a line."""
+        return self.output / "metrics.jsonl"
+
+    @property
+    def metrics_table(self) -> Path:
+        """The same rows as Parquet, once the run has ended."""
+        return self.output / "metrics.parquet"
+
+    @property
+    def export_folder(self) -> Path:
+        """The trained student as an open_clip folder."""
+        return self.output / "export"
+
+    @property
+    def result_file(self) -> Path:
+        """Written last by a run that ended well: `steps`, `resumed_from`, `startup_s`, `training_s`."""
+        return self.output / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.output / "checkpoints"
+
+    @property
+    def failure_file(self) -> Path:
+        """Type and message of the error that ended a rank."""
+        return self.output / "failure.json"
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides the weights; a checkpoint is resumed only by a job that has the same."""
+        return fingerprint_of(self.student.content(), self.teacher_dim, self.inputs)

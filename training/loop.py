@@ -1,0 +1,163 @@
+"""The training loop. It knows steps, losses by name, checkpoints and signals; what is trained is the task's matter."""
+
+import dataclasses
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import NonFiniteLossError
+from pipeline.progress import Progress
+from training.checkpoint import Checkpoints
+from training.metrics import MetricsWriter
+from training.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class LoopEngine(Protocol):
+    """What the loop needs of an engine; all ranks call all of it together."""
+
+    rank: int
+    world: int
+    model: Any
+    device: torch.device
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor: ...
+
+    def gather(self, value: Any) -> list[Any]: ...
+
+    def step(self, loss: Tensor, *, learning_rate: float) -> None: ...
+
+    def save(self, folder: Path, tag: str) -> None: ...
+
+    def load(self, folder: Path, tag: str) -> None: ...
+
+    def barrier(self) -> None: ...
+
+
+class StopRequested(Exception):
+    """Not an error: a SIGTERM asked the run to end, and a checkpoint was written."""
+
+
+class StopFlag:
+    """Turns SIGTERM into a flag, so that a run ends between two steps."""
+
+    def __init__(self) -> None:
+        self.set = False
+
+    def install(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self.set = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """``batch_size`` is that of the global batch; ``schedule`` gives the learning rate of a step, counted from 1."""
+
+    steps: int
+    batch_size: int
+    schedule: Callable[[int], float]
+    seed: int
+    checkpoint_every: int
+    log_every: int
+
+
+class Loop:
+    """Runs a task's steps on an engine. Steps are counted from 1 in metrics and checkpoints."""
+
+    def __init__(
+        self,
+        *,
+        engine: LoopEngine,
+        task: Task,
+        checkpoints: Checkpoints,
+        metrics_file: Path,
+        settings: LoopSettings,
+    ):
+        self._engine, self._task, self._checkpoints = engine, task, checkpoints
+        self._metrics_file, self._settings = metrics_file, settings
+
+    def run(self, batches: Iterable[Any], *, start: int, stop: StopFlag, progress: Progress | None = None) -> None:
+        """Do the steps after ``start``; ``batches`` begins with the batch of step ``start + 1``.
+
+        Raises :class:`NonFiniteLossError` before the optimizer would have taken a loss that is not finite, and
+        :class:`StopRequested` after the checkpoint that a SIGTERM asks for.
+        """
+        writer = MetricsWriter(self._metrics_file, resume_step=start) if self._engine.rank == 0 else None
+        settings, logged, since = self._settings, start, time.monotonic()
+        for step, batch in enumerate(batches, start=start + 1):
+            # Reseeded, so that a resumed run draws what an uninterrupted one would have drawn.
+            torch.manual_seed((settings.seed * settings.steps + step) * self._engine.world + self._engine.rank)
+            terms, stopping = self._step(step, batch, stop)
+            extra = self._task.after_step(self._engine)
+            if writer and (step % settings.log_every == 0 or step in (1, settings.steps)):
+                rate = (step - logged) * settings.batch_size / (time.monotonic() - since)
+                logged, since = step, time.monotonic()
+                writer.write(self._row(step, terms, extra, rate))
+            if stopping or step % settings.checkpoint_every == 0 or step == settings.steps:
+                self._checkpoints.save(self._engine, step)
+            if progress:
+                progress.add(1, f"loss {terms['loss']:.3f}")
+            if stopping and step < settings.steps:
+                raise StopRequested(f"stopped by SIGTERM after step {step}, checkpoint written")
+        if writer:
+            writer.close()
+
+    def _step(self, step: int, batch: Any, stop: StopFlag) -> tuple[dict[str, float], bool]:
+        """One optimizer step; returns the loss terms of the global batch, and whether any rank was asked to stop."""
+        terms = self._task.losses(self._engine.model, batch.to(self._engine.device))
+        loss = self._task.total(terms)
+        values = [loss.detach(), *(term.detach() for term in terms.values())]
+        # One exchange tells every rank the same: the means to log, a NaN of any rank, and a wish to stop.
+        total = self._engine.sum_over_ranks(torch.stack([*values, torch.full_like(loss, float(stop.set))]))
+        *sums, stops = total.tolist()
+        means = {name: value / self._engine.world for name, value in zip(("loss", *terms), sums, strict=True)}
+        if not all(math.isfinite(value) for value in means.values()):
+            raise self._non_finite(step, batch, terms, means)
+        self._engine.step(loss, learning_rate=self._settings.schedule(step))
+        return means, stops > 0
+
+    def _row(self, step: int, terms: dict[str, float], extra: dict[str, float], rate: float) -> dict[str, Any]:
+        return {
+            "step": step,
+            "samples_seen": step * self._settings.batch_size,
+            **terms,
+            "learning_rate": self._settings.schedule(step),
+            **extra,
+            "samples_per_second": rate,
+        }
+
+    def _non_finite(
+        self, step: int, batch: Any, terms: dict[str, Tensor], means: dict[str, float]
+    ) -> NonFiniteLossError:
+        """The error of all ranks; each tells the others which of its terms were not finite, for which samples."""
+        bad = [name for name, term in terms.items() if not math.isfinite(term.item())]
+        findings = self._engine.gather((bad, batch.sample_ids if bad else []))
+        names = sorted({name for bad_here, _ in findings for name in bad_here})
+        ids = [sample_id for _, ids_here in findings for sample_id in ids_here]
+        values = ", ".join(f"{name} {value:g}" for name, value in means.items())
+        return NonFiniteLossError(
+            f"step {step}: the loss is not finite ({values}); not finite: {', '.join(names)}; the optimizer step was "
+            f"not taken; sample ids: {', '.join(map(str, ids))}"
+        )
+
+
+def warmup_cosine(*, peak: float, steps: int, warmup: float) -> Callable[[int], float]:
+    """Learning rate of the steps 1 to ``steps``: linear over the first ``warmup`` share, then a cosine towards zero."""
+    warm = round(steps * warmup)
+
+    def rate(step: int) -> float:
+        if step <= warm:
+            return peak * step / warm
+        return peak * (1 + math.cos(math.pi * (step - 1 - warm) / (steps - warm))) / 2
+
+    return rate

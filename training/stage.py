@@ -1,0 +1,97 @@
+"""The student and its baseline as stages: a training run whose export and metrics are kept under the root."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ShardError
+from pipeline.shards import read_manifest
+from pipeline.store import Stage, StageResult, read_result
+from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info
+from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
+from training.job import TrainingJob
+from training.launch import run_training
+
+MetricsCallback = Callable[[dict[str, Any]], None]
+
+
+def train_student(
+    root: Path, config: StudentConfig, *, env: dict[str, str] | None = None, on_metrics: MetricsCallback | None = None
+) -> StageResult:
+    """Stage ``student``: trained on the training shards; ``student/`` is an open_clip folder.
+
+    Raises :class:`ShardError` if the shards were made with another teacher than the one under this root.
+    """
+    shards = read_result(root, "training_shards")
+    clusters = read_result(root, "clusters")
+    manifest, teacher = read_manifest(root / "training_shards"), read_info(root)
+    made_with = (manifest.weights_hash, manifest.preprocessing_hash, manifest.clusters_digest)
+    expected = (teacher.weights_hash, teacher.preprocessing_hash, clusters.digest)
+    if made_with != expected:
+        raise ShardError(
+            f"training_shards were made with weights, preprocessing, clusters {made_with}, this root has {expected}; "
+            "materialise training_shards again"
+        )
+    job = TrainingJob(
+        name="student",
+        student=config,
+        shards=(root / "training_shards").resolve(),
+        centroids=clusters.parquet("centroids")[0].resolve(),
+        teacher_dim=manifest.embed_dim,
+        inputs=shards.digest,
+        output=(root / "runs" / "student").resolve(),
+    )
+    return _train(root, job, config, metrics_table="training_metrics", env=env, on_metrics=on_metrics)
+
+
+def train_baseline(
+    root: Path, config: StudentConfig, *, env: dict[str, str] | None = None, on_metrics: MetricsCallback | None = None
+) -> StageResult:
+    """Stage ``baseline``: the same student, steps and batch, contrastive loss alone, on every downloaded pair."""
+    images = read_result(root, "images")
+    alone = LossesConfig(
+        contrastive=config.losses.contrastive, cluster=ClusterConfig(weight=0), instance=InstanceConfig(weight=0)
+    )
+    config = config.model_copy(update={"losses": alone})
+    job = TrainingJob(
+        name="baseline",
+        student=config,
+        shards=(root / "images").resolve(),
+        inputs=images.digest,
+        output=(root / "runs" / "baseline").resolve(),
+    )
+    return _train(root, job, config, metrics_table="baseline_metrics", env=env, on_metrics=on_metrics)
+
+
+def _train(
+    root: Path,
+    job: TrainingJob,
+    config: StudentConfig,
+    *,
+    metrics_table: str,
+    env: dict[str, str] | None,
+    on_metrics: MetricsCallback | None,
+) -> StageResult:
+    stage = Stage(root, job.name, version=1, config=config.content(), inputs={job.name: [job.inputs, _model(config)]})
+    if stage.is_complete():
+        return stage.result()
+    with stage.running():
+        for shard in stage.pending():
+            # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
+            trained = run_training(job, env=env, on_metrics=on_metrics)
+            with stage.output(shard) as output:
+                for name in (CONFIG_FILE, WEIGHTS_FILE):
+                    (trained.export / name).replace(output.path(f"{job.name}/{name}"))
+                trained.metrics.replace(output.path(f"{metrics_table}/metrics.parquet"))
+                output.rows = trained.steps
+                output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}
+            shutil.rmtree(job.output, ignore_errors=True)
+        return stage.finish()
+
+
+def _model(config: StudentConfig) -> Any:
+    """The content of a model config file, so that an edit of it is noticed."""
+    path = Path(config.model)
+    return json.loads(path.read_text()) if path.is_file() else config.model

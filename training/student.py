@@ -1,0 +1,153 @@
+"""The student: an open_clip model, a projection to the teacher's space, and its export without that projection."""
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.config import DEMO
+from pipeline.errors import ConfigError
+from pipeline.teacher import CONFIG_FILE, write_clip_folder
+
+_DEMO_MODEL = Path(__file__).parents[1] / "pipeline/demo/models/demo-student.json"
+_SCALARS = ("logit_scale", "logit_bias")
+_MODEL_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
+
+
+class Features(NamedTuple):
+    """Normalised float32 features of a batch: in the student's own space (E), and projected to the teacher's (D)."""
+
+    image: Tensor
+    text: Tensor
+    image_to_teacher: Tensor
+    text_to_teacher: Tensor
+    logit_scale: Tensor
+
+
+class Student(nn.Module):
+    """An open_clip model with a learnt linear map to the teacher's width, so that the engine sees one module.
+
+    The contrastive term works in the student's own space, which is what is exported; the teacher's terms see it
+    through ``projection``. One map serves images and captions, so that both keep the angle between them.
+    """
+
+    def __init__(self, model: nn.Module, *, embed_dim: int, teacher_dim: int | None):
+        super().__init__()
+        self.model = model
+        same = teacher_dim is None or teacher_dim == embed_dim
+        self.projection = nn.Identity() if same else nn.Linear(embed_dim, teacher_dim or embed_dim, bias=False)
+
+    def forward(self, image: Tensor, text: Tensor) -> Features:
+        """``image``: ``(B, 3, H, W)`` preprocessed; ``text``: ``(B, L)`` token ids."""
+        model: Any = self.model
+        image_BE = model.encode_image(image.to(next(model.visual.parameters()).dtype))
+        text_BE = model.encode_text(text)
+        return Features(
+            image=F.normalize(image_BE.float(), dim=-1),
+            text=F.normalize(text_BE.float(), dim=-1),
+            image_to_teacher=F.normalize(self.projection(image_BE).float(), dim=-1),
+            text_to_teacher=F.normalize(self.projection(text_BE).float(), dim=-1),
+            logit_scale=model.logit_scale.float().exp().reshape(()),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuiltStudent:
+    """A fresh student with what belongs to it."""
+
+    module: Student
+    model_config: dict[str, Any]
+    preprocess_config: dict[str, Any]
+    preprocess: Callable[[Any], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
+
+
+def build_student(model: str, *, teacher_dim: int | None, temperature: float, seed: int) -> BuiltStudent:
+    """Build the student with weights drawn from ``seed``.
+
+    ``model``: `demo`, an open_clip model name, or a JSON model config file. ``temperature``: initial temperature of
+    the contrastive term. Its images are preprocessed as open_clip does for evaluation, without augmentation: the
+    teacher's cached embeddings are of the image as it is. Raises :class:`ConfigError` if there is no such model.
+    """
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    model_config = read_model_config(model)
+    torch.manual_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        # open_clip builds any config from a folder; a registered name could shadow one of its own models.
+        (Path(folder) / CONFIG_FILE).write_text(json.dumps({"model_cfg": model_config}))
+        name = f"local-dir:{folder}"
+        try:
+            # DeepSpeed cannot broadcast tensors without dimensions: the logit scale is a vector of one while training.
+            clip = open_clip.create_model(name, load_weights=False, pretrained_text=False, nonscalar_logit_scale=True)
+            tokenizer = open_clip.get_tokenizer(_tokenizer_name(model_config, model, name))
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise ConfigError(f"student model {model!r}: open_clip cannot build it: {error}") from error
+    with torch.no_grad():
+        clip.logit_scale.fill_(math.log(1 / temperature))
+    module = Student(clip, embed_dim=int(model_config["embed_dim"]), teacher_dim=teacher_dim)
+    preprocess = PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
+    return BuiltStudent(
+        module=module,
+        model_config=model_config,
+        preprocess_config=dataclasses.asdict(preprocess),
+        preprocess=image_transform_v2(preprocess, is_train=False),
+        tokenizer=tokenizer,
+    )
+
+
+def read_model_config(model: str) -> dict[str, Any]:
+    """open_clip's model config by `demo`, model name or JSON file; :class:`ConfigError` if there is none."""
+    path = _DEMO_MODEL if model == DEMO else Path(model)
+    if path.suffix == ".json":
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"student model {model!r}: {path} is not a readable JSON model config: {error}"
+            ) from error
+        config = config.get("model_cfg", config)
+        missing = [key for key in _MODEL_KEYS if key not in config]
+        if missing:
+            raise ConfigError(f"student model {model!r}: {path} lacks {', '.join(missing)} of an open_clip config")
+        return dict(config)
+    import open_clip
+
+    found = open_clip.get_model_config(model)
+    if found is None:
+        raise ConfigError(
+            f"student model {model!r}: expected `{DEMO}`, a JSON file or an open_clip model name such as "
+            f"{', '.join(open_clip.list_models()[:3])}"
+        )
+    return dict(found)
+
+
+def export_student(folder: Path, built: BuiltStudent, state: Mapping[str, Tensor]) -> None:
+    """Write an open_clip folder that plain open_clip loads as ``local-dir:<folder>``.
+
+    ``state``: float32 state of :class:`Student`; the projection to the teacher is dropped.
+    """
+    prefix = "model."
+    model_state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not built.model_config.get("nonscalar_logit_scale"):
+        model_state |= {name: model_state[name].reshape(()) for name in _SCALARS if name in model_state}
+    write_clip_folder(
+        folder, model_config=built.model_config, preprocess_config=built.preprocess_config, state=model_state
+    )
+    hugging_face: Any = getattr(built.tokenizer, "tokenizer", None)
+    if hasattr(hugging_face, "save_pretrained"):
+        # open_clip takes the tokenizer of such a model from the folder itself.
+        hugging_face.save_pretrained(folder)
+
+
+def _tokenizer_name(model_config: dict[str, Any], model: str, folder_name: str) -> str:
+    """Models with a Hugging Face tokenizer must be named; others have open_clip's own, whatever the folder."""
+    return model if model_config["text_cfg"].get("hf_tokenizer_name") else folder_name

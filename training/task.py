@@ -1,0 +1,86 @@
+"""The task: a batch in, named loss terms and their weighted sum out. All knowledge of CLIP-CID's training is here."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from training.config import LossesConfig
+from training.losses.cluster import ClusterDiscriminationLoss
+from training.losses.contrastive import ContrastiveLoss
+from training.losses.instance import InstanceDiscriminationLoss
+from training.terms import Needs, weights_of
+
+# CLIP bounds its learnt temperature: the logit scale never exceeds 100 (arXiv 2103.00020, section 2.5).
+MAX_LOGIT_SCALE = 4.605170185988092
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """This rank's part of a global batch. Teacher embeddings and labels are there where a term needs them."""
+
+    sample_ids: list[int]
+    image: Tensor
+    text: Tensor
+    teacher_image: Tensor | None = None
+    teacher_text: Tensor | None = None
+    cluster_ids: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on ``device``."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+class Task(Protocol):
+    """What the loop asks of a task."""
+
+    def losses(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        """Named terms of one batch, without weights: scalars, of this rank."""
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum that is minimised."""
+
+    def after_step(self, engine: Any) -> dict[str, float]:
+        """Constrain parameters after an optimizer step; returns further columns of the metrics row."""
+
+
+class DistillationTask:
+    """Contrastive learning, cluster discrimination and instance discrimination, each as its weight says."""
+
+    def __init__(self, losses: LossesConfig, *, centroids: Tensor | None, device: torch.device):
+        self.weights = weights_of(losses)
+        self._contrastive = ContrastiveLoss() if losses.contrastive.weight else None
+        self._cluster = None
+        if Needs.of(losses).centroids:
+            assert centroids is not None, "the job checks that centroids are given"
+            self._cluster = ClusterDiscriminationLoss.from_config(losses.cluster, centroids).to(device)
+        self._instance = InstanceDiscriminationLoss.from_config(losses.instance) if losses.instance.weight else None
+
+    def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Named terms of one batch; see :class:`Task`."""
+        features = model(batch.image, batch.text)
+        terms: dict[str, Tensor] = {}
+        if self._contrastive:
+            terms |= self._contrastive(features.image, features.text, features.logit_scale)
+        if self._cluster:
+            terms |= self._cluster(features.image_to_teacher, batch.teacher_image, batch.cluster_ids)
+        if self._instance:
+            terms |= self._instance(
+                features.image_to_teacher, features.text_to_teacher, batch.teacher_image, batch.teacher_text
+            )
+        return terms
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """Sum of weight times term."""
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+    def after_step(self, engine: Any) -> dict[str, float]:
+        """Bound the logit scale; its value (not its logarithm) goes to the metrics."""
+        logarithm = engine.clamp_parameter("model.logit_scale", MAX_LOGIT_SCALE)
+        return {"logit_scale": float(torch.tensor(logarithm).exp())}

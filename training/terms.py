@@ -1,0 +1,50 @@
+"""Which loss terms are active, with what weight, and what they need of a sample. No torch here: callers only ask."""
+
+import dataclasses
+
+from training.config import LossesConfig
+
+_INSTANCE_PAIRS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What the active terms need of a sample besides its image and caption; nothing else is read."""
+
+    teacher_image: bool
+    teacher_text: bool
+    cluster_id: bool
+    centroids: bool
+
+    @classmethod
+    def of(cls, losses: LossesConfig) -> "Needs":
+        divergence = losses.cluster.weight * losses.cluster.divergence_weight > 0
+        label = losses.cluster.weight * losses.cluster.label_weight > 0
+        instance = losses.instance.weight > 0
+        return cls(
+            teacher_image=divergence or instance,
+            teacher_text=instance,
+            cluster_id=label,
+            centroids=divergence or label,
+        )
+
+    @property
+    def teacher_space(self) -> bool:
+        """Whether any term compares the student with the teacher."""
+        return self.teacher_image or self.centroids
+
+
+def weights_of(losses: LossesConfig) -> dict[str, float]:
+    """Weight of every active term by its name. The four cross-entropies of the instance term share its weight."""
+    cluster, instance = losses.cluster, losses.instance
+    weights = {
+        "contrastive": losses.contrastive.weight,
+        "cluster_label": cluster.weight * cluster.label_weight,
+        "cluster_divergence": cluster.weight * cluster.divergence_weight,
+        "instance_image_image": instance.weight / _INSTANCE_PAIRS,
+        "instance_text_text": instance.weight / _INSTANCE_PAIRS,
+        "instance_image_text": instance.weight / _INSTANCE_PAIRS,
+        "instance_text_image": instance.weight / _INSTANCE_PAIRS,
+        "instance_feature": instance.weight * instance.feature_weight,
+    }
+    return {name: weight for name, weight in weights.items() if weight > 0}
