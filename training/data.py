@@ -146,8 +146,8 @@ def batches(
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,
-        # Forked workers would inherit the locks of the training process's threads.
-        multiprocessing_context="forkserver" if workers else None,
+        # Not every tokenizer can be pickled, so workers are forked; they only read and decode.
+        multiprocessing_context="fork" if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)

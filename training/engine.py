@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ConfigError
 from training.config import StudentConfig
 
 _PARAMETERS_WITHOUT_DECAY = ("logit_scale", "logit_bias", "positional_embedding", "class_embedding")
@@ -26,6 +27,11 @@ class Engine:
 
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.device = _device()
+        if config.precision != "fp32" and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()):
+            raise ConfigError(
+                f"precision {config.precision} does not go with a student that has BatchNorm (its statistics need "
+                f"float32); use fp32, or a student with a ViT image tower"
+            )
         optimizer = torch.optim.AdamW(
             parameter_groups(module, weight_decay=config.optimizer.weight_decay),
             lr=config.optimizer.learning_rate,

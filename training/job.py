@@ -70,4 +70,6 @@ class TrainingJob(Section):
 
     def fingerprint(self) -> str:
         """A hash of all that decides the weights; a checkpoint is resumed only by a job that has the same."""
-        return fingerprint_of(self.student.content(), self.teacher_dim, self.inputs)
+        model = Path(self.student.model)
+        model_file = model.read_text() if model.is_file() else None
+        return fingerprint_of(self.student.content(), model_file, self.teacher_dim, self.inputs)

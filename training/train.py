@@ -198,6 +198,9 @@ def _logger() -> Iterator[logging.Logger]:
         from dagster_pipes import open_dagster_pipes
 
         with open_dagster_pipes() as context:
+            # The log file of the run has the lines too.
+            for handler in logging.getLogger().handlers:
+                context.log.addHandler(handler)
             yield context.log
     else:
         yield log

@@ -46,7 +46,7 @@ class Plan:
 
 
 def plan_corpus(config: DemoConfig) -> Plan:
-    """Draw the corpus: repeats are a share of the rows, dead links of the distinct pairs, near-duplicates of the rest."""
+    """Draw the corpus; repeats are a share of the rows, dead links of the distinct pairs, copies of the live ones."""
     rng = np.random.default_rng((config.seed, 0))
     repeats = round(config.exact_repeat_share * config.pairs)
     distinct = config.pairs - repeats
@@ -78,9 +78,7 @@ def _popular(originals: int, copies: int, rng: np.random.Generator) -> list[int]
     return [int(origin) for origin in rng.choice(originals, size=copies, p=weight / weight.sum())]
 
 
-def _fresh_pair(
-    config: DemoConfig, number: int, kind: str, concept: Concept, rng: np.random.Generator
-) -> PlannedPair:
+def _fresh_pair(config: DemoConfig, number: int, kind: str, concept: Concept, rng: np.random.Generator) -> PlannedPair:
     caption = random_caption(concept, rng)
     return PlannedPair(number, concept, caption, kind, None, (), _name(config, number))
 
@@ -88,9 +86,7 @@ def _fresh_pair(
 def _near_duplicate(config: DemoConfig, number: int, origin: PlannedPair, rng: np.random.Generator) -> PlannedPair:
     variation = random_variation(rng)
     caption = random_caption(origin.concept, rng) if RECAPTION in variation else origin.caption
-    return PlannedPair(
-        number, origin.concept, caption, NEAR_DUPLICATE, origin.number, variation, _name(config, number)
-    )
+    return PlannedPair(number, origin.concept, caption, NEAR_DUPLICATE, origin.number, variation, _name(config, number))
 
 
 def _name(config: DemoConfig, number: int) -> str:

@@ -63,5 +63,7 @@ def _recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     luma, blue, red = np.moveaxis(np.asarray(image.convert("YCbCr"), dtype=np.float32), 2, 0)
     angle = np.radians(rng.uniform(-_HUE_SHIFT_DEG, _HUE_SHIFT_DEG))
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    turned = np.stack([luma, 128 + cos * (blue - 128) - sin * (red - 128), 128 + sin * (blue - 128) + cos * (red - 128)])
+    turned = np.stack(
+        [luma, 128 + cos * (blue - 128) - sin * (red - 128), 128 + sin * (blue - 128) + cos * (red - 128)]
+    )
     return Image.fromarray(np.moveaxis(turned, 0, 2).round().clip(0, 255).astype(np.uint8), "YCbCr").convert("RGB")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,11 @@ def write_training_shards(folder: Path, *, shards: int, rows: int, seed: int = 0
         write_tar(path, samples)
         pq.write_table(index_tar(path), folder / "index" / f"{shard:05d}.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_shards() -> Callable[..., Path]:
+    return write_training_shards
 
 
 @pytest.fixture(scope="session")

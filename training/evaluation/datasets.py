@@ -22,7 +22,7 @@ _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _END_MARK_BYTES = 512
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ImageMember:
     """Where the bytes of one image lie."""
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 RANKS = (1, 5, 10)
 
-# Elements of the block of similarities held at once: 256 MB in float32.
-_BLOCK_ELEMENTS = 1 << 26
+# Elements of the block of similarities held at once: 128 MB in float32.
+_BLOCK_ELEMENTS = 1 << 25
 
 
 def unique_texts(captions: Sequence[Sequence[str]]) -> tuple[list[str], Tensor, Tensor]:
@@ -35,20 +35,21 @@ def retrieval_recall(
     """``{"image_to_text_recall@1": ..., "text_to_image_recall@1": ..., ...}``.
 
     ``image_features``: ``(N, D)``; ``text_features``: ``(U, D)`` of the distinct texts; ``images``, ``ids``: as of
-    :func:`unique_texts`. A query is a hit at k if fewer than k wrong candidates score at least as high as its best right
-    one: ties count against the model, so that one which embeds everything alike scores zero. Captions that read alike
-    are all right for an image that has one of them, and each takes a place of its own among the candidates.
+    :func:`unique_texts`. A query is a hit at k if fewer than k wrong candidates score at least as high as its best
+    right one: ties count against the model, so that one which embeds everything alike scores zero. Captions that read
+    alike are all right for an image that has one of them, and each takes a place of its own among the candidates.
     """
     copies = torch.bincount(ids, minlength=len(text_features))
-    places = _places(image_features, text_features, images, ids, copies, block_elements)
+    places = _places(image_features, text_features, images, ids, copies, block_elements=block_elements)
     result = {f"image_to_text_recall@{k}": float((places < k).double().mean()) for k in ranks}
     # A text's place is the same for all its copies: one query each.
-    places = _places(text_features, image_features, ids, images, torch.ones(len(image_features)), block_elements)[ids]
+    once = torch.ones(len(image_features), device=image_features.device)
+    places = _places(text_features, image_features, ids, images, once, block_elements=block_elements)[ids]
     return result | {f"text_to_image_recall@{k}": float((places < k).double().mean()) for k in ranks}
 
 
 def _places(
-    queries: Tensor, candidates: Tensor, query_of: Tensor, right_of: Tensor, copies: Tensor, block_elements: int
+    queries: Tensor, candidates: Tensor, query_of: Tensor, right_of: Tensor, copies: Tensor, *, block_elements: int
 ) -> Tensor:
     """``(Q,)``: how many wrong candidates score at least as high as the best right one, each as often as ``copies``.
 

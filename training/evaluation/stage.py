@@ -10,9 +10,7 @@ from pipeline.store import Stage, StageResult, read_result
 from training.config import EvaluationConfig
 
 
-def evaluate_models(
-    root: Path, config: EvaluationConfig, *, datasets: list[Path], baseline: bool
-) -> StageResult:
+def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path], baseline: bool) -> StageResult:
     """Stage ``evaluation``: one row per model, task, data set and metric. Raises :class:`ConfigError` for a data set
     that is not there before any model is loaded."""
     missing = [str(path) for path in datasets if not path.is_dir()]

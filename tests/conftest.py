@@ -1,0 +1,121 @@
+"""Real parts, small: a corpus that is rendered, served over HTTP on loopback, downloaded and embedded once a session."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assets.settings import Settings
+from pipeline.demo.config import DemoConfig, DemoTeacherConfig
+from pipeline.store import StageResult
+
+SMALL: dict[str, Any] = {
+    "demo": DemoConfig(
+        pairs=300,
+        evaluation_train_images=1,
+        evaluation_test_images=1,
+        teacher=DemoTeacherConfig(images_per_concept=1, concepts_per_batch=48, steps=6),
+    ).model_dump(),
+    "source": {"samples_per_shard": 120},
+    "neighbours": {"max_distance": 0.5},
+    "balance": {"threshold": 0.02},
+    "clusters": {"clusters": 16, "iterations": 5},
+    "shards": {"samples_per_shard": 50},
+    "student": {"steps": 6, "batch_size": 32, "checkpoint_every": 3, "log_every": 2},
+    "evaluation": {"tasks": ["zero_shot", "retrieval"]},
+}
+"""Settings of the smallest whole run."""
+
+
+def small_settings(root: Path, **changes: Any) -> Settings:
+    """The smallest whole run under ``root``, with sections changed field by field."""
+    values = json.loads(json.dumps(SMALL))
+    for section, fields in changes.items():
+        values[section] = {**values.get(section, {}), **fields}
+    return Settings(root=str(root), **values)
+
+
+def run_source(settings: Settings) -> StageResult:
+    from pipeline.demo.stage import resolve_lists
+    from pipeline.source import import_pairs
+
+    lists = resolve_lists(settings.source.lists, settings.path, settings.demo)
+    return import_pairs(settings.path, settings.source, settings.query, lists=lists)
+
+
+def run_images(settings: Settings) -> StageResult:
+    from pipeline.demo.stage import reachable
+    from pipeline.download import download_images
+
+    with reachable(settings.source.lists, settings.path, settings.images) as images:
+        return download_images(settings.path, images)
+
+
+def run_teacher(settings: Settings) -> StageResult:
+    from pipeline.demo.stage import teacher_identity
+    from pipeline.demo.teacher import train_demo_teacher
+    from pipeline.teacher import resolve_teacher
+
+    return resolve_teacher(
+        settings.path,
+        settings.teacher,
+        demo=lambda folder: train_demo_teacher(folder, settings.demo),
+        demo_identity=teacher_identity(settings.demo),
+    )
+
+
+def run_embeddings(settings: Settings) -> StageResult:
+    from pipeline.embed import embed_images
+
+    return embed_images(settings.path, settings.embeddings, settings.compute)
+
+
+def run_balance(settings: Settings) -> StageResult:
+    from pipeline.balance import balance_pairs
+    from pipeline.neighbours import build_forest
+
+    build_forest(settings.path, settings.neighbours)
+    return balance_pairs(settings.path, settings.balance, settings.query)
+
+
+def run_clusters(settings: Settings) -> StageResult:
+    from pipeline.cluster import cluster_images
+
+    return cluster_images(settings.path, settings.clusters)
+
+
+def run_shards(settings: Settings) -> StageResult:
+    from pipeline.shards import write_shards
+
+    return write_shards(settings.path, settings.shards, settings.query)
+
+
+STAGES = (run_source, run_images, run_teacher, run_embeddings, run_balance, run_clusters, run_shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallRun:
+    settings: Settings
+
+    @property
+    def root(self) -> Path:
+        return self.settings.path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    """All stages up to the training shards, run once; read it, do not change it."""
+    settings = small_settings(tmp_path_factory.mktemp("small") / "root")
+    for stage in STAGES:
+        stage(settings)
+    return SmallRun(settings)
+
+
+@pytest.fixture
+def copied(finished: SmallRun, tmp_path: Path) -> SmallRun:
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(finished.root, tmp_path / "root")
+    return SmallRun(small_settings(tmp_path / "root"))

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cluster import cluster_embeddings, cluster_sizes
+from pipeline.errors import ConfigError
+
+
+def blobs(path: Path, rng: np.random.Generator, order: np.ndarray | None = None) -> tuple[Path, np.ndarray]:
+    """Eight well separated groups of unit vectors, 50 each; ``sample_id`` // 50 is the group."""
+    centres = np.linalg.qr(rng.normal(size=(16, 16)))[0][:8]
+    matrix = np.repeat(centres, 50, axis=0) + 0.02 * rng.normal(size=(400, 16))
+    matrix = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
+    order = np.arange(400) if order is None else order
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix[order].reshape(-1)), 16)
+    pq.write_table(pa.table({"sample_id": order, "image_embedding": vectors}), path)
+    return path, matrix
+
+
+def test_labels_are_nearest_centroids_and_find_the_groups(tmp_path: Path) -> None:
+    path, matrix = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
+    report = cluster_embeddings(path, tmp_path, clusters=8, seed=3)
+    centroids = np.stack(pq.read_table(tmp_path / "centroids.parquet")["centroid"].to_numpy())
+    rows = pq.read_table(tmp_path / "cluster_assignments.parquet").to_pylist()
+    distance = np.linalg.norm(matrix[:, None].astype(np.float64) - centroids[None], axis=2)
+    assert [row["cluster_id"] for row in rows] == distance.argmin(axis=1).tolist()
+    assert np.allclose([row["distance"] for row in rows], distance.min(axis=1), atol=1e-5)
+    assert np.allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
+    assert report.empty_clusters == 0
+    assert report.train_samples == 400
+    assert np.isclose(report.inertia, (distance.min(axis=1) ** 2).mean(), rtol=1e-4)
+
+
+def test_inertia_is_close_to_scikit_learn(tmp_path: Path) -> None:
+    from sklearn.cluster import KMeans
+
+    path, matrix = blobs(tmp_path / "e.parquet", np.random.default_rng(1))
+    report = cluster_embeddings(path, tmp_path, clusters=20, spherical=False, iterations=50)
+    reference = KMeans(20, n_init=1, max_iter=50, random_state=0).fit(matrix).inertia_ / len(matrix)
+    assert report.inertia < 1.15 * reference
+
+
+def test_order_does_not_matter_and_keep_selects(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    path, _ = blobs(tmp_path / "a.parquet", np.random.default_rng(0))
+    shuffled, _ = blobs(tmp_path / "b.parquet", np.random.default_rng(0), rng.permutation(400))
+    keep = tmp_path / "keep.parquet"
+    pq.write_table(pa.table({"sample_id": np.arange(0, 400, 2)}), keep)
+    for name, file in (("a", path), ("b", shuffled)):
+        cluster_embeddings(file, tmp_path / name, clusters=8, keep=keep)
+    tables = [(tmp_path / name / "cluster_assignments.parquet").read_bytes() for name in "ab"]
+    assert tables[0] == tables[1]
+    ids = pq.read_table(tmp_path / "a" / "cluster_assignments.parquet")["sample_id"].to_pylist()
+    assert ids == list(range(0, 400, 2))
+
+
+def test_more_clusters_than_images_is_refused(tmp_path: Path) -> None:
+    path, _ = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="401 clusters asked of 400 images"):
+        cluster_embeddings(path, tmp_path, clusters=401)
+    with pytest.raises(ConfigError, match="30 clusters asked of 20 images"):
+        cluster_embeddings(path, tmp_path, clusters=30, train_samples=20)
+    assert not (tmp_path / "centroids.parquet").exists()
+
+
+def test_cluster_sizes_count_empty_ones(tmp_path: Path) -> None:
+    path, _ = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
+    cluster_embeddings(path, tmp_path, clusters=8)
+    sizes = cluster_sizes(tmp_path / "cluster_assignments.parquet", 10)
+    assert sizes.sum() == 400
+    assert sizes[8:].tolist() == [0, 0]

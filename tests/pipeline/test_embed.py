@@ -1,0 +1,107 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import ComputeConfig
+from pipeline.embed import embed_images
+from pipeline.errors import MissingInputError, TeacherError
+from pipeline.store import read_result
+from pipeline.tars import TarReader
+from pipeline.teacher import read_info, resolve_teacher
+from tests.conftest import SmallRun, small_settings
+
+
+def test_one_unit_vector_for_every_downloaded_image(finished: SmallRun) -> None:
+    from pipeline.vectors import read_vectors
+
+    files = read_result(finished.root, "teacher_embeddings").parquet("teacher_embeddings")
+    vectors = read_vectors(files)
+    images = [pq.read_table(path) for path in read_result(finished.root, "images").parquet("images")]
+    wanted = [row["sample_id"] for table in images for row in table.to_pylist() if row["status"] == "success"]
+    assert vectors.ids.tolist() == sorted(wanted)
+    assert np.abs(np.linalg.norm(vectors.matrix, axis=1) - 1).max() < 2e-3
+    assert not pq.read_schema(files[0]).field("image_embedding").nullable
+
+
+def test_embeddings_equal_plain_open_clip(finished: SmallRun) -> None:
+    import open_clip
+    import torch
+    from PIL import Image
+
+    name = f"local-dir:{finished.root / 'teacher'}"
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(name)
+    stored = pq.read_table(finished.root / "teacher_embeddings" / "00000.parquet").to_pylist()[:16]
+    index = {row["sample_id"]: row for row in pq.read_table(finished.root / "images/index/00000.parquet").to_pylist()}
+    reader = TarReader(finished.root / "images" / "00000.tar")
+    for row in stored:
+        sample = reader.sample(index[row["sample_id"]]["offset"], index[row["sample_id"]]["size"])
+        with torch.no_grad(), Image.open(io.BytesIO(sample["jpg"])) as image:
+            live_image = model.encode_image(preprocess(image)[None], normalize=True)[0].numpy()
+            live_text = model.encode_text(tokenizer([sample["txt"].decode()]), normalize=True)[0].numpy()
+        assert float(np.dot(live_image, row["image_embedding"])) > 0.999
+        assert float(np.dot(live_text, row["text_embedding"])) > 0.999
+
+
+def test_metadata_names_teacher_weights_and_preprocessing(finished: SmallRun) -> None:
+    metadata = pq.read_schema(finished.root / "teacher_embeddings" / "00000.parquet").metadata
+    info = read_info(finished.root)
+    assert metadata[b"weights_hash"].decode() == info.weights_hash
+    assert metadata[b"preprocessing_hash"].decode() == info.preprocessing_hash
+    assert metadata[b"name"] == b"demo"
+
+
+def test_worker_processes_give_the_same_bytes(copied: SmallRun) -> None:
+    folder = copied.root / "teacher_embeddings"
+    before = {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+    for path in folder.glob("*.parquet"):
+        path.unlink()
+    result = embed_images(copied.root, copied.settings.embeddings, ComputeConfig(engine="processes", workers=2))
+    assert result.computed == len(before)
+    assert {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))} == before
+
+
+def test_embedding_without_images_says_what_is_missing(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path / "root")
+    with pytest.raises(MissingInputError, match="'teacher' is not complete"):
+        embed_images(settings.path, settings.embeddings, settings.compute)
+
+
+def resolve(root: Path, model: str, pretrained: str | None = None) -> None:
+    from pipeline.config import TeacherConfig
+
+    resolve_teacher(root, TeacherConfig(model=model, pretrained=pretrained), demo=lambda folder: None)
+
+
+def test_bad_teachers_are_named(finished: SmallRun, tmp_path: Path) -> None:
+    config = json.loads((finished.root / "teacher" / "open_clip_config.json").read_text())["model_cfg"]
+    weights = str(finished.root / "teacher" / "open_clip_model.safetensors")
+    (tmp_path / "wider.json").write_text(json.dumps({**config, "embed_dim": config["embed_dim"] * 2}))
+    (tmp_path / "broken.json").write_text("{")
+    cases = [
+        (("ViT-Z-99", None), "neither a file nor an open_clip model"),
+        (("ViT-B-32", None), "has no weights"),
+        (("ViT-B-32", "no_such_tag"), "no_such_tag"),
+        (("ViT-B-32", "openai"), "-quickgelu"),
+        ((str(tmp_path / "wider.json"), weights), "wider.json"),
+        ((str(tmp_path / "broken.json"), weights), "not a readable open_clip config"),
+    ]
+    for (model, pretrained), message in cases:
+        with pytest.raises(TeacherError, match=message):
+            resolve(tmp_path / "root", model, pretrained)
+    assert not (tmp_path / "root" / "teacher").exists()
+
+
+def test_checkpoint_file_and_folder_give_the_same_teacher(finished: SmallRun, tmp_path: Path) -> None:
+    folder = finished.root / "teacher"
+    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "mine.json").write_text(json.dumps(config))
+    resolve(tmp_path / "a", str(folder))
+    resolve(tmp_path / "b", str(tmp_path / "mine.json"), str(folder / "open_clip_model.safetensors"))
+    hashes = {read_info(root).weights_hash for root in (finished.root, tmp_path / "a", tmp_path / "b")}
+    assert len(hashes) == 1

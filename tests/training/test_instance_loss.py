@@ -1,0 +1,50 @@
+"""Instance discrimination against numbers worked out by hand."""
+
+import math
+
+import torch
+
+from training.config import InstanceConfig
+from training.losses.instance import InstanceDiscriminationLoss
+
+PAIRS = ("image_image", "text_text", "image_text", "text_image")
+
+
+def test_a_student_equal_to_its_teacher() -> None:
+    """Two orthogonal pairs at temperature 0.5: every one of the four terms is log(1 + exp(-2))."""
+    eye = torch.eye(2)
+    terms = InstanceDiscriminationLoss(temperature=0.5)(eye, eye, eye, eye)
+    assert list(terms) == [f"instance_{pair}" for pair in PAIRS]
+    for value in terms.values():
+        assert math.isclose(value.item(), math.log(1 + math.exp(-2)), rel_tol=1e-6)
+
+
+def test_each_term_compares_what_its_name_says() -> None:
+    """The student's captions are swapped: only terms with the student's text suffer."""
+    eye, swapped = torch.eye(2), torch.eye(2).flip(0)
+    terms = InstanceDiscriminationLoss(temperature=1.0)(eye, swapped, eye, eye)
+    good, bad = math.log(1 + math.exp(-1)), math.log(1 + math.e)
+    expected = dict(zip(PAIRS, (good, bad, good, bad)))
+    for pair, value in expected.items():
+        assert math.isclose(terms[f"instance_{pair}"].item(), value, rel_tol=1e-6)
+
+
+def test_teacher_embeddings_are_normalised_again() -> None:
+    eye = torch.eye(2)
+    scaled = (eye * 3).half()
+    loss = InstanceDiscriminationLoss(feature=True)
+    assert loss(eye, eye, scaled, scaled)["instance_feature"].item() == 0
+
+
+def test_feature_term_is_the_mean_squared_error_of_both_modalities() -> None:
+    """Image off by (1, -1) in one of two rows: 2 / 4; captions equal: 0."""
+    eye = torch.eye(2)
+    image = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    loss = InstanceDiscriminationLoss(discrimination=False, feature=True)
+    terms = loss(image, eye, eye, eye)
+    assert list(terms) == ["instance_feature"] and math.isclose(terms["instance_feature"].item(), 0.5)
+
+
+def test_feature_term_only_with_a_weight() -> None:
+    assert not InstanceDiscriminationLoss.from_config(InstanceConfig()).feature
+    assert InstanceDiscriminationLoss.from_config(InstanceConfig(feature_weight=2.0)).feature

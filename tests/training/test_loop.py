@@ -1,0 +1,158 @@
+"""The loop, with a model of three numbers and an engine without DeepSpeed."""
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import NonFiniteLossError
+from training.checkpoint import Checkpoints
+from training.loop import Loop, LoopSettings, StopFlag, StopRequested, warmup_cosine
+from training.metrics import read_rows
+
+
+@dataclasses.dataclass
+class ToyBatch:
+    sample_ids: list[int]
+    target: torch.Tensor
+
+    def to(self, device: torch.device) -> "ToyBatch":
+        return self
+
+
+class ToyTask:
+    def losses(self, model: Any, batch: ToyBatch) -> dict[str, torch.Tensor]:
+        return {"distance": (model - batch.target).square().sum(), "size": model.square().sum()}
+
+    def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        return terms["distance"] + 0.1 * terms["size"]
+
+    def after_step(self, engine: Any) -> dict[str, float]:
+        return {"logit_scale": 1.0}
+
+
+class ToyEngine:
+    rank, world, device = 0, 1, torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.model = torch.zeros(3, requires_grad=True)
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def barrier(self) -> None: ...
+
+    def step(self, loss: torch.Tensor, *, learning_rate: float) -> None:
+        (gradient,) = torch.autograd.grad(loss, self.model)
+        with torch.no_grad():
+            self.model -= learning_rate * gradient
+
+    def save(self, folder: Path, tag: str) -> None:
+        (folder / tag).mkdir(parents=True)
+        torch.save(self.model, folder / tag / "model.pt")
+
+    def load(self, folder: Path, tag: str) -> None:
+        self.model = torch.load(folder / tag / "model.pt", weights_only=True).requires_grad_()
+
+
+STEPS = 10
+
+
+def _batches(start: int = 0, broken: int | None = None) -> list[ToyBatch]:
+    targets = [torch.full((3,), float(step)) for step in range(STEPS)]
+    if broken is not None:
+        targets[broken] *= float("nan")
+    return [ToyBatch([100 + step], targets[step]) for step in range(start, STEPS)]
+
+
+def _loop(folder: Path, engine: ToyEngine, *, fingerprint: str = "a") -> tuple[Loop, Checkpoints]:
+    checkpoints = Checkpoints(folder / "checkpoints", fingerprint=fingerprint, keep=2)
+    settings = LoopSettings(
+        steps=STEPS,
+        batch_size=4,
+        schedule=warmup_cosine(peak=0.1, steps=STEPS, warmup=0.2),
+        seed=0,
+        checkpoint_every=3,
+        log_every=2,
+    )
+    metrics = folder / "metrics.jsonl"
+    return Loop(engine=engine, task=ToyTask(), checkpoints=checkpoints, metrics_file=metrics, settings=settings), (
+        checkpoints
+    )
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in read_rows(folder / "metrics.jsonl")]
+
+
+def test_rows_checkpoints_and_pruning(tmp_path: Path) -> None:
+    loop, checkpoints = _loop(tmp_path, ToyEngine())
+    loop.run(_batches(), start=0, stop=StopFlag())
+    rows = _rows(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 4, 6, 8, 10]
+    assert list(rows[0]) == ["step", "samples_seen", "loss", "distance", "size", "learning_rate", "logit_scale"]
+    assert rows[-1]["samples_seen"] == 40
+    assert checkpoints.newest() == STEPS
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-9"]
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, other = ToyEngine(), ToyEngine()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    _loop(tmp_path / "a", whole)[0].run(_batches(), start=0, stop=StopFlag())
+    _loop(tmp_path / "b", other)[0].run(_batches()[:8], start=0, stop=StopFlag())
+
+    resumed = ToyEngine()
+    loop, checkpoints = _loop(tmp_path / "b", resumed)
+    start = checkpoints.newest()
+    assert start == 6  # steps 7 and 8 were done, logged, and lost
+    checkpoints.load(resumed, start)
+    loop.run(_batches(start), start=start, stop=StopFlag())
+    assert torch.equal(resumed.model, whole.model)
+    assert _rows(tmp_path / "b") == _rows(tmp_path / "a")
+
+
+def test_sigterm_writes_a_checkpoint_and_ends(tmp_path: Path) -> None:
+    stop = StopFlag()
+    before = signal.getsignal(signal.SIGTERM)
+    stop.install()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    loop, checkpoints = _loop(tmp_path, ToyEngine())
+    with pytest.raises(StopRequested, match="after step 1"):
+        loop.run(_batches(), start=0, stop=stop)
+    assert checkpoints.newest() == 1
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(tmp_path: Path) -> None:
+    engine = ToyEngine()
+    loop, checkpoints = _loop(tmp_path, engine)
+    with pytest.raises(NonFiniteLossError, match=r"step 5: .*not finite: distance; .*sample ids: 104"):
+        loop.run(_batches(broken=4), start=0, stop=StopFlag())
+    assert torch.isfinite(engine.model).all()
+    assert checkpoints.newest() == 3
+
+
+def test_checkpoints_of_another_job_and_half_written_ones_are_not_used(tmp_path: Path) -> None:
+    loop, checkpoints = _loop(tmp_path, ToyEngine())
+    loop.run(_batches(), start=0, stop=StopFlag())
+    assert _loop(tmp_path, ToyEngine(), fingerprint="b")[1].newest() == 0
+    (tmp_path / "checkpoints/step-10/complete.json").unlink()
+    assert checkpoints.newest() == 9
+
+
+def test_schedule() -> None:
+    rate = warmup_cosine(peak=1.0, steps=10, warmup=0.2)
+    assert [rate(1), rate(2), rate(3)] == [0.5, 1.0, 1.0]
+    assert rate(7) == pytest.approx(0.5)
+    assert 0 < rate(10) < rate(9) < 0.2
+    assert warmup_cosine(peak=1.0, steps=4, warmup=0.0)(1) == 1.0

@@ -1,0 +1,107 @@
+"""Reading, checking and batching of training samples."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline import schema
+from pipeline.errors import ConfigError, EmbeddingError, ShardError
+from training.config import LossesConfig
+from training.data import TrainingSet, batches, preflight, read_centroids
+from training.order import SampleOrder
+from training.terms import Needs
+
+ALL = Needs(teacher_image=True, teacher_text=True, cluster_id=True, centroids=True)
+NONE = Needs(teacher_image=False, teacher_text=False, cluster_id=False, centroids=False)
+
+
+def _preprocess(image: Any) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.resize((4, 4)), dtype=np.float32)).permute(2, 0, 1)
+
+
+def _tokenizer(captions: list[str]) -> torch.Tensor:
+    return torch.tensor([[len(caption), ord(caption[-1])] for caption in captions])
+
+
+def _open(folder: Path, needs: Needs = ALL) -> TrainingSet:
+    return TrainingSet(folder, folder / "index", needs=needs, preprocess=_preprocess, tokenizer=_tokenizer)
+
+
+def test_needs_follow_the_weights() -> None:
+    alone = LossesConfig.model_validate({"cluster": {"weight": 0}, "instance": {"weight": 0}})
+    assert Needs.of(alone) == NONE
+    labels = LossesConfig.model_validate(
+        {"cluster": {"label_weight": 1, "divergence_weight": 0}, "instance": {"weight": 0}}
+    )
+    assert Needs.of(labels) == Needs(teacher_image=False, teacher_text=False, cluster_id=True, centroids=True)
+
+
+def test_a_sample_has_what_its_members_say(shards: Path) -> None:
+    sample = _open(shards).sample(2, 5)
+    assert sample["sample_id"] == 2 * 32 + 5
+    assert sample["cluster_id"] == sample["sample_id"] % 4
+    assert sample["image"].shape == (3, 4, 4) and sample["teacher_text"].shape == (24,)
+    assert sample["text"].tolist() == [len("a picture of two"), ord("o")]
+
+
+def test_raw_downloads_suffice_for_the_contrastive_term(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
+    folder = write_shards(tmp_path / "images", shards=1, rows=4, distil=False)
+    samples = _open(folder, NONE)
+    preflight(samples, teacher_dim=None, centroids=None)
+    assert set(samples.sample(0, 0)) == {"sample_id", "image", "text"}
+    with pytest.raises(ShardError, match=r"image\.npy.*members found: jpg, json, txt"):
+        preflight(_open(folder), teacher_dim=24, centroids=torch.zeros(4, 24))
+
+
+def test_ranks_and_workers_share_one_order_of_samples(shards: Path) -> None:
+    samples = _open(shards)
+    order = SampleOrder(samples.shard_rows, batch_size=12, seed=0)
+    alone = [set(b.sample_ids) for b in batches(samples, order, start=0, stop=10, rank=0, ranks=1, workers=0)]
+    assert all(len(ids) == 12 for ids in alone)
+    resumed = [set(b.sample_ids) for b in batches(samples, order, start=6, stop=10, rank=0, ranks=1, workers=1)]
+    assert resumed == alone[6:]
+    parts = [
+        [set(b.sample_ids) for b in batches(samples, order, start=0, stop=10, rank=rank, ranks=2, workers=0)]
+        for rank in range(2)
+    ]
+    assert [first | second for first, second in zip(*parts)] == alone
+
+
+def test_preflight_compares_with_teacher_and_centroids(shards: Path) -> None:
+    with pytest.raises(EmbeddingError, match=r"shape \(24,\), expected \(32,\)"):
+        preflight(_open(shards), teacher_dim=32, centroids=torch.zeros(4, 32))
+    with pytest.raises(EmbeddingError, match="centroids are 32 wide"):
+        preflight(_open(shards), teacher_dim=24, centroids=torch.zeros(4, 32))
+    with pytest.raises(ConfigError, match="none of the 2 centroids"):
+        preflight(_open(shards), teacher_dim=24, centroids=torch.zeros(2, 24))
+
+
+def test_missing_shards_and_damaged_images_are_named(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
+    folder = write_shards(tmp_path / "shards", shards=2, rows=2)
+    data = bytearray((folder / "00000.tar").read_bytes())
+    start = data.index(b"\xff\xd8\xff")
+    data[start : start + 200] = b"\0" * 200
+    (folder / "00000.tar").write_bytes(data)
+    with pytest.raises(ShardError, match=r"00000\.tar, key 000000000: cannot be decoded"):
+        _open(folder).sample(0, 0)
+    (folder / "00001.tar").unlink()
+    with pytest.raises(ShardError, match=r"1 of 2 training shards are missing.*00001\.tar"):
+        _open(folder)
+    with pytest.raises(ShardError, match="no index"):
+        _open(tmp_path / "nowhere")
+
+
+def test_centroids_are_read_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    table = {"cluster_id": [1, 0], "centroid": [[3.0, 4.0], [1.0, 2.0]]}
+    pq.write_table(pa.table(table, schema=schema.centroids(2)), tmp_path / "c.parquet")
+    assert read_centroids(tmp_path / "c.parquet").tolist() == [[1, 2], [3, 4]]
+    gap = {"cluster_id": [0, 2], "centroid": [[3.0, 4.0], [1.0, 2.0]]}
+    pq.write_table(pa.table(gap, schema=schema.centroids(2)), tmp_path / "gap.parquet")
+    with pytest.raises(ShardError, match="from 0 to 1 without gaps"):
+        read_centroids(tmp_path / "gap.parquet")

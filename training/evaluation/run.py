@@ -1,0 +1,168 @@
+"""Measure CLIP models on evaluation sets: features once per model and data set, shared by all tasks."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline import schema
+from pipeline.errors import ConfigError
+from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, LoadedClip, load_clip
+from training.evaluation.accuracy import topk_accuracy
+from training.evaluation.datasets import (
+    CLASSNAMES_FILE,
+    TEMPLATES_FILE,
+    TEST,
+    TRAIN,
+    EvaluationSet,
+    Split,
+    read_evaluation_set,
+)
+from training.evaluation.features import image_features, text_features
+from training.evaluation.linear_probe import fit_linear_probe
+from training.evaluation.retrieval import retrieval_recall, unique_texts
+from training.evaluation.zero_shot import prompt_ensemble
+
+log = logging.getLogger(__name__)
+
+ZERO_SHOT, LINEAR_PROBE, RETRIEVAL = "zero_shot", "linear_probe", "retrieval"
+TASKS = (ZERO_SHOT, LINEAR_PROBE, RETRIEVAL)
+
+
+def evaluate(
+    models: dict[str, Path],
+    datasets: list[Path],
+    tasks: Sequence[str],
+    *,
+    batch_size: int = 256,
+    device: str = "auto",
+) -> pa.Table:
+    """Measure every model (name to open_clip folder) on every data set: ``schema.EVALUATION``, one row a metric.
+
+    Values are shares in [0, 1]; ``samples`` is the number of queries behind one. A task runs on the data sets that have
+    what it needs. Everything that can be is checked before the first model is loaded: raises :class:`ConfigError` for
+    models, data sets or tasks that are missing, or do not fit one another, :class:`ShardError` for a damaged data set.
+    """
+    _check_models(models)
+    _check_tasks(tasks)
+    sets = [read_evaluation_set(folder) for folder in datasets]
+    plan = _plan(sets, tasks)
+    rows = []
+    for model, folder in models.items():
+        clip = load_clip(folder, device=device)
+        for dataset in sets:
+            measure = _Measurement(clip, dataset, batch_size)
+            for task in plan[dataset.name]:
+                for metric, (value, samples) in measure.task(task).items():
+                    rows.append((model, task, dataset.name, metric, value, samples))
+                    log.info("%s, %s on %s: %s %.4f of %d", model, task, dataset.name, metric, value, samples)
+    columns = zip(*rows)
+    return pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, schema.EVALUATION)], schema=schema.EVALUATION
+    )
+
+
+def _check_models(models: dict[str, Path]) -> None:
+    if not models:
+        raise ConfigError("evaluation: no model to measure")
+    for name, folder in models.items():
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / file).is_file():
+                raise ConfigError(f"evaluation: model {name!r} has no {file} in {folder}")
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown or not tasks:
+        raise ConfigError(f"evaluation: tasks must be some of {', '.join(TASKS)}, got {list(tasks)}")
+
+
+def _plan(sets: list[EvaluationSet], tasks: Sequence[str]) -> dict[str, list[str]]:
+    """The tasks to run on each data set, by its name. A request that would measure nothing is refused."""
+    names = [dataset.name for dataset in sets]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"evaluation: expected data sets of different names, got {names}")
+    plan: dict[str, list[str]] = {name: [] for name in names}
+    reasons: list[str] = []
+    for dataset in sets:
+        for task in dict.fromkeys(tasks):
+            lacking = missing_for(dataset, task)
+            if lacking:
+                reasons.append(f"{task} needs {lacking}, which {dataset.name} lacks")
+            else:
+                plan[dataset.name].append(task)
+    idle = [name for name in names if not plan[name]] + [
+        task for task in tasks if not any(task in t for t in plan.values())
+    ]
+    if idle:
+        raise ConfigError(f"evaluation: nothing could be measured for {', '.join(idle)}: {'; '.join(reasons)}")
+    for reason in reasons:
+        log.info("skipped: %s", reason)
+    return plan
+
+
+def missing_for(dataset: EvaluationSet, task: str) -> str | None:
+    """What a data set lacks for a task, or None."""
+    labelled = f"a cls member in the samples of {TEST}/"
+    if task == RETRIEVAL:
+        return None if dataset.test.captions else f"a txt member in the samples of {TEST}/"
+    if task == LINEAR_PROBE:
+        trainable = dataset.train is not None and len(dataset.train.labels) > 0
+        return (None if dataset.test.labels else labelled) if trainable else f"a folder {TRAIN}/ of samples with cls"
+    if not dataset.classnames:
+        return CLASSNAMES_FILE
+    return (None if dataset.test.labels else labelled) if dataset.templates else TEMPLATES_FILE
+
+
+class _Measurement:
+    """One model on one data set; features are computed when a task first asks for them."""
+
+    def __init__(self, clip: LoadedClip, dataset: EvaluationSet, batch_size: int):
+        self._clip, self._dataset, self._batch_size = clip, dataset, batch_size
+
+    def task(self, task: str) -> dict[str, tuple[float, int]]:
+        """Metrics by name: value and number of queries."""
+        if task == ZERO_SHOT:
+            return self._zero_shot()
+        return self._linear_probe() if task == LINEAR_PROBE else self._retrieval()
+
+    def _zero_shot(self) -> dict[str, tuple[float, int]]:
+        classnames, templates = self._dataset.classnames, self._dataset.templates
+        weights = prompt_ensemble(self._clip, classnames, templates, batch_size=self._batch_size)
+        scores = topk_accuracy(self._test, _labels(self._dataset.test), weights)
+        return {name: (score, len(self._test)) for name, score in scores.items()}
+
+    def _linear_probe(self) -> dict[str, tuple[float, int]]:
+        train, test = self._dataset.train, self._dataset.test
+        assert train is not None
+        features, device = self._features(train), self._clip.device
+        classes = len(self._dataset.classnames) or max(*train.labels, *test.labels) + 1
+        weights, bias, strength = fit_linear_probe(features.to(device), _labels(train).to(device), classes=classes)
+        log.info("linear probe on %s: C=%g", train.name, strength)
+        scores = topk_accuracy(self._test.to(device), _labels(test).to(device), weights, bias)
+        return {name: (score, len(test)) for name, score in scores.items()}
+
+    def _retrieval(self) -> dict[str, tuple[float, int]]:
+        texts, images, ids = unique_texts(self._dataset.test.captions)
+        features = text_features(self._clip, texts, batch_size=self._batch_size)
+        device = self._clip.device
+        scores = retrieval_recall(self._test.to(device), features.to(device), images.to(device), ids.to(device))
+        queries = {"image_to_text": len(self._test), "text_to_image": len(ids)}
+        return {name: (score, queries[name.partition("_recall")[0]]) for name, score in scores.items()}
+
+    @functools.cached_property
+    def _test(self) -> Tensor:
+        return self._features(self._dataset.test)
+
+    def _features(self, split: Split) -> Tensor:
+        features = image_features(self._clip, split, batch_size=self._batch_size)
+        assert len(features) == len(split), f"{split.name}: {len(features)} features of {len(split)} samples"
+        return features
+
+
+def _labels(split: Split) -> Tensor:
+    return torch.tensor(split.labels, dtype=torch.int64)
