@@ -13,7 +13,8 @@ def _one(config: Settings, name: str, **tables: str) -> dict[str, Any]:
     """The first row of a named query; each parameter names a table, which is passed as its files."""
     from pipeline import query
 
-    files = {parameter: query.files(sorted((config.path / table).glob("*.parquet"))) for parameter, table in tables.items()}
+    folders = {parameter: config.path / table for parameter, table in tables.items()}
+    files = {parameter: query.files(sorted(folder.glob("*.parquet"))) for parameter, folder in folders.items()}
     with query.connect(config.query, scratch=config.path / ".tmp") as connection:
         row = query.one(connection, query.sql(name), files)
     assert row is not None

@@ -1,5 +1,7 @@
 """``teacher`` and ``teacher_embeddings``."""
 
+from pathlib import Path
+
 import dagster as dg
 
 from assets.metadata import materialization
@@ -15,7 +17,7 @@ def teacher(settings: SettingsResource) -> dg.MaterializeResult:
 
     config = settings.resolve()
 
-    def demo(folder: object) -> None:
+    def demo(folder: Path) -> None:
         from pipeline.demo.teacher import train_demo_teacher
 
         train_demo_teacher(folder, config.demo)

@@ -1,6 +1,6 @@
 """The settings as a Dagster resource, derived field by field from the plain ones, so that there is one definition."""
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import dagster as dg
 import pydantic
@@ -19,6 +19,9 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
             annotation = _as_dagster(annotation, dg.Config)
             default = annotation(**default.model_dump())
+        elif get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
+            # Dagster knows a choice, but no list of choices; here too `resolve` checks.
+            annotation = list[str]
         fields[name] = (annotation, pydantic.Field(default, description=field.description))
     return pydantic.create_model(model.__name__, __base__=base, __doc__=model.__doc__, **fields)
 

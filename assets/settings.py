@@ -63,7 +63,7 @@ class Settings(Section):
 
 
 def parse_settings(values: dict[str, Any]) -> Settings:
-    """Settings from plain values; :class:`ConfigError` names every field that is wrong, what it got and what it wants."""
+    """Settings from plain values; :class:`ConfigError` names every field that is wrong, what it got and wants."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

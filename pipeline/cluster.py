@@ -18,7 +18,7 @@ from pipeline.config import ClustersConfig
 from pipeline.errors import ConfigError
 from pipeline.processes import die_with_parent
 from pipeline.store import Stage, StageResult, read_result
-from pipeline.vectors import read_vectors
+from pipeline.vectors import list_matrix, read_vectors
 
 log = logging.getLogger(__name__)
 
@@ -169,3 +169,10 @@ def cluster_sizes(assignments: Path, clusters: int) -> np.ndarray:
     sizes = np.zeros(clusters, np.int64)
     sizes[counts.field("values").to_numpy()] = counts.field("counts").to_numpy()
     return sizes
+
+
+def nearest_centroids(embeddings: Sequence[Path], centroids: Path) -> pa.Table:
+    """``sample_id, cluster_id`` of every embedding, whether it was clustered or not."""
+    vectors = read_vectors(embeddings)
+    matrix = list_matrix(pq.read_table(centroids)["centroid"], what=str(centroids))
+    return pa.table({"sample_id": vectors.ids, "cluster_id": (vectors.matrix @ matrix.T).argmax(axis=1)})

@@ -127,13 +127,20 @@ class Stage:
         """Hold the stage's lock, so that two runs on one root take turns; storage faults become typed errors."""
         with _storage_errors(self.root):
             self._marks.mkdir(parents=True, exist_ok=True)
-            lock = (self._marks / "lock").open("w")
+            lock = (self._marks / "lock").open("a+")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                lock.seek(0)
+                if lock.read() == str(os.getppid()):
+                    # A spawned worker imports the main script again; without a guard it would wait for its own parent.
+                    raise RuntimeError("put the script's calls under: if __name__ == '__main__':") from None
                 log.info("%s: another run is at work on this stage, waiting for it", self.name)
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
             with _storage_errors(self.root):
                 shutil.rmtree(self._temporary(), ignore_errors=True)
                 yield

@@ -1,4 +1,4 @@
-"""Real parts, small: a corpus that is rendered, served over HTTP on loopback, downloaded and embedded once a session."""
+"""Real parts, small: a corpus that is rendered, served on loopback, downloaded and embedded once a session."""
 
 import dataclasses
 import json

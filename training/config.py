@@ -96,7 +96,8 @@ class EvaluationConfig(Section):
     datasets: list[str] = Field(
         [DEMO],
         description="`demo`, or folders in the WebDataset layout of CLIP_benchmark: `classnames.txt`, "
-        "`zeroshot_classification_templates.txt`, `train/*.tar`, `test/*.tar` (members `jpg`, `cls`, and `txt` for retrieval).",
+        "`zeroshot_classification_templates.txt`, `train/*.tar`, `test/*.tar` (members `jpg`, `cls`, and `txt` for "
+        "retrieval).",
     )
     tasks: list[Literal["zero_shot", "linear_probe", "retrieval"]] = Field(
         ["zero_shot", "linear_probe", "retrieval"], description="Tasks to run where the data set has what they need."

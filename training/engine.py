@@ -67,18 +67,22 @@ class Engine:
 
     def clamp_parameter(self, name: str, maximum: float) -> float:
         """Bound a one-element parameter from above, in the optimizer's own copy too; returns its value."""
-        from deepspeed.utils import safe_set_full_fp32_param
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
         parameter = self._parameters[name]
-        partitioned = hasattr(parameter, "ds_id")
-        value = self._full(parameter).item() if partitioned else parameter.item()
-        if value > maximum:
-            bound = torch.full(parameter.ds_shape if partitioned else parameter.shape, maximum, device=self.device)
-            # ZeRO steps on fp32 copies: without this the next step would bring the old value back.
-            safe_set_full_fp32_param(parameter, bound)
-            if not partitioned:
-                parameter.data.fill_(maximum)
-        return min(float(value), maximum)
+        partitioned = hasattr(parameter, "ds_tensor")
+        value = float((self._full(parameter) if partitioned else parameter).item())
+        if value <= maximum:
+            return value
+        # ZeRO steps on fp32 copies: without this the next step would bring the old value back. Of stage 3, only the
+        # local call copes with ranks that hold nothing but padding.
+        if partitioned:
+            safe_set_local_fp32_param(parameter, torch.full_like(parameter.ds_tensor, maximum, dtype=torch.float32))
+        else:
+            safe_set_full_fp32_param(parameter, torch.full_like(parameter, maximum, dtype=torch.float32))
+        for copy in (parameter, *([parameter.ds_tensor] if partitioned else [])):
+            copy.data.fill_(maximum)
+        return maximum
 
     def state(self) -> dict[str, Tensor]:
         """The module's whole state in float32 on every rank, whatever the ZeRO stage and precision."""

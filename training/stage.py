@@ -13,6 +13,7 @@ from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info
 from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
 from training.job import TrainingJob
 from training.launch import run_training
+from training.probe import PROBE_FILE
 
 MetricsCallback = Callable[[dict[str, Any]], None]
 
@@ -82,7 +83,7 @@ def _train(
             # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
             trained = run_training(job, env=env, on_metrics=on_metrics)
             with stage.output(shard) as output:
-                for name in (CONFIG_FILE, WEIGHTS_FILE):
+                for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE):
                     (trained.export / name).replace(output.path(f"{job.name}/{name}"))
                 trained.metrics.replace(output.path(f"{metrics_table}/metrics.parquet"))
                 output.rows = trained.steps

@@ -76,6 +76,7 @@ def run(job: TrainingJob, logger: logging.Logger) -> None:
 
     # DeepSpeed is slow to import, so all that can be wrong with the input is found out before.
     from training.engine import init_distributed
+    from training.probe import write_probe
 
     init_distributed()
     engine, task, checkpoints = _connect(job, inputs)
@@ -94,6 +95,7 @@ def run(job: TrainingJob, logger: logging.Logger) -> None:
         if progress:
             logger.info(_describe(job, inputs, engine, start))
         loop.run(_batches(job, inputs, engine, start), start=start, stop=stop, progress=progress)
+    write_probe(job.export_folder, engine, inputs.samples)
     state = engine.state()
     if engine.rank == 0:
         seconds = {"startup_s": startup_s, "training_s": time.monotonic() - training_started}

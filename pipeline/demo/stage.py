@@ -15,7 +15,7 @@ HOST = "demo.test"
 
 
 def make_corpus(root: Path, config: DemoConfig) -> StageResult:
-    """Stage ``demo``: the list, the images behind it, the evaluation set and the ground truth, under ``<root>/demo``."""
+    """Stage ``demo``: list, images, evaluation set and ground truth, under ``<root>/demo``."""
     content = {name: value for name, value in config.content().items() if name != "teacher"}
     stage = Stage(root, "demo", version=1, config=content, inputs={"corpus": "built in"})
     if stage.is_complete():

@@ -47,8 +47,8 @@ def _rescale(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Up to 5 % cut off each side."""
-    left, upper, right, lower = rng.uniform(0, 0.05, size=4)
+    """Up to 2.5 % cut off each side."""
+    left, upper, right, lower = rng.uniform(0, 0.025, size=4)
     width, height = image.size
     return image.crop(
         (round(left * width), round(upper * height), round((1 - right) * width), round((1 - lower) * height))

@@ -10,7 +10,7 @@ everyone AS (
     SELECT * FROM members
     UNION ALL
     SELECT sample_id, sample_id AS group_id, 0 AS distance_to_centre
-    FROM read_parquet($embeddings) ANTI JOIN members USING (sample_id)
+    FROM read_parquet($embeddings) AS embeddings ANTI JOIN members USING (sample_id)
 )
 SELECT
     sample_id,

@@ -5,11 +5,11 @@ SELECT
     (SELECT count(*) FROM verdicts WHERE kept) AS kept,
     (SELECT count(*) FROM read_parquet($removed)) AS removed,
     (SELECT count(*) FROM survivors WHERE kept <> 1) AS groups_without_one_survivor,
-    (SELECT count(*) FROM (SELECT sample_id FROM verdicts WHERE kept) ANTI JOIN read_parquet($balanced) USING (sample_id))
+    (SELECT count(*) FROM (SELECT sample_id FROM verdicts WHERE kept) AS survivors ANTI JOIN read_parquet($balanced) AS balanced USING (sample_id))
         AS kept_not_in_balanced,
     (
-        SELECT count(*) FROM read_parquet($removed)
-        ANTI JOIN (SELECT sample_id AS kept_sample_id FROM verdicts WHERE kept) USING (kept_sample_id)
+        SELECT count(*) FROM read_parquet($removed) AS removed
+        ANTI JOIN (SELECT sample_id AS kept_sample_id FROM verdicts WHERE kept) AS centres USING (kept_sample_id)
     ) AS removed_without_survivor,
     (SELECT count(*) FROM read_parquet($embeddings))
         - (SELECT count(*) FROM read_parquet($balanced)) - (SELECT count(*) FROM read_parquet($removed)) AS missing

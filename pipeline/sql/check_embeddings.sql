@@ -6,6 +6,6 @@ SELECT
         abs(list_inner_product(image_embedding, image_embedding) - 1) > 0.01
         OR abs(list_inner_product(text_embedding, text_embedding) - 1) > 0.01
     ) AS not_unit_length,
-    (SELECT count(*) FROM downloaded ANTI JOIN read_parquet($embeddings) USING (sample_id)) AS without_embedding,
-    (SELECT count(*) FROM read_parquet($embeddings) ANTI JOIN downloaded USING (sample_id)) AS without_image
+    (SELECT count(*) FROM downloaded ANTI JOIN read_parquet($embeddings) AS embeddings USING (sample_id)) AS without_embedding,
+    (SELECT count(*) FROM read_parquet($embeddings) AS embeddings ANTI JOIN downloaded USING (sample_id)) AS without_image
 FROM read_parquet($embeddings)

@@ -7,10 +7,10 @@ shuffled AS (
     SELECT
         sample_id, located.shard AS source_shard, "offset", size, cluster_id, caption, image_embedding, text_embedding,
         row_number() OVER (ORDER BY md5_number_lower(concat($seed, ':', sample_id)), sample_id) - 1 AS place
-    FROM read_parquet($pairs)
+    FROM read_parquet($pairs) AS pairs
     JOIN located USING (sample_id)
-    JOIN read_parquet($assignments) USING (sample_id)
-    JOIN read_parquet($embeddings) USING (sample_id)
+    JOIN read_parquet($assignments) AS assignments USING (sample_id)
+    JOIN read_parquet($embeddings) AS embeddings USING (sample_id)
 )
 SELECT sample_id, source_shard, "offset", size, cluster_id, caption, image_embedding, text_embedding
 FROM shuffled

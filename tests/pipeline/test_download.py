@@ -64,7 +64,9 @@ def test_killed_download_goes_on_where_it_was(finished: SmallRun, tmp_path: Path
         "import sys; from tests.conftest import *; from pathlib import Path\n"
         "run_images(small_settings(Path(sys.argv[1]), images={'processes': 1}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(settings.path)], env={**os.environ, "PYTHONPATH": "."})
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(settings.path)], env={**os.environ, "PYTHONPATH": "."}
+    )
     mark = settings.path / ".marks" / "images" / "00000.json"
     deadline = time.monotonic() + 90
     while not mark.exists() and process.poll() is None and time.monotonic() < deadline:

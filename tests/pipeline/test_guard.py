@@ -42,7 +42,9 @@ def test_mapped_host_is_reached_and_only_by_that_name(server: str) -> None:
         fetch(guard, f"http://{server}/picture")
 
 
-@pytest.mark.parametrize("spelling", ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize(
+    "spelling", ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]"]
+)
 def test_loopback_is_refused_however_it_is_spelt(server: str, spelling: str) -> None:
     port = server.partition(":")[2]
     for url in (f"http://{spelling}:{port}/", f"http://user@{spelling}:{port}/"):

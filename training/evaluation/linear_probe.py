@@ -1,4 +1,4 @@
-"""Linear probe: multinomial logistic regression on frozen image features, its strength chosen on held-out rows.
+"""Linear probe: multinomial logistic regression on frozen image features, its regularisation chosen on held-out rows.
 
 The objective is scikit-learn's, ``C * sum(cross-entropy) + |W|^2 / 2`` with a free intercept, divided by ``C * N``.
 Gradients are written out and summed over blocks of rows, so that memory does not grow with rows times classes.
@@ -15,16 +15,18 @@ from training.evaluation.accuracy import topk_accuracy
 
 log = logging.getLogger(__name__)
 
-# Features are unit vectors, whose coordinates are small: useful values lie far above scikit-learn's default of 1.
-SWEEP = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
+# Values of C to try: powers of ten around what CLIP features want.
+SWEEP = (0.1, 1.0, 10.0, 100.0, 1_000.0)
 
 _VALIDATION_SHARE = 0.2
-_SWEEP_ITERATIONS, _FINAL_ITERATIONS = 30, 200
-# Values in a row that are no better than the best so far, after which stronger ones are not tried.
+_SWEEP_ITERATIONS, _FINAL_ITERATIONS = 30, 100
+# Values in a row that are no better than the best so far, after which larger ones are not tried.
 _PATIENCE = 2
 # Largest element of the gradient of the mean objective; scikit-learn's default is 1e-4.
 _SWEEP_TOLERANCE, _FINAL_TOLERANCE = 1e-5, 1e-6
 _HISTORY = 10
+# Features of which none differs from another are left as they are, and nothing can be learnt from them.
+_LEAST_SPREAD = 1e-6
 _BLOCK_ROWS = 16_384
 
 
@@ -34,22 +36,32 @@ def fit_linear_probe(
     """Weights ``(K, D)``, intercepts ``(K,)`` and the ``C`` they were fitted with.
 
     ``features``: ``(N, D)``; ``labels``: ``(N,)`` int64 below ``classes``. ``C`` is the best of ``sweep`` by accuracy
-    on about a fifth of each class's rows, the smallest of equals; the sweep ends early once stronger values bring no
+    on about a fifth of each class's rows, the smallest of equals; the sweep ends early once larger values bring no
     more. Then all rows are fitted. If no class has two rows, nothing can be held out, and the middle of the sweep is
-    taken with a warning.
+    taken with a warning. ``C`` applies to features scaled to a mean square distance of 1 from their mean, so that the
+    sweep covers the same range for models whose features lie close together as for others.
     """
+    spread = (features - features.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp(min=_LEAST_SPREAD)
+    weights, bias, c = _fit_scaled(features / spread, labels, classes=classes, sweep=sweep, seed=seed)
+    return weights / spread, bias, c
+
+
+def _fit_scaled(
+    features: Tensor, labels: Tensor, *, classes: int, sweep: Sequence[float], seed: int
+) -> tuple[Tensor, Tensor, float]:
+    """The sweep and the fit of :func:`fit_linear_probe` on scaled features."""
     held_out = _held_out(labels, seed)
     if not held_out.any():
-        strength = sorted(sweep)[len(sweep) // 2]
-        log.warning("linear probe: every class has one row, C=%g is taken unchecked", strength)
-        return *fit_logistic_regression(features, labels, classes=classes, strength=strength), strength
-    best, strength, worse, start, chosen = -1.0, 0.0, 0, None, None
+        c = sorted(sweep)[len(sweep) // 2]
+        log.warning("linear probe: every class has one row, C=%g is taken unchecked", c)
+        return *fit_logistic_regression(features, labels, classes=classes, c=c), c
+    best, c, worse, start, chosen = -1.0, 0.0, 0, None, None
     for candidate in sorted(sweep):
         start = fit_logistic_regression(
             features[~held_out],
             labels[~held_out],
             classes=classes,
-            strength=candidate,
+            c=candidate,
             iterations=_SWEEP_ITERATIONS,
             tolerance=_SWEEP_TOLERANCE,
             start=start,
@@ -57,13 +69,13 @@ def fit_linear_probe(
         score = topk_accuracy(features[held_out], labels[held_out], *start)["top1"]
         log.debug("linear probe: C=%g, held-out accuracy %.4f", candidate, score)
         if score > best:
-            best, strength, worse, chosen = score, candidate, 0, start
+            best, c, worse, chosen = score, candidate, 0, start
         else:
             worse += 1
         if worse == _PATIENCE:
             break
-    weights, bias = fit_logistic_regression(features, labels, classes=classes, strength=strength, start=chosen)
-    return weights, bias, strength
+    weights, bias = fit_logistic_regression(features, labels, classes=classes, c=c, start=chosen)
+    return weights, bias, c
 
 
 def fit_logistic_regression(
@@ -71,14 +83,14 @@ def fit_logistic_regression(
     labels: Tensor,
     *,
     classes: int,
-    strength: float,
+    c: float,
     iterations: int = _FINAL_ITERATIONS,
     tolerance: float = _FINAL_TOLERANCE,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weights ``(K, D)`` and intercepts ``(K,)`` by L-BFGS; ``strength`` is scikit-learn's ``C``.
+    """Weights ``(K, D)`` and intercepts ``(K,)`` by L-BFGS; ``c`` is scikit-learn's ``C``.
 
-    ``start``: weights and intercepts to begin from, such as those of a nearby strength. Precision and device are those
+    ``start``: weights and intercepts to begin from, such as those of a nearby C. Precision and device are those
     of ``features``.
     """
     # Centred features leave the weights as they are and only move the intercepts, and are far better conditioned.
@@ -95,7 +107,7 @@ def fit_logistic_regression(
         history_size=_HISTORY,
         line_search_fn="strong_wolfe",
     )
-    decay = 1 / (strength * len(features))
+    decay = 1 / (c * len(features))
 
     def objective() -> Tensor:
         value, weights.grad, bias.grad = _objective(rows_ND, labels, weights.detach(), bias.detach(), decay)

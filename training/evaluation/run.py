@@ -141,8 +141,8 @@ class _Measurement:
         assert train is not None
         features, device = self._features(train), self._clip.device
         classes = len(self._dataset.classnames) or max(*train.labels, *test.labels) + 1
-        weights, bias, strength = fit_linear_probe(features.to(device), _labels(train).to(device), classes=classes)
-        log.info("linear probe on %s: C=%g", train.name, strength)
+        weights, bias, c = fit_linear_probe(features.to(device), _labels(train).to(device), classes=classes)
+        log.info("linear probe on %s: C=%g", train.name, c)
         scores = topk_accuracy(self._test.to(device), _labels(test).to(device), weights, bias)
         return {name: (score, len(test)) for name, score in scores.items()}
 

@@ -1,0 +1,161 @@
+"""Pictures and small tables of each stage for the Dagster UI, made from the tables that the stage has written."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from assets.plots import markdown_image
+from assets.plots_balance import (
+    cluster_size_histogram,
+    concept_distribution,
+    group_sheet,
+    group_size_histogram,
+    threshold_curve,
+)
+from assets.plots_runs import download_status, evaluation_bars, loss_curves
+from assets.settings import Settings
+from pipeline import query
+from pipeline.balance import threshold_sweep
+from pipeline.cluster import cluster_sizes, nearest_centroids
+from pipeline.store import StageResult, read_result
+from pipeline.tars import TarReader
+
+_SHEET_GROUPS, _SHEET_COLUMNS = 4, 9
+
+
+def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
+    """Success rate and a table of statuses and errors."""
+    with query.connect(config.query, scratch=config.path / ".tmp") as connection:
+        parameters = {"images": query.files(result.parquet("images"))}
+        rows = connection.sql(query.sql("download_outcomes"), params=parameters).to_arrow_table().to_pylist()
+    counts = {(row["status"], row["error"] or None): row["pairs"] for row in rows}
+    picture = download_status(counts, png=config.path / "pictures" / "download.png")
+    return {
+        "success_rate": round(result.stats["downloaded"] / max(result.rows, 1), 4),
+        "outcomes": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows]),
+        "download": _picture(picture, "download"),
+    }
+
+
+def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[str, Any]]:
+    """Threshold curve, group sizes, a sheet of groups and the concept distribution, by table."""
+    folder = config.path / "pictures"
+    forest = read_result(config.path, "near_duplicates").parquet("near_duplicates")[0]
+    stats = result.stats
+    samples, threshold = stats["samples"], stats["threshold"]
+    sweep = threshold_sweep(forest, samples, config.query, max_distance=config.neighbours.max_distance)
+    distances = pq.read_table(forest, columns=["distance"])["distance"].to_numpy()
+    curve = threshold_curve(np.sort(distances), samples, chosen=threshold, png=folder / "threshold_curve.png")
+    groups = pq.read_table(result.parquet("balance_groups")[0])
+    sizes, counts = np.unique(groups.filter(groups["kept"])["group_size"].to_numpy(), return_counts=True)
+    histogram = group_size_histogram(sizes, counts, png=folder / "group_sizes.png")
+    sheet = _picture(_group_sheet(result, config), "groups")
+    steps = [{name: _plain(value) for name, value in row.items()} for row in sweep.to_pylist()[::5]]
+    return {
+        "balanced_pairs": {
+            "threshold curve": _picture(curve, "threshold curve"),
+            "thresholds": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in steps]),
+        },
+        "balance_groups": {"group sizes": _picture(histogram, "group sizes")},
+        "removed_pairs": {"groups: the kept image, then those it replaced": sheet},
+    }
+
+
+def cluster_pictures(result: StageResult, config: Settings) -> dict[str, dict[str, Any]]:
+    """Cluster sizes, and images per concept before and after the balance, a concept being a cluster."""
+    folder = config.path / "pictures"
+    sizes = cluster_sizes(result.parquet("cluster_assignments")[0], result.stats["clusters"])
+    histogram = cluster_size_histogram(sizes, png=folder / "cluster_sizes.png")
+    before, after = _concepts(result, config)
+    effective = (_effective_number(before), _effective_number(after))
+    curve = concept_distribution(before, after, png=folder / "concepts.png")
+    return {
+        "centroids": {
+            "concepts before and after": _picture(curve, "concepts"),
+            "effective_concepts_before": round(effective[0], 1),
+            "effective_concepts_after": round(effective[1], 1),
+        },
+        "cluster_assignments": {"cluster sizes": _picture(histogram, "cluster sizes")},
+    }
+
+
+def training_pictures(config: Settings) -> dict[str, Any]:
+    """Loss curves of the runs that are there, and the last row of metrics."""
+    tables = {
+        name: pq.read_table(path)
+        for name, table in (("student", "training_metrics"), ("baseline", "baseline_metrics"))
+        if (path := config.path / table / "metrics.parquet").exists()
+    }
+    curves = loss_curves(tables, png=config.path / "pictures" / "loss_curves.png")
+    return {"loss curves": _picture(curves, "loss curves")}
+
+
+def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]:
+    """The table of figures, the same as bars, and zero-shot accuracies as numbers that plot over time."""
+    table = pq.read_table(result.parquet("evaluation")[0])
+    bars = evaluation_bars(table, png=config.path / "pictures" / "evaluation.png")
+    records = [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in table.to_pylist()]
+    numbers = {
+        f"zero_shot_{row['model']}": round(row["value"], 4)
+        for row in table.to_pylist()
+        if row["task"] == "zero_shot" and row["metric"] == "top1"
+    }
+    return {"figures": dg.MetadataValue.table(records=records), "bars": _picture(bars, "evaluation"), **numbers}
+
+
+def _picture(jpeg: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(markdown_image(jpeg, alt))
+
+
+def _plain(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _group_sheet(result: StageResult, config: Settings) -> bytes:
+    images = read_result(config.path, "images")
+    parameters = {
+        "groups": query.files(result.parquet("balance_groups")),
+        "images": query.files(images.parquet("images")),
+        "index": query.files(images.parquet("index")),
+        "count": _SHEET_GROUPS,
+        "columns": _SHEET_COLUMNS,
+    }
+    with query.connect(config.query, scratch=config.path / ".tmp") as connection:
+        rows = connection.sql(query.sql("largest_groups"), params=parameters).to_arrow_table().to_pylist()
+    sheet: dict[int, tuple[bytes, list[tuple[bytes, float]]]] = {}
+    for row in rows:
+        jpeg = TarReader(config.path / "images" / f"{row['shard']}.tar").sample(row["offset"], row["size"])["jpg"]
+        if row["group_id"] in sheet:
+            sheet[row["group_id"]][1].append((jpeg, row["distance_to_centre"]))
+        else:
+            sheet[row["group_id"]] = (jpeg, [])
+    return group_sheet(list(sheet.values()), png=config.path / "pictures" / "groups.png")
+
+
+def _concepts(result: StageResult, config: Settings) -> tuple[np.ndarray, np.ndarray]:
+    embeddings = read_result(config.path, "teacher_embeddings").parquet("teacher_embeddings")
+    concepts: pa.Table = nearest_centroids(embeddings, result.parquet("centroids")[0])
+    with query.connect(config.query, scratch=config.path / ".tmp") as connection:
+        connection.register("concepts", concepts)
+        groups = query.files(read_result(config.path, "balance").parquet("balance_groups"))
+        table = connection.sql(query.sql("concepts"), params={"groups": groups}).to_arrow_table()
+    return table["before"].to_numpy(), table["after"].to_numpy()
+
+
+def _effective_number(counts: np.ndarray) -> float:
+    """Exponential of the entropy: how many equally common concepts would be as diverse."""
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def write_all(config: Settings) -> Path:
+    """Every picture of a finished run into ``<root>/pictures``; returns that folder."""
+    balance_pictures(read_result(config.path, "balance"), config)
+    cluster_pictures(read_result(config.path, "clusters"), config)
+    training_pictures(config)
+    evaluation_pictures(read_result(config.path, "evaluation"), config)
+    return config.path / "pictures"

@@ -1,0 +1,131 @@
+"""What all pictures share: style, size, and the way from a figure to bytes that Dagster can show.
+
+A picture goes into the run's metadata as a JPEG of at most 100 KB and 1100 px, since metadata is stored in the event
+log and shown in a window of 1200 px. The same picture in full is written as PNG if a path is given.
+"""
+
+import base64
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_BYTES = 100_000
+MAX_WIDTH_PX = 1100
+
+# Okabe and Ito's palette, which colour-blind people can tell apart.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#777777",
+)
+_SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+# These keep their colour in every picture, whichever of them are in it.
+_MODELS = {"teacher": GREY, "student": BLUE, "baseline": ORANGE}
+
+_SCREEN_DPI, _FILE_DPI = 100, 200
+_QUALITIES = (92, 85, 75, 60)
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+}
+
+
+def new_figure(width_in: float = 8.0, height_in: float = 4.2, **grid: Any) -> tuple["Figure", Any]:
+    """A figure and its axes, drawn by Agg without a window or global state; ``grid`` goes to ``Figure.subplots``."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(min(width_in, MAX_WIDTH_PX / _SCREEN_DPI), height_in), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure, figure.subplots(**grid)
+
+
+def render(figure: "Figure", png: Path | None = None) -> bytes:
+    """The figure as JPEG within the limits above; in full to ``png``, whose folder is made if it is not there."""
+    if png is not None:
+        png.parent.mkdir(parents=True, exist_ok=True)
+        _save(figure, png, "png", _FILE_DPI)
+    buffer = io.BytesIO()
+    _save(figure, buffer, "png", _SCREEN_DPI)
+    return compress(buffer.getvalue())
+
+
+def _save(figure: "Figure", target: Any, kind: str, dpi: int) -> None:
+    with warnings.catch_warnings():
+        # A caption in a script that the font lacks is shown as boxes; that is no reason to fail or to warn.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(target, format=kind, dpi=dpi, facecolor="white")
+
+
+def compress(picture: bytes) -> bytes:
+    """Any picture as JPEG of at most ``MAX_BYTES`` and ``MAX_WIDTH_PX``: first by quality, then by size."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as opened:
+        image = opened.convert("RGB")
+    if image.width > MAX_WIDTH_PX:
+        image = image.resize(
+            (MAX_WIDTH_PX, max(1, image.height * MAX_WIDTH_PX // image.width)), Image.Resampling.LANCZOS
+        )
+    while True:
+        for quality in _QUALITIES:
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=quality, optimize=True)
+            if buffer.tell() <= MAX_BYTES:
+                return buffer.getvalue()
+        smaller = (max(1, image.width * 4 // 5), max(1, image.height * 4 // 5))
+        image = image.resize(smaller, Image.Resampling.LANCZOS)
+
+
+def markdown_image(jpeg: bytes, alt: str) -> str:
+    """A Markdown image that carries its own data."""
+    return f"![{alt}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
+
+
+def model_colours(names: list[str]) -> dict[str, str]:
+    """A colour for each model or run; those that the pipeline makes have theirs, others take what is left."""
+    others = iter(colour for colour in _SERIES if colour not in {_MODELS.get(name) for name in names})
+    return {name: _MODELS.get(name) or next(others, RED) for name in names}
+
+
+def thousands(axis: Any) -> None:
+    """Write the numbers of an axis as 12,000."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def percent(axis: Any) -> None:
+    """Write the numbers of an axis, shares in 0..1, as per cent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def empty(axes: "Axes", text: str) -> None:
+    """Say in place of a plot that there is nothing to plot."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from assets.reference import config_reference, demo_profile
+from assets.resources import SettingsResource
+from assets.settings import Settings, parse_settings
+from pipeline.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+
+
+def test_resource_without_config_is_the_plain_default() -> None:
+    assert SettingsResource().resolve() == Settings()
+
+
+def test_pages_are_those_that_the_code_generates() -> None:
+    assert (ROOT / "profiles" / "demo.yaml").read_text() == demo_profile()
+    assert (ROOT / "docs" / "config.md").read_text() == config_reference() + "\n"
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=[path.stem for path in PROFILES])
+def test_profiles_are_valid_for_every_job(path: Path) -> None:
+    import dagster as dg
+
+    from assets.definitions import defs
+
+    config = yaml.safe_load(path.read_text())
+    parse_settings(config["resources"]["settings"]["config"])
+    for job in ("clip_cid", "curate", "distill"):
+        assert dg.validate_run_config(defs.get_job_def(job), config)
+
+
+def test_demo_profile_equals_the_defaults() -> None:
+    values = yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text())["resources"]["settings"]["config"]
+    assert parse_settings(values) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("balance", {"threshold": 2.5}, "balance.threshold: Input should be less than 2, got 2.5"),
+        ("balance", {"threshold": 0}, "balance.threshold: Input should be greater than 0, got 0"),
+        ("balance", {"treshold": 0.1}, "balance.treshold: Extra inputs are not permitted"),
+        ("balance", {"threshold": 0.9}, "beyond neighbours.max_distance 0.6"),
+        ("student", {"batch_size": 255}, "not a multiple of student.ranks"),
+        ("clusters", {"clusters": 0}, "clusters.clusters"),
+        ("source", {"lists": []}, "source.lists"),
+    ],
+)
+def test_impossible_settings_are_named(section: str, values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_settings({section: values})
+
+
+def test_runtime_fields_do_not_enter_fingerprints() -> None:
+    settings = Settings()
+    assert "processes" not in settings.images.content()
+    assert "image_size" in settings.images.content()
+    assert "threads" not in settings.demo.content()["teacher"]

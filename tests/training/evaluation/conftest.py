@@ -1,0 +1,106 @@
+"""A CLIP without weights whose answers are known, and evaluation sets of a few plain images."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.tars import write_tar
+from pipeline.teacher import LoadedClip
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class ColourClip(nn.Module):
+    """Embeds an image as its mean colour and a text as the colour that it names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.Linear(1, 1)
+
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
+        features = images.mean(dim=(2, 3))
+        return nn.functional.normalize(features, dim=-1) if normalize else features
+
+    def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
+        return nn.functional.normalize(tokens, dim=-1) if normalize else tokens
+
+
+def _tokenize(texts: list[str]) -> Tensor:
+    return torch.tensor([[float(name in text) + 1e-3 for name in COLOURS] for text in texts])
+
+
+def _preprocess(image: Image.Image) -> Tensor:
+    pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return pixels.reshape(image.height, image.width, 3).permute(2, 0, 1).float() / 255
+
+
+@pytest.fixture
+def colour_clip() -> LoadedClip:
+    return LoadedClip(model=ColourClip().eval(), preprocess=_preprocess, tokenizer=_tokenize, device="cpu", embed_dim=3)
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), COLOURS[colour]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sample(key: str, colour: str, *, label: str | None = None, caption: str | None = None) -> dict[str, object]:
+    members: dict[str, object] = {"__key__": key, "png": png(colour)}
+    if label is not None:
+        members["cls"] = label.encode()
+    if caption is not None:
+        members["txt"] = caption.encode()
+    return members
+
+
+Shards = Sequence[Sequence[Mapping[str, object]]]
+MakeSet = Callable[..., Path]
+
+
+@pytest.fixture
+def make_set(tmp_path: Path) -> MakeSet:
+    """Write an evaluation set: ``make_set("name", test=[shard, ...], train=[...], classnames=...)``."""
+
+    def make(
+        name: str,
+        *,
+        test: Shards,
+        train: Shards = (),
+        classnames: Sequence[str] = tuple(COLOURS),
+        templates: Sequence[str] = ("a photo of {c}", "{c}"),
+    ) -> Path:
+        folder = tmp_path / name
+        for split, shards in (("test", test), ("train", train)):
+            for number, shard in enumerate(shards):
+                (folder / split).mkdir(parents=True, exist_ok=True)
+                write_tar(folder / split / f"{number}.tar", shard)
+        (folder / "classnames.txt").write_text("".join(f"{line}\n" for line in classnames))
+        (folder / "zeroshot_classification_templates.txt").write_text("".join(f"{line}\n" for line in templates))
+        return folder
+
+    return make
+
+
+def rainbow(copies: int) -> list[dict[str, object]]:
+    """``copies`` samples of every colour, labelled and captioned rightly."""
+    return [
+        sample(f"{label}{copy}", colour, label=str(label), caption=f"a {colour} square")
+        for copy in range(copies)
+        for label, colour in enumerate(COLOURS)
+    ]
+
+
+@pytest.fixture
+def samples() -> Callable[[int], list[dict[str, object]]]:
+    return rainbow
+
+
+@pytest.fixture
+def one_sample() -> Callable[..., dict[str, object]]:
+    return sample
