@@ -52,7 +52,7 @@ def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
     curve = threshold_curve(np.sort(distances), samples, chosen=threshold, png=folder / "threshold_curve.png")
     groups = pq.read_table(result.parquet("balance_groups")[0])
     sizes, counts = np.unique(groups.filter(groups["kept"])["group_size"].to_numpy(), return_counts=True)
-    histogram = group_size_histogram(sizes, counts, png=folder / "group_sizes.png")
+    histogram = group_size_histogram(sizes.tolist(), counts.tolist(), png=folder / "group_sizes.png")
     sheet = _picture(_group_sheet(result, config), "groups")
     steps = [{name: _plain(value) for name, value in row.items()} for row in sweep.to_pylist()[::5]]
     return {
@@ -69,10 +69,10 @@ def cluster_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
     """Cluster sizes, and images per concept before and after the balance, a concept being a cluster."""
     folder = config.path / "pictures"
     sizes = cluster_sizes(result.parquet("cluster_assignments")[0], result.stats["clusters"])
-    histogram = cluster_size_histogram(sizes, png=folder / "cluster_sizes.png")
+    histogram = cluster_size_histogram(sizes.tolist(), png=folder / "cluster_sizes.png")
     before, after = _concepts(result, config)
     effective = (_effective_number(before), _effective_number(after))
-    curve = concept_distribution(before, after, png=folder / "concepts.png")
+    curve = concept_distribution(before.tolist(), after.tolist(), png=folder / "concepts.png")
     return {
         "centroids": {
             "concepts before and after": _picture(curve, "concepts"),

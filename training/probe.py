@@ -12,7 +12,7 @@ _SAMPLES = 16
 
 
 def write_probe(folder: Path, engine: "Engine", samples: "TrainingSet") -> None:
-    """Embed the first samples with the trained module; all ranks call it, rank 0 writes ``folder/probe.safetensors``."""
+    """Embed the first samples with the trained module; all ranks call it, rank 0 writes the file into ``folder``."""
     import safetensors.torch
     import torch
 

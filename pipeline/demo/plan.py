@@ -1,7 +1,6 @@
 """Which pairs the corpus holds, before anything is drawn: concepts with a long tail, near-duplicates, dead links."""
 
 import dataclasses
-import hashlib
 
 import numpy as np
 
@@ -9,6 +8,10 @@ from pipeline.demo.captions import random_caption
 from pipeline.demo.concepts import CONCEPTS, Concept
 from pipeline.demo.config import DemoConfig
 from pipeline.demo.variations import RECAPTION, random_variation
+from pipeline.store import fingerprint_of
+
+# Raised whenever the same config draws other images.
+_VERSION = 1
 
 URL_PREFIX = "http://demo.test/images/"
 """Host and folder of all URLs. The host stands in no name server; the downloader is told where to connect instead."""
@@ -90,5 +93,7 @@ def _near_duplicate(config: DemoConfig, number: int, origin: PlannedPair, rng: n
 
 
 def _name(config: DemoConfig, number: int) -> str:
-    """A file name that says nothing of what the image shows or is a copy of."""
-    return hashlib.blake2b(f"{config.seed}/{number}".encode(), digest_size=6).hexdigest() + ".jpg"
+    """A file name that says nothing of what the image shows or is a copy of, and that no other corpus uses: a URL whose
+    image has changed would not be fetched again."""
+    corpus = {name: value for name, value in config.content().items() if name != "teacher"}
+    return fingerprint_of(_VERSION, corpus, number)[:12] + ".jpg"

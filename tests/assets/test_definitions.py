@@ -5,7 +5,7 @@ from assets.definitions import defs
 
 def test_definitions_load_and_jobs_hold_what_they_say() -> None:
     dg.Definitions.validate_loadable(defs)
-    names = {job: set(defs.get_job_def(job).graph.node_dict) for job in ("clip_cid", "curate", "distill")}
+    names = {job: set(defs.resolve_job_def(job).graph.node_dict) for job in ("clip_cid", "curate", "distill")}
     assert {"source_pairs", "images", "teacher", "near_duplicates", "balance"} <= names["curate"]
     assert "student" not in names["curate"]
     assert {"training_shards", "student", "baseline", "evaluation"} <= names["distill"]

@@ -30,7 +30,7 @@ def test_profiles_are_valid_for_every_job(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     parse_settings(config["resources"]["settings"]["config"])
     for job in ("clip_cid", "curate", "distill"):
-        assert dg.validate_run_config(defs.get_job_def(job), config)
+        assert dg.validate_run_config(defs.resolve_job_def(job), config)
 
 
 def test_demo_profile_equals_the_defaults() -> None:

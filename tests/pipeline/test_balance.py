@@ -106,9 +106,8 @@ def test_target_removal_is_solved_for(tmp_path: Path) -> None:
     ids, matrix = planted(6)
     report, _ = balance(tmp_path, ids, matrix, target_removal=0.437)
     assert report.removed / report.samples >= 0.437
-    below, _ = balance(
-        tmp_path, ids, matrix, threshold=float(np.nextafter(np.float32(report.threshold), np.float32(0)))
-    )
+    smaller = float(np.nextafter(np.float32(report.threshold), np.float32(0)))
+    below, _ = balance(tmp_path, ids, matrix, threshold=smaller)
     assert below.removed / below.samples < 0.437
 
 
