@@ -19,33 +19,14 @@ from pipeline.store import read_result
 from tests.conftest import SMALL, small_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
-STAGES = [
-    "demo",
-    "source_pairs",
-    "images",
-    "teacher",
-    "teacher_embeddings",
-    "near_duplicates",
-    "balance",
-    "clusters",
-    "training_shards",
-    "student",
-    "baseline",
-    "evaluation",
-]
-TABLES = [
-    "source_pairs",
-    "images",
-    "teacher_embeddings",
-    "near_duplicates",
-    "balance_groups",
-    "balanced_pairs",
-    "removed_pairs",
-    "centroids",
-    "cluster_assignments",
-    "training_metrics",
-    "evaluation",
-]
+STAGES = tuple(
+    "demo source_pairs images teacher teacher_embeddings near_duplicates balance clusters training_shards "
+    "student baseline evaluation".split()
+)
+TABLES = tuple(
+    "source_pairs images teacher_embeddings near_duplicates balance_groups balanced_pairs removed_pairs centroids "
+    "cluster_assignments training_metrics evaluation".split()
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
