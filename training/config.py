@@ -36,8 +36,9 @@ class InstanceConfig(Section):
     weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
     temperature: float = Field(0.07, description="Temperature of its cross-entropies (unconfirmed).", gt=0)
     feature_weight: float = Field(
-        0.0,
-        description="Weight of the mean squared error between embeddings (CLIP-KD's feature term; unconfirmed).",
+        1000.0,
+        description="Weight of the mean squared error between embeddings (CLIP-KD's feature term, there with weight "
+        "2000; unconfirmed).",
         ge=0,
     )
 
@@ -53,7 +54,9 @@ class LossesConfig(Section):
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and cosine decay to zero."""
 
-    learning_rate: float = Field(1e-3, description="Peak learning rate (RealSyn).", gt=0)
+    learning_rate: float = Field(
+        3e-3, description="Peak learning rate; RealSyn has 1e-3, the small student of the demo takes more.", gt=0
+    )
     weight_decay: float = Field(
         0.2, description="Decay of weight matrices; not of biases, norms, logit scale (RealSyn).", ge=0
     )
