@@ -17,7 +17,7 @@ class DemoTeacherConfig(Section):
         ge=2,
         le=720,
     )
-    steps: int = Field(240, description="Optimizer steps.", ge=1)
+    steps: int = Field(330, description="Optimizer steps.", ge=1)
     learning_rate: float = Field(3e-3, description="Peak learning rate of AdamW, one-cycle schedule.", gt=0)
     weight_decay: float = Field(0.1, description="Decay of weight matrices.", ge=0)
     threads: int = runtime(0, "torch threads while training; 0 leaves torch's own choice.", ge=0)
@@ -41,6 +41,6 @@ class DemoConfig(Section):
     dead_link_share: float = Field(
         0.03, description="Share of links that give no image: missing, HTML, or a truncated file.", ge=0, lt=0.5
     )
-    evaluation_train_images: int = Field(4, description="Images per class of the evaluation set's train split.", ge=1)
-    evaluation_test_images: int = Field(4, description="Images per class of the evaluation set's test split.", ge=1)
+    evaluation_train_images: int = Field(3, description="Images per class of the evaluation set's train split.", ge=1)
+    evaluation_test_images: int = Field(2, description="Images per class of the evaluation set's test split.", ge=1)
     teacher: DemoTeacherConfig = DemoTeacherConfig()

@@ -137,14 +137,14 @@ def _augmented(images: "torch.Tensor", preprocess: Any, rng: np.random.Generator
     def uniform(low: float, high: float) -> torch.Tensor:
         return torch.from_numpy(rng.uniform(low, high, count).astype(np.float32))
 
-    zoom, shift_x, shift_y = uniform(0.85, 1.02), uniform(-0.07, 0.07), uniform(-0.07, 0.07)
+    zoom, shift_x, shift_y = uniform(0.88, 1.0), uniform(-0.06, 0.06), uniform(-0.06, 0.06)
     zero = torch.zeros(count)
     rows = torch.stack([zoom, zero, shift_x, zero, zoom, shift_y], dim=1).reshape(count, 2, 3)
     grid = functional.affine_grid(rows, list(pixels.shape), align_corners=False)
     pixels = functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-    contrast = uniform(0.85, 1.15)[:, None, None, None]
-    gains = torch.stack([uniform(0.95, 1.05) for _ in range(3)], dim=1)[:, :, None, None]
-    pixels = pixels * gains * uniform(0.85, 1.15)[:, None, None, None]
+    contrast = uniform(0.88, 1.12)[:, None, None, None]
+    gains = torch.stack([uniform(0.97, 1.03) for _ in range(3)], dim=1)[:, :, None, None]
+    pixels = pixels * gains * uniform(0.88, 1.12)[:, None, None, None]
     centre = pixels.mean(dim=(1, 2, 3), keepdim=True)
     pixels = ((pixels - centre) * contrast + centre).clamp(0, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
