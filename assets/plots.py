@@ -8,7 +8,7 @@ import base64
 import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,27 +57,27 @@ def new_figure(width_in: float = 8.0, height_in: float = 4.2, **grid: Any) -> tu
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(cast(Any, _STYLE)):  # type: ignore[arg-type]
         figure = Figure(figsize=(min(width_in, MAX_WIDTH_PX / _SCREEN_DPI), height_in), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots(**grid)
 
 
-def render(figure: "Figure", png: Path | None = None) -> bytes:
-    """The figure as JPEG within the limits above; in full to ``png``, whose folder is made if it is not there."""
-    if png is not None:
-        png.parent.mkdir(parents=True, exist_ok=True)
-        _save(figure, png, "png", _FILE_DPI)
+def render(figure: "Figure", full: Path | None) -> bytes:
+    """The figure as JPEG within the limits above; at twice the size to the PNG ``full``, if given, in a new folder too."""
+    if full is not None:
+        full.parent.mkdir(parents=True, exist_ok=True)
+        _save(figure, full, _FILE_DPI)
     buffer = io.BytesIO()
-    _save(figure, buffer, "png", _SCREEN_DPI)
+    _save(figure, buffer, _SCREEN_DPI)
     return compress(buffer.getvalue())
 
 
-def _save(figure: "Figure", target: Any, kind: str, dpi: int) -> None:
+def _save(figure: "Figure", target: Any, dpi: int) -> None:
     with warnings.catch_warnings():
         # A caption in a script that the font lacks is shown as boxes; that is no reason to fail or to warn.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(target, format=kind, dpi=dpi, facecolor="white")
+        figure.savefig(target, format="png", dpi=dpi, facecolor="white")
 
 
 def compress(picture: bytes) -> bytes:

@@ -21,7 +21,7 @@ _METRIC_LABELS = {"image_to_text_recall": "image\nto text", "text_to_image_recal
 
 
 def download_status(
-    counts: Mapping[tuple[str, str | None], int], *, success: str = "success", png: Path | None = None
+    counts: Mapping[tuple[str, str | None], int], *, success: str = "success", full: Path | None = None
 ) -> bytes:
     """How many pairs were downloaded, and why the others were not.
 
@@ -38,7 +38,7 @@ def download_status(
     failed = _failures(counts, success)
     if not failed:
         empty(reasons, "no failures")
-        return render(figure, png)
+        return render(figure, full)
     names, numbers = zip(*failed)
     bars = reasons.barh(range(len(failed)), numbers, color=RED, height=0.7)
     reasons.bar_label(bars, labels=[f"{number:,} ({number / total:.1%})" for number in numbers], padding=4)
@@ -48,7 +48,7 @@ def download_status(
     reasons.grid(visible=False, axis="y")
     thousands(reasons.xaxis)
     reasons.set_title(f"{total - succeeded:,} failures by reason", fontsize=10)
-    return render(figure, png)
+    return render(figure, full)
 
 
 def _failures(counts: Mapping[tuple[str, str | None], int], success: str) -> list[tuple[str, int]]:
@@ -67,7 +67,7 @@ def _failures(counts: Mapping[tuple[str, str | None], int], success: str) -> lis
     return ranked
 
 
-def loss_curves(runs: Mapping[str, pa.Table], *, png: Path | None = None) -> bytes:
+def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> bytes:
     """The loss and each of its terms over the steps, a panel a term and a line a run.
 
     ``runs``: tables of training metrics (``step``, ``loss``, one column per term) by name, e.g. student and baseline.
@@ -95,14 +95,14 @@ def loss_curves(runs: Mapping[str, pa.Table], *, png: Path | None = None) -> byt
         axes.set_axis_off()
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=len(names), title="last values after the colon:")
-    return render(figure, png)
+    return render(figure, full)
 
 
 def _is_term(name: str) -> bool:
     return name not in schema.TRAINING_METRICS
 
 
-def evaluation_bars(table: pa.Table, *, png: Path | None = None) -> bytes:
+def evaluation_bars(table: pa.Table, *, full: Path | None = None) -> bytes:
     """Every metric of every data set and task, models side by side; at most six data sets.
 
     ``table``: columns of ``schema.EVALUATION``; values are shares.
@@ -133,7 +133,7 @@ def evaluation_bars(table: pa.Table, *, png: Path | None = None) -> bytes:
 
         handles = [Patch(color=colours[model], label=model) for model in models]
         figure.legend(handles=handles, loc="outside upper left", ncols=len(models), title=_hidden(datasets, shown))
-    return render(figure, png)
+    return render(figure, full)
 
 
 def _hidden(datasets: Sequence[str], shown: Sequence[str]) -> str | None:

@@ -136,8 +136,8 @@ class BalanceConfig(Section):
     """The image semantic balance: one image per group of near-duplicates stays."""
 
     threshold: float = Field(
-        0.17,
-        description="Euclidean distance up to which two images are neighbours; 0.17 suits the demo's teacher. "
+        0.2,
+        description="Euclidean distance up to which two images are neighbours; 0.2 suits the demo's teacher. "
         "DanQing (arXiv 2601.10305) uses 0.447 for CLIP-CID's step (proxy, unconfirmed).",
         gt=0,
         lt=2,

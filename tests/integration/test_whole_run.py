@@ -111,15 +111,13 @@ def test_changed_threshold_recomputes_from_the_balance_on(reference: Job, tmp_pa
     job = Job(tmp_path / "job")
     shutil.copytree(reference.root, job.root)
     before = job.marks()
-    job.configure(balance={"threshold": 0.03})
+    job.configure(balance={"target_removal": 0.4})
     job.run()
     changed = {stage for stage, moment in job.marks().items() if moment != before[stage]}
     assert changed == {"balance", "clusters", "training_shards", "student", "evaluation"}
 
 
-@pytest.mark.parametrize(
-    "stage", ["source_pairs", "images", "teacher_embeddings", "balance", "training_shards", "student"]
-)
+@pytest.mark.parametrize("stage", ["images", "teacher_embeddings", "student"])
 def test_killed_anywhere_and_started_again_gives_the_same_tables(reference: Job, tmp_path: Path, stage: str) -> None:
     job = Job(tmp_path / "job")
     process = job.start()
@@ -179,7 +177,7 @@ def test_failed_blocking_check_stops_the_job(reference: Job, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"balance": {"threshold": 0.45, "target_removal": 0.999}}, "out of reach"),
+        ({"balance": {"target_removal": 0.999}}, "out of reach"),
         ({"clusters": {"clusters": 100_000}}, "100000 clusters asked of"),
         ({"source": {"lists": ["missing.parquet"]}}, "no such file"),
         ({"evaluation": {"datasets": ["missing"]}}, "no folder"),

@@ -46,5 +46,5 @@ def test_feature_term_is_the_mean_squared_error_of_both_modalities() -> None:
 
 
 def test_feature_term_only_with_a_weight() -> None:
-    assert not InstanceDiscriminationLoss.from_config(InstanceConfig()).feature
+    assert not InstanceDiscriminationLoss.from_config(InstanceConfig(feature_weight=0)).feature
     assert InstanceDiscriminationLoss.from_config(InstanceConfig(feature_weight=2.0)).feature
