@@ -33,7 +33,7 @@ def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
         parameters = {"images": query.files(result.parquet("images"))}
         rows = connection.sql(query.sql("download_outcomes"), params=parameters).to_arrow_table().to_pylist()
     counts = {(row["status"], row["error"] or None): row["pairs"] for row in rows}
-    picture = download_status(counts, png=config.path / "pictures" / "download.png")
+    picture = download_status(counts, full=config.path / "pictures" / "download.png")
     return {
         "success_rate": round(result.stats["downloaded"] / max(result.rows, 1), 4),
         "outcomes": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows]),
@@ -48,11 +48,16 @@ def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
     stats = result.stats
     samples, threshold = stats["samples"], stats["threshold"]
     sweep = threshold_sweep(forest, samples, config.query, max_distance=config.neighbours.max_distance)
-    distances = pq.read_table(forest, columns=["distance"])["distance"].to_numpy()
-    curve = threshold_curve(np.sort(distances), samples, chosen=threshold, png=folder / "threshold_curve.png")
+    curve = threshold_curve(
+        sweep,
+        threshold=threshold,
+        removal_rate=stats["removed"] / samples,
+        samples=samples,
+        full=folder / "threshold_curve.png",
+    )
     groups = pq.read_table(result.parquet("balance_groups")[0])
     sizes, counts = np.unique(groups.filter(groups["kept"])["group_size"].to_numpy(), return_counts=True)
-    histogram = group_size_histogram(sizes.tolist(), counts.tolist(), png=folder / "group_sizes.png")
+    histogram = group_size_histogram(sizes.tolist(), counts.tolist(), full=folder / "group_sizes.png")
     sheet = _picture(_group_sheet(result, config), "groups")
     steps = [{name: _plain(value) for name, value in row.items()} for row in sweep.to_pylist()[::5]]
     return {
@@ -69,10 +74,10 @@ def cluster_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
     """Cluster sizes, and images per concept before and after the balance, a concept being a cluster."""
     folder = config.path / "pictures"
     sizes = cluster_sizes(result.parquet("cluster_assignments")[0], result.stats["clusters"])
-    histogram = cluster_size_histogram(sizes.tolist(), png=folder / "cluster_sizes.png")
+    histogram = cluster_size_histogram(sizes.tolist(), full=folder / "cluster_sizes.png")
     before, after = _concepts(result, config)
     effective = (_effective_number(before), _effective_number(after))
-    curve = concept_distribution(before.tolist(), after.tolist(), png=folder / "concepts.png")
+    curve = concept_distribution(before.tolist(), after.tolist(), full=folder / "concepts.png")
     return {
         "centroids": {
             "concepts before and after": _picture(curve, "concepts"),
@@ -90,14 +95,14 @@ def training_pictures(config: Settings) -> dict[str, Any]:
         for name, table in (("student", "training_metrics"), ("baseline", "baseline_metrics"))
         if (path := config.path / table / "metrics.parquet").exists()
     }
-    curves = loss_curves(tables, png=config.path / "pictures" / "loss_curves.png")
+    curves = loss_curves(tables, full=config.path / "pictures" / "loss_curves.png")
     return {"loss curves": _picture(curves, "loss curves")}
 
 
 def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]:
     """The table of figures, the same as bars, and zero-shot accuracies as numbers that plot over time."""
     table = pq.read_table(result.parquet("evaluation")[0])
-    bars = evaluation_bars(table, png=config.path / "pictures" / "evaluation.png")
+    bars = evaluation_bars(table, full=config.path / "pictures" / "evaluation.png")
     records = [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in table.to_pylist()]
     numbers = {
         f"zero_shot_{row['model']}": round(row["value"], 4)
@@ -133,7 +138,7 @@ def _group_sheet(result: StageResult, config: Settings) -> bytes:
             sheet[row["group_id"]][1].append((jpeg, row["distance_to_centre"]))
         else:
             sheet[row["group_id"]] = (jpeg, [])
-    return group_sheet(list(sheet.values()), png=config.path / "pictures" / "groups.png")
+    return group_sheet(list(sheet.values()), full=config.path / "pictures" / "groups.png")
 
 
 def _concepts(result: StageResult, config: Settings) -> tuple[np.ndarray, np.ndarray]:

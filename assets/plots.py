@@ -64,7 +64,7 @@ def new_figure(width_in: float = 8.0, height_in: float = 4.2, **grid: Any) -> tu
 
 
 def render(figure: "Figure", full: Path | None) -> bytes:
-    """The figure as JPEG within the limits above; at twice the size to the PNG ``full``, if given, in a new folder too."""
+    """The figure as JPEG within those limits; at twice the size to the PNG ``full``, if given, in a new folder too."""
     if full is not None:
         full.parent.mkdir(parents=True, exist_ok=True)
         _save(figure, full, _FILE_DPI)

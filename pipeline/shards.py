@@ -83,7 +83,8 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig) ->
             raise ShardError(
                 f"{samples} pairs were kept, but {written} have an image, an embedding and a cluster label"
             )
-        _write_manifest(stage, root, samples, clusters)
+        if "manifest" in pending:
+            _write_manifest(stage, root, samples, clusters)
         return stage.finish()
 
 

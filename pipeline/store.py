@@ -294,7 +294,7 @@ def _is_table(name: str) -> bool:
 def _read_mark(path: Path) -> Mark | None:
     try:
         return Mark(**json.loads(path.read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
