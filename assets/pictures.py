@@ -131,13 +131,11 @@ def _group_sheet(result: StageResult, config: Settings) -> bytes:
     }
     with query.connect(config.query, scratch=config.path / ".tmp") as connection:
         rows = connection.sql(query.sql("largest_groups"), params=parameters).to_arrow_table().to_pylist()
-    sheet: dict[int, tuple[bytes, list[tuple[bytes, float]]]] = {}
+    sheet: dict[int, list[tuple[bytes, str]]] = {}
     for row in rows:
         jpeg = TarReader(config.path / "images" / f"{row['shard']}.tar").sample(row["offset"], row["size"])["jpg"]
-        if row["group_id"] in sheet:
-            sheet[row["group_id"]][1].append((jpeg, row["distance_to_centre"]))
-        else:
-            sheet[row["group_id"]] = (jpeg, [])
+        group = sheet.setdefault(row["group_id"], [])
+        group.append((jpeg, f"{row['distance_to_centre']:.3f}" if group else f"kept, group of {row['group_size']}"))
     return group_sheet(list(sheet.values()), full=config.path / "pictures" / "groups.png")
 
 

@@ -57,7 +57,7 @@ def new_figure(width_in: float = 8.0, height_in: float = 4.2, **grid: Any) -> tu
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(cast(Any, _STYLE)):  # type: ignore[arg-type]
+    with matplotlib.rc_context(cast(Any, _STYLE)):
         figure = Figure(figsize=(min(width_in, MAX_WIDTH_PX / _SCREEN_DPI), height_in), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots(**grid)
