@@ -37,16 +37,12 @@ _QUALITIES = (92, 85, 75, 60)
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.8,
-    "legend.frameon": False,
     "lines.linewidth": 2,
 }
 
@@ -109,6 +105,11 @@ def model_colours(names: list[str]) -> dict[str, str]:
     """A colour for each model or run; those that the pipeline makes have theirs, others take what is left."""
     others = iter(colour for colour in _SERIES if colour not in {_MODELS.get(name) for name in names})
     return {name: _MODELS.get(name) or next(others, RED) for name in names}
+
+
+def title(axes: "Axes", text: str, *, panel: bool = False) -> None:
+    """Title an only plot, or one panel of several."""
+    axes.set_title(text, loc="left", fontsize=10 if panel else 12, pad=6 if panel else 10)
 
 
 def thousands(axis: Any) -> None:

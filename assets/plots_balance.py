@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from assets.plots import BLUE, GREY, ORANGE, RED, empty, new_figure, percent, render, thousands
+from assets.plots import BLUE, GREY, ORANGE, RED, empty, new_figure, percent, render, thousands, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def threshold_curve(
     axes.set(xlim=(0, furthest * 1.02), ylim=(0, None), xlabel="threshold: Euclidean distance", ylabel="images removed")
     percent(axes.yaxis)
     kept = samples - round(removal_rate * samples)
-    axes.set_title(f"Threshold {threshold:.3g} removes {removal_rate:.1%}: {kept:,} of {samples:,} images stay")
+    title(axes, f"Threshold {threshold:.3g} removes {removal_rate:.1%}: {kept:,} of {samples:,} images stay")
     return render(figure, full)
 
 
@@ -60,9 +60,10 @@ def group_size_histogram(
     for axis in (axes.xaxis, axes.yaxis):
         thousands(axis)
     single = int(count[size == 1].sum())
-    axes.set_title(
+    title(
+        axes,
         f"{int(count.sum()):,} groups of {images:,} images: {single:,} hold one image, "
-        f"the largest {size.max():,} ({size.max() / images:.1%})"
+        f"the largest {size.max():,} ({size.max() / images:.1%})",
     )
     return render(figure, full)
 
@@ -86,7 +87,7 @@ def group_sheet(groups: GroupPictures, *, full: Path | None = None) -> bytes:
     axes.set(xlim=(-0.05, columns + 0.15), ylim=(len(shown) * 1.2, -0.2))
     axes.set_aspect("equal")
     axes.set_axis_off()
-    axes.set_title("Images kept (framed), and those they replaced with their distance")
+    title(axes, "Images kept (framed), and those they replaced with their distance")
     return render(figure, full)
 
 
@@ -126,9 +127,9 @@ def concept_distribution(
     axes.set(xscale="log", yscale="log", xlabel="concept, by rank", ylabel="share of the images")
     thousands(axes.xaxis)
     _percent_log(axes.yaxis)
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", frameon=False)
     # The exponential of the entropy: so many equally common concepts would be as diverse.
-    axes.set_title(f"Effective number of concepts: {effective[0]:,.0f} before, {effective[1]:,.0f} after")
+    title(axes, f"Effective number of concepts: {effective[0]:,.0f} before, {effective[1]:,.0f} after")
     return render(figure, full)
 
 
@@ -154,8 +155,7 @@ def cluster_size_histogram(sizes: Sequence[int] | np.ndarray, *, full: Path | No
     axes.grid(visible=False, axis="x")
     for axis in (axes.xaxis, axes.yaxis):
         thousands(axis)
-    axes.legend(loc="upper right")
-    axes.set_title(
-        f"{len(size):,} clusters of {size.sum():,} images: {int((size == 0).sum()):,} empty, the largest {size.max():,}"
-    )
+    axes.legend(loc="upper right", frameon=False)
+    vacant = int((size == 0).sum())
+    title(axes, f"{len(size):,} clusters of {size.sum():,} images: {vacant:,} empty, the largest {size.max():,}")
     return render(figure, full)

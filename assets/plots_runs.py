@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from assets.plots import BLUE, RED, empty, model_colours, new_figure, percent, render, thousands
+from assets.plots import BLUE, RED, empty, model_colours, new_figure, percent, render, thousands, title
 from pipeline import schema
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ _REASONS = 10
 _REASON_LETTERS = 60
 _DATASETS = 6
 _TASK_TITLES = {"zero_shot": "zero-shot", "linear_probe": "linear probe", "retrieval": "retrieval"}
-_METRIC_LABELS = {"image_to_text_recall": "image\nto text", "text_to_image_recall": "text\nto image"}
+_METRIC_LABELS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "image_to_text_recall": "image\nto text",
+    "text_to_image_recall": "text\nto image",
+}
 
 
 def download_status(
@@ -34,7 +39,7 @@ def download_status(
     whole.set(xlim=(0, max(total, 1)), yticks=[])
     whole.grid(visible=False)
     thousands(whole.xaxis)
-    whole.set_title(f"{succeeded:,} of {total:,} pairs downloaded ({succeeded / max(total, 1):.1%})")
+    title(whole, f"{succeeded:,} of {total:,} pairs downloaded ({succeeded / max(total, 1):.1%})")
     failed = _failures(counts, success)
     if not failed:
         empty(reasons, "no failures")
@@ -47,7 +52,7 @@ def download_status(
     reasons.invert_yaxis()
     reasons.grid(visible=False, axis="y")
     thousands(reasons.xaxis)
-    reasons.set_title(f"{total - succeeded:,} failures by reason", fontsize=10)
+    title(reasons, f"{total - succeeded:,} failures by reason", panel=True)
     return render(figure, full)
 
 
@@ -79,23 +84,36 @@ def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> by
     panels = grid.ravel().tolist()
     colours = model_colours(list(runs))
     for axes, term in zip(panels, ["loss", *terms]):
-        lasts = []
         for name, table in runs.items():
             if term in table.column_names and table.num_rows:
-                values = table[term].to_numpy()
-                axes.plot(table["step"].to_numpy(), values, color=colours[name], label=name, linewidth=1.6)
-                lasts.append(f"{values[-1]:.3g}")
-        title = "loss, weighted sum" if term == "loss" else term.replace("_", " ")
-        axes.set_title(f"{title}: {' | '.join(lasts)}", fontsize=10)
+                _curve(axes, table["step"].to_pylist(), table[term].to_pylist(), label=name, colour=colours[name])
+        title(axes, "loss, weighted sum" if term == "loss" else term.replace("_", " "), panel=True)
         axes.set_xlabel("step")
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        # Room for the numbers at the ends of the lines.
+        axes.margins(x=0.14)
+        axes.set_xlim(left=0)
         axes.xaxis.set_tick_params(labelbottom=True)
         thousands(axes.xaxis)
     for axes in panels[len(terms) + 1 :]:
         axes.set_axis_off()
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=len(names), title="last values after the colon:")
+    figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False)
     return render(figure, full)
+
+
+def _curve(axes: "Axes", steps: list[int], values: list[float], *, label: str, colour: str) -> None:
+    """A line with its last value written at its end."""
+    axes.plot(steps, values, color=colour, label=label, linewidth=1.6)
+    axes.annotate(
+        f"{values[-1]:.3g}",
+        (steps[-1], values[-1]),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        fontsize=8,
+    )
 
 
 def _is_term(name: str) -> bool:
@@ -126,13 +144,15 @@ def evaluation_bars(table: pa.Table, *, full: Path | None = None) -> bytes:
     for panels, dataset in zip(grid, shown):
         for axes, task in zip(panels, tasks):
             _bars(axes, [row for row in rows if (row["dataset"], row["task"]) == (dataset, task)], models)
-            axes.set_title(f"{dataset}: {_TASK_TITLES[task]}", fontsize=10)
+            title(axes, f"{dataset}: {_TASK_TITLES[task]}", panel=True)
     if rows:
         colours = model_colours(models)
         from matplotlib.patches import Patch
 
         handles = [Patch(color=colours[model], label=model) for model in models]
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(models), title=_hidden(datasets, shown))
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=len(models), title=_hidden(datasets, shown), frameon=False
+        )
     return render(figure, full)
 
 
@@ -159,7 +179,7 @@ def _bars(axes: "Axes", rows: Sequence[Mapping[str, Any]], models: Sequence[str]
         bars = axes.bar(places, heights, width * 0.94, color=colours[model])
         labels = ["" if math.isnan(height) else f"{100 * height:.1f}" for height in heights]
         axes.bar_label(bars, labels=labels, padding=2, fontsize=7.5, rotation=0 if width > 0.2 else 90)
-    axes.set_xticks(range(len(metrics)), [_label(metric) for metric in metrics])
+    axes.set_xticks(range(len(metrics)), [_label(metric) for metric in metrics], fontsize=8.5)
     axes.tick_params(axis="x", length=0)
     axes.grid(visible=False, axis="x")
     axes.set_ylim(0, max(0.02, *(row["value"] for row in rows)) * 1.12)
@@ -169,4 +189,4 @@ def _bars(axes: "Axes", rows: Sequence[Mapping[str, Any]], models: Sequence[str]
 
 def _label(metric: str) -> str:
     name, at, rank = metric.partition("@")
-    return f"{_METRIC_LABELS.get(name, name)}{f' @{rank}' if at else ''}"
+    return _METRIC_LABELS.get(name, name) + (f"\n@{rank}" if at else "")

@@ -144,6 +144,7 @@ class Stage:
             with _storage_errors(self.root):
                 shutil.rmtree(self._temporary(), ignore_errors=True)
                 yield
+                shutil.rmtree(self._temporary(), ignore_errors=True)
 
     def pending(self) -> list[str]:
         """The shards whose mark is missing, made from something else, or whose files were lost or cut."""
