@@ -109,7 +109,7 @@ def model_colours(names: list[str]) -> dict[str, str]:
 
 def title(axes: "Axes", text: str, *, panel: bool = False) -> None:
     """Title an only plot, or one panel of several."""
-    axes.set_title(text, loc="left", fontsize=10 if panel else 12, pad=6 if panel else 10)
+    axes.set_title(text, loc="left", fontsize=10 if panel else 12, pad=6 if panel else 10, parse_math=False)
 
 
 def thousands(axis: Any) -> None:
@@ -123,7 +123,7 @@ def percent(axis: Any) -> None:
     """Write the numbers of an axis, shares in 0..1, as per cent."""
     from matplotlib.ticker import PercentFormatter
 
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def empty(axes: "Axes", text: str) -> None:

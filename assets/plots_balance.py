@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 GroupPictures = Sequence[Sequence[tuple[bytes, str]]]
 """Per group (encoded image, line of text) of the image that was kept, then of those that it replaced."""
 
+_LINEAR_SIZES = 50
 _SHEET_COLUMNS, _SHEET_ROWS = 9, 8
 
 
@@ -136,7 +137,7 @@ def concept_distribution(
 def _percent_log(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -147,9 +148,13 @@ def cluster_size_histogram(sizes: Sequence[int] | np.ndarray, *, full: Path | No
         empty(axes, "no clusters")
         return render(figure, full)
     size = np.asarray(sizes)
-    # Whole numbers belong into one bin each, or into bins that hold equally many of them.
-    step = max(1, -(-int(size.max() + 1) // 60))
-    axes.hist(size, bins=np.arange(0, size.max() + step + 1, step) - 0.5, color=BLUE, rwidth=0.92)
+    # Whole numbers in a bin each, while these are few; else bins that grow with the size, as sizes spread by orders.
+    if size.max() <= _LINEAR_SIZES:
+        edges = np.arange(0, size.max() + 2)
+    else:
+        edges = np.unique(np.geomspace(1, size.max() + 1, _LINEAR_SIZES).round())
+        axes.set_xscale("log")
+    axes.hist(size, bins=(edges - 0.5).tolist(), color=BLUE, rwidth=0.92)
     axes.axvline(np.median(size), color=ORANGE, linestyle="--", linewidth=1.5, label=f"median {np.median(size):,.0f}")
     axes.set(xlabel="images in the cluster", ylabel="clusters")
     axes.grid(visible=False, axis="x")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _REASONS = 10
-_REASON_LETTERS = 60
+_REASON_LETTERS = 90
 _DATASETS = 6
 _TASK_TITLES = {"zero_shot": "zero-shot", "linear_probe": "linear probe", "retrieval": "retrieval"}
 _METRIC_LABELS = {
@@ -32,28 +32,34 @@ def download_status(
 
     ``counts``: number of pairs by (status, error), ``success`` being the status of those that were.
     """
-    figure, (whole, reasons) = new_figure(height_in=4.4, nrows=2, height_ratios=[1, 5])
     total = sum(counts.values())
     succeeded = sum(count for (status, _), count in counts.items() if status == success)
+    failed = _failures(counts, success)
+    bars = max(len(failed), 1)
+    figure, (whole, reasons) = new_figure(height_in=1.8 + 0.5 * bars, nrows=2, height_ratios=[1, 0.7 + bars])
     whole.barh([0, 0], [succeeded, total - succeeded], left=[0, succeeded], color=[BLUE, RED], height=0.6)
     whole.set(xlim=(0, max(total, 1)), yticks=[])
     whole.grid(visible=False)
     thousands(whole.xaxis)
     title(whole, f"{succeeded:,} of {total:,} pairs downloaded ({succeeded / max(total, 1):.1%})")
-    failed = _failures(counts, success)
-    if not failed:
+    if failed:
+        _reasons(reasons, failed, total)
+        title(reasons, f"{total - succeeded:,} failures by reason", panel=True)
+    else:
         empty(reasons, "no failures")
-        return render(figure, full)
-    names, numbers = zip(*failed)
-    bars = reasons.barh(range(len(failed)), numbers, color=RED, height=0.7)
-    reasons.bar_label(bars, labels=[f"{number:,} ({number / total:.1%})" for number in numbers], padding=4)
-    reasons.set_yticks(range(len(failed)), names)
-    reasons.set(xlim=(0, max(numbers) * 1.25), xlabel="pairs")
-    reasons.invert_yaxis()
-    reasons.grid(visible=False, axis="y")
-    thousands(reasons.xaxis)
-    title(reasons, f"{total - succeeded:,} failures by reason", panel=True)
     return render(figure, full)
+
+
+def _reasons(axes: "Axes", failed: Sequence[tuple[str, int]], total: int) -> None:
+    """A bar for each reason, with the reason above it: beside it long ones would leave no room for the bars."""
+    numbers = [number for _, number in failed]
+    bars = axes.barh(range(len(failed)), numbers, color=RED, height=0.4)
+    axes.bar_label(bars, labels=[f"{number:,} ({number / total:.1%})" for number in numbers], padding=4)
+    for place, (reason, _) in enumerate(failed):
+        axes.text(0, place - 0.24, f" {reason}", va="bottom", fontsize=9, parse_math=False)
+    axes.set(xlim=(0, max(numbers) * 1.2), ylim=(len(failed) - 0.6, -0.8), yticks=[], xlabel="pairs")
+    axes.grid(visible=False, axis="y")
+    thousands(axes.xaxis)
 
 
 def _failures(counts: Mapping[tuple[str, str | None], int], success: str) -> list[tuple[str, int]]:
