@@ -90,9 +90,15 @@ def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> by
     panels = grid.ravel().tolist()
     colours = model_colours(list(runs))
     for axes, term in zip(panels, ["loss", *terms]):
-        for name, table in runs.items():
-            if term in table.column_names and table.num_rows:
-                _curve(axes, table["step"].to_pylist(), table[term].to_pylist(), label=name, colour=colours[name])
+        curves = {
+            name: table[term].to_pylist() for name, table in runs.items() if term in table.column_names and len(table)
+        }
+        # Written above the line that ends higher and below the others, so that close ends stay legible.
+        highest = max(curves, key=lambda name: curves[name][-1], default="")
+        for name, values in curves.items():
+            steps = runs[name]["step"].to_pylist()
+            axes.plot(steps, values, color=colours[name], label=name, linewidth=1.6)
+            _last_value(axes, steps[-1], values[-1], colour=colours[name], above=name == highest)
         title(axes, "loss, weighted sum" if term == "loss" else term.replace("_", " "), panel=True)
         axes.set_xlabel("step")
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
@@ -108,15 +114,14 @@ def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> by
     return render(figure, full)
 
 
-def _curve(axes: "Axes", steps: list[int], values: list[float], *, label: str, colour: str) -> None:
-    """A line with its last value written at its end."""
-    axes.plot(steps, values, color=colour, label=label, linewidth=1.6)
+def _last_value(axes: "Axes", step: int, value: float, *, colour: str, above: bool) -> None:
+    """Write the last value of a line at its end."""
     axes.annotate(
-        f"{values[-1]:.3g}",
-        (steps[-1], values[-1]),
-        xytext=(3, 0),
+        f"{value:.3g}",
+        (step, value),
+        xytext=(3, 1 if above else -1),
         textcoords="offset points",
-        va="center",
+        va="bottom" if above else "top",
         color=colour,
         fontsize=8,
     )

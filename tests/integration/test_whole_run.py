@@ -1,5 +1,6 @@
 """The commands that users and their CI run, on a small corpus: a whole job, again, with another threshold, killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.conftest import small_settings
+from pipeline.store import read_result
+from tests.conftest import SMALL, small_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 STAGES = tuple(
@@ -115,7 +117,7 @@ def test_changed_threshold_recomputes_from_the_balance_on(reference: Job, tmp_pa
     job.configure(balance={"target_removal": 0.4})
     job.run()
     changed = {stage for stage, moment in job.marks().items() if moment != before[stage]}
-    # The list lies elsewhere in the copy, so it is read again; what comes out is the same, so nothing follows from that.
+    # The list lies elsewhere in the copy, so it is read again; nothing follows, since the same comes out.
     assert changed - {"source_pairs"} == {"balance", "clusters", "training_shards", "student", "evaluation"}
 
 
@@ -138,3 +140,63 @@ def test_killed_anywhere_and_started_again_gives_the_same_tables(reference: Job,
     assert not alive, [child.cmdline() for child in alive]
     job.run()
     assert job.tables() == reference.tables()
+
+
+def test_two_runs_at_once_share_one_root(reference: Job, tmp_path: Path) -> None:
+    jobs = [Job(tmp_path / name) for name in ("a", "b")]
+    jobs[1].root = jobs[0].root
+    jobs[1].configure()
+    processes = [job.start("curate") for job in jobs]
+    assert [process.wait() for process in processes] == [0, 0], (jobs[1].folder / "output.txt").read_text()[-4000:]
+    assert pq.read_table(jobs[0].root / "balanced_pairs").equals(pq.read_table(reference.root / "balanced_pairs"))
+
+
+def test_failed_blocking_check_stops_the_job(reference: Job, tmp_path: Path) -> None:
+    import shutil
+
+    job = Job(tmp_path / "job", checks={"min_success_rate": 1.0})
+    shutil.copytree(reference.root, job.root)
+    assert job.start("curate").wait() == 1
+    assert "enough_downloaded" in (job.folder / "output.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"balance": {"target_removal": 0.999}}, "out of reach"),
+        ({"clusters": {"clusters": 100_000}}, "100000 clusters asked of"),
+        ({"source": {"lists": ["missing.parquet"]}}, "no such file"),
+        ({"evaluation": {"datasets": ["missing"]}}, "no folder"),
+    ],
+)
+def test_bad_input_fails_with_a_sentence(reference: Job, tmp_path: Path, changes: dict, message: str) -> None:
+    import shutil
+
+    job = Job(tmp_path / "job", **changes)
+    shutil.copytree(reference.root, job.root)
+    assert job.start().wait() == 1
+    assert message in (job.folder / "output.txt").read_text()
+
+
+def test_root_that_cannot_be_written(tmp_path: Path) -> None:
+    job = Job(tmp_path / "job")
+    (tmp_path / "file").write_text("")
+    config = {
+        "resources": {"settings": {"config": {**json.loads(json.dumps(SMALL)), "root": str(tmp_path / "file/x")}}}
+    }
+    (job.folder / "run.yaml").write_text(yaml.safe_dump(config))
+    assert job.start("curate").wait() == 1
+    assert "cannot be written" in (job.folder / "output.txt").read_text()
+
+
+def test_student_export_loads_in_plain_open_clip(reference: Job, tmp_path: Path) -> None:
+    script = (
+        "import sys, json, open_clip, safetensors.torch\n"
+        "folder = sys.argv[1]\n"
+        "model, _, preprocess = open_clip.create_model_and_transforms('local-dir:' + folder)\n"
+        "plain = open_clip.CLIP(**json.load(open(folder + '/open_clip_config.json'))['model_cfg'])\n"
+        "plain.load_state_dict(safetensors.torch.load_file(folder + '/open_clip_model.safetensors'))\n"
+        "assert 'pipeline' not in sys.modules and 'training' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(reference.root / "student")], cwd=tmp_path, check=True)
+    assert read_result(reference.root, "student").rows == SMALL["student"]["steps"]
