@@ -101,7 +101,7 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 def _write_job(
     temporary: Path, staging: Path, config: ImagesConfig, source: dict[str, Path], pending: list[str]
 ) -> Path:
-    """The call of img2dataset, as JSON. Done shards are passed too, with a stub of img2dataset's own completion mark:
+    """The call of img2dataset, as JSON. Done shards are passed too, with img2dataset's own completion mark, empty:
     that is how it resumes, and how a shard keeps its number whatever else is done."""
     for shard in source.keys() - set(pending):
         (staging / f"{shard}_stats.json").write_text("{}")

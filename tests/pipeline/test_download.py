@@ -98,4 +98,4 @@ def test_a_downloader_that_dies_is_a_typed_error(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(DownloadError, match="ended with status 1 before shards"):
         run_images(settings)
-    assert not list((settings.path / "images").glob("*")) if (settings.path / "images").exists() else True
+    assert not list(settings.path.glob("images/*"))
