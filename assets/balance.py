@@ -21,7 +21,7 @@ def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
     from pipeline.neighbours import build_forest
 
     config = settings.resolve()
-    result = build_forest(config.path, config.neighbours)
+    result = build_forest(config.path, config.neighbours, config.compute)
     return materialization(result, config.path, "near_duplicates")
 
 

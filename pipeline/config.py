@@ -35,10 +35,17 @@ def is_runtime(field: Any) -> bool:
 class ComputeConfig(Section):
     """Where shards are worked on."""
 
-    engine: Literal["inline", "processes"] = runtime(
-        "inline", "`inline`: one after another in this process; `processes`: local worker processes."
+    engine: Literal["inline", "processes", "ray"] = runtime(
+        "inline",
+        "`inline`: one after another in this process; `processes`: local worker processes; `ray`: tasks on a Ray "
+        "cluster (extra `ray`), whose nodes must all see the root under the same path.",
     )
-    workers: int = runtime(2, "Worker processes of the engine `processes`.", ge=1)
+    workers: int = runtime(2, "Worker processes of the engine `processes`; tasks in flight per node of `ray`.", ge=1)
+    address: str | None = runtime(
+        None, "Address of a running Ray cluster, `auto` for the one this machine is part of; none starts a local one."
+    )
+    cpus_per_task: float = runtime(1.0, "Cores that Ray sets aside for a task.", gt=0)
+    gpus_per_task: float = runtime(0.0, "GPUs, or shares of one, that Ray sets aside for a task.", ge=0)
 
 
 class QueryConfig(Section):
@@ -129,7 +136,17 @@ class NeighboursConfig(Section):
         gt=0,
         lt=2,
     )
-    block_rows: int = runtime(4096, "Rows of one side of a tile of the distance matrix.", ge=1)
+    prefix: int | None = runtime(
+        None,
+        "Leading principal coordinates of the bound that settles most pairs; none takes the cheapest by trial.",
+        ge=1,
+    )
+    precision: Literal["auto", "float32", "tfloat32", "bfloat16"] = runtime(
+        "auto", "Type of the bound's matrix product; verdicts are in float64 whatever it is. `auto` tries."
+    )
+    device: str = runtime("auto", "torch device; `auto` takes CUDA where there is one.")
+    tile_rows: int = runtime(16_384, "Rows of one side of a tile, the unit that is scheduled and resumed.", ge=1)
+    memory_limit: str = runtime("4GB", "Refuse to start if the search could need more than this.")
 
 
 class BalanceConfig(Section):

@@ -13,6 +13,8 @@ from pipeline.errors import EmbeddingError
 # float16 storage moves the length of a unit vector by up to about 5e-4.
 _NORM_TOLERANCE = 5e-3
 _BATCH_ROWS = 8192
+# Few enough for a float32 copy to stay in the cache.
+_CHECKED_ROWS = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,47 @@ def as_paths(embeddings: Path | Sequence[Path]) -> list[Path]:
     return paths
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingFile:
+    """What a Parquet file says of itself: ``type`` is the float type of the embedding column."""
+
+    path: Path
+    rows: int
+    type: str
+    width: int | None
+    """None for lists without a fixed size."""
+
+
+def inspect(embeddings: Path | Sequence[Path], *, column: str = "image_embedding") -> list[EmbeddingFile]:
+    """What the footers of all files say; :class:`EmbeddingError` names the first bad file."""
+    files = [_inspect(path, column) for path in as_paths(embeddings)]
+    fixed = {file.width: file for file in files if file.width is not None and file.rows}
+    if len(fixed) > 1:
+        raise EmbeddingError(
+            f"embeddings of mixed widths {sorted(width for width in fixed if width)}, e.g. "
+            + " and ".join(f"{file.path} has {width}" for width, file in list(fixed.items())[:2])
+        )
+    return files
+
+
+def checked_batches(file: EmbeddingFile, *, column: str = "image_embedding") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """``(ids (B,), vectors (B, D))`` of one file, vectors in their stored float type.
+
+    Raises :class:`EmbeddingError` naming the file and the number of rows of this file for nulls, ragged lists, and
+    vectors that are not finite or not of unit length.
+    """
+    faults = _Faults()
+    for batch in pq.ParquetFile(file.path).iter_batches(_BATCH_ROWS, columns=["sample_id", column], use_threads=False):
+        nulls = batch.column(column).null_count
+        if faults.add_nulls(nulls):
+            continue
+        matrix = list_matrix(batch.column(column), what=f"{file.path}, column {column}")
+        faults.add(matrix)
+        if not faults.found:
+            yield batch.column("sample_id").to_numpy(zero_copy_only=False), matrix
+    faults.raise_for(file)
+
+
 def read_vectors(embeddings: Path | Sequence[Path], *, column: str = "image_embedding") -> Vectors:
     """All rows, ordered by ``sample_id``.
 
@@ -40,7 +83,7 @@ def read_vectors(embeddings: Path | Sequence[Path], *, column: str = "image_embe
     and number of rows for missing columns, nulls, mixed widths, repeated ids, and vectors that are not finite or not
     of unit length.
     """
-    parts = [part for path in as_paths(embeddings) for part in _read(path, column)]
+    parts = [part for file in inspect(embeddings, column=column) for part in checked_batches(file, column=column)]
     widths = {matrix.shape[1] for _, matrix in parts if len(matrix)}
     if not widths:
         raise EmbeddingError(f"no embeddings: {len(as_paths(embeddings))} files without a row")
@@ -52,19 +95,14 @@ def read_vectors(embeddings: Path | Sequence[Path], *, column: str = "image_embe
     repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
     if len(repeated):
         raise EmbeddingError(f"{len(repeated)} values of sample_id stand more than once, e.g. {repeated[0]}")
-    matrix = np.concatenate([part for _, part in parts if len(part)])
+    matrix = np.concatenate([part.astype(np.float32) for _, part in parts if len(part)])
     return Vectors(ids=ids, matrix=np.ascontiguousarray(matrix[order]))
 
 
 def list_matrix(array: pa.Array | pa.ChunkedArray, *, what: str) -> np.ndarray:
     """A list column as (rows, width), in its own float type; :class:`EmbeddingError` for nulls and ragged lists."""
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    if not (
-        pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
-    ):
-        raise EmbeddingError(f"{what}: expected lists of floats, got {array.type}")
-    if not pa.types.is_floating(array.type.value_type):
-        raise EmbeddingError(f"{what}: expected lists of floats, got lists of {array.type.value_type}")
+    _require_float_list(array.type, what=what)
     values = array.flatten()
     if array.null_count or values.null_count:
         raise EmbeddingError(f"{what}: {array.null_count or values.null_count} nulls")
@@ -77,7 +115,7 @@ def list_matrix(array: pa.Array | pa.ChunkedArray, *, what: str) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).reshape(len(array), -1)
 
 
-def _read(path: Path, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _inspect(path: Path, column: str) -> EmbeddingFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -85,22 +123,67 @@ def _read(path: Path, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     missing = {"sample_id", column} - set(file.schema_arrow.names)
     if missing:
         raise EmbeddingError(f"{path}: no column {sorted(missing)}; it has {file.schema_arrow.names}")
-    for batch in file.iter_batches(_BATCH_ROWS, columns=["sample_id", column]):
-        matrix = list_matrix(batch.column(column), what=f"{path}, column {column}").astype(np.float32)
-        _check(matrix, path)
-        yield batch.column("sample_id").to_numpy(), matrix
+    id_type = file.schema_arrow.field("sample_id").type
+    if not pa.types.is_integer(id_type):
+        raise EmbeddingError(f"{path}, column sample_id: expected integers, got {id_type}")
+    list_type = file.schema_arrow.field(column).type
+    _require_float_list(list_type, what=f"{path}, column {column}")
+    return EmbeddingFile(
+        path=path,
+        rows=file.metadata.num_rows,
+        type=str(list_type.value_type),
+        width=list_type.list_size if pa.types.is_fixed_size_list(list_type) else None,
+    )
 
 
-def _check(matrix: np.ndarray, path: Path) -> None:
-    if not len(matrix):
-        return
-    norms = np.linalg.norm(matrix, axis=1)
-    bad = ~np.isfinite(norms)
-    if bad.any():
-        raise EmbeddingError(f"{path}: {int(bad.sum())} vectors are not finite")
-    off = np.abs(norms - 1) > _NORM_TOLERANCE
-    if off.any():
-        raise EmbeddingError(
-            f"{path}: {int(off.sum())} of {len(matrix)} vectors are not of unit length, "
-            f"lengths {norms[off].min():.4g} to {norms[off].max():.4g}; normalise them first"
-        )
+def _require_float_list(type_: pa.DataType, *, what: str) -> None:
+    if not (pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)):
+        raise EmbeddingError(f"{what}: expected lists of floats, got {type_}")
+    if not pa.types.is_floating(type_.value_type):
+        raise EmbeddingError(f"{what}: expected lists of floats, got lists of {type_.value_type}")
+
+
+class _Faults:
+    """Counts the bad vectors of a file, so that one error tells of all of them."""
+
+    def __init__(self) -> None:
+        self._nulls = self._not_finite = self._off = 0
+        self._shortest, self._longest = np.inf, 0.0
+
+    @property
+    def found(self) -> bool:
+        return self._nulls + self._not_finite + self._off > 0
+
+    def add_nulls(self, nulls: int) -> bool:
+        """Whether the file has nulls, here or before: its other faults are then not looked for."""
+        self._nulls += nulls
+        return self._nulls > 0
+
+    def add(self, matrix: np.ndarray) -> None:
+        if not len(matrix):
+            return
+        for start in range(0, len(matrix), _CHECKED_ROWS):
+            self._add(matrix[start : start + _CHECKED_ROWS])
+
+    def _add(self, matrix: np.ndarray) -> None:
+        wide = matrix if matrix.dtype == np.float64 else matrix.astype(np.float32)
+        with np.errstate(over="ignore"):
+            norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+        finite = np.isfinite(norms)
+        off = finite & (np.abs(norms - 1) > _NORM_TOLERANCE)
+        self._not_finite += int((~finite).sum())
+        if off.any():
+            self._off += int(off.sum())
+            self._shortest = min(self._shortest, float(norms[off].min()))
+            self._longest = max(self._longest, float(norms[off].max()))
+
+    def raise_for(self, file: EmbeddingFile) -> None:
+        if self._nulls:
+            raise EmbeddingError(f"{file.path}: {self._nulls} of {file.rows} embeddings are null")
+        if self._not_finite:
+            raise EmbeddingError(f"{file.path}: {self._not_finite} of {file.rows} vectors are not finite")
+        if self._off:
+            raise EmbeddingError(
+                f"{file.path}: {self._off} of {file.rows} vectors are not of unit length, "
+                f"lengths {self._shortest:.4g} to {self._longest:.4g}; normalise them first"
+            )

@@ -79,7 +79,7 @@ def run_balance(settings: Settings) -> StageResult:
     from pipeline.balance import balance_pairs
     from pipeline.neighbours import build_forest
 
-    build_forest(settings.path, settings.neighbours)
+    build_forest(settings.path, settings.neighbours, settings.compute)
     return balance_pairs(settings.path, settings.balance, settings.query)
 
 

@@ -39,7 +39,7 @@ def write(path: Path, ids: np.ndarray, matrix: np.ndarray) -> Path:
 def balance(folder: Path, ids: np.ndarray, matrix: np.ndarray, **rule: float) -> tuple[BalanceReport, list[dict]]:
     folder.mkdir(parents=True, exist_ok=True)
     embeddings = write(folder / "embeddings.parquet", ids, matrix)
-    near_duplicate_forest(embeddings, folder / "forest.parquet", max_distance=0.6, block_rows=64)
+    near_duplicate_forest(embeddings, folder / "forest.parquet", max_distance=0.6, tile_rows=64)
     report = semantic_balance(embeddings, folder / "forest.parquet", folder, **rule)
     return report, pq.read_table(folder / "balance_groups.parquet").to_pylist()
 
@@ -89,7 +89,7 @@ def test_order_and_division_do_not_matter(tmp_path: Path) -> None:
     _, shuffled = balance(tmp_path / "b", ids[order], matrix[order], threshold=0.3)
     assert shuffled == reference
     parts = [write(tmp_path / f"{n}.parquet", ids[n::3], matrix[n::3]) for n in range(3)]
-    near_duplicate_forest(parts, tmp_path / "forest.parquet", max_distance=0.6, block_rows=37)
+    near_duplicate_forest(parts, tmp_path / "forest.parquet", max_distance=0.6, tile_rows=37)
     semantic_balance(parts[::-1], tmp_path / "forest.parquet", tmp_path / "c", threshold=0.3)
     assert pq.read_table(tmp_path / "c" / "balance_groups.parquet").to_pylist() == reference
 
@@ -143,7 +143,7 @@ def test_bad_embeddings_are_refused(tmp_path: Path) -> None:
     ragged = pa.table({"sample_id": [1, 2], "image_embedding": [[1.0], [0.6, 0.8]]})
     null = pa.table({"sample_id": [1, 2], "image_embedding": [[1.0, 0.0], None]})
     cases = {
-        "1 vectors are not finite": write(tmp_path / "nan.parquet", ids, nan),
+        "1 of 412 vectors are not finite": write(tmp_path / "nan.parquet", ids, nan),
         f"3 of {len(ids)} vectors are not of unit length": write(tmp_path / "long.parquet", ids, long),
         "1 values of sample_id stand more than once": write(tmp_path / "twice.parquet", np.r_[ids[1], ids[1:]], matrix),
         "mixed widths": _table(tmp_path / "ragged.parquet", ragged),

@@ -1,0 +1,178 @@
+"""What a pair search will cost, before it starts: memory from the row count, time from a short calibration."""
+
+import dataclasses
+import re
+import time
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline.errors import ConfigError
+from pipeline.exact import exact_edges
+from pipeline.prefix import Bound, Precision, extra_columns, left_columns, orthonormal, principal_axes, right_columns
+from pipeline.tiles import BLOCK_ROWS, plain_candidates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SAMPLE_ROWS = 2048
+# Widths of the product that are tried; whole multiples of what vector units and tensor cores work in.
+_WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# Reducing a crowded block costs at most so many seconds for each of its pairs (measured on 2 cores: 70 ns).
+_CROWDED_S = 7e-8
+# Below this many seconds a shorter type is not worth trying.
+_WORTH_TRYING_S = 2.0
+
+_INTERPRETER_BYTES = 700 << 20
+_ROW_BYTES = 40
+_EDGE_BYTES = 110
+_BLOCK_BUFFERS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForestPlan:
+    """``candidates``: as expected from a sample; ``seconds``: of the tiles, on one worker; sizes in bytes."""
+
+    rows: int
+    distinct: int
+    width: int
+    bound: Bound
+    tiles: int
+    pairs: int
+    candidates: int
+    seconds: float
+    peak_memory: int
+    disk: int
+
+    @property
+    def operations(self) -> int:
+        """Multiply-adds of the scores."""
+        return self.pairs * self.bound.columns
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows of width {self.width} ({self.distinct:,} distinct), {self.tiles:,} tiles, "
+            f"{self.pairs:.3g} pairs by {self.bound.columns} columns in {self.bound.precision}: "
+            f"{self.operations:.2g} multiply-adds, about {self.candidates:.2g} candidates, {self.seconds:.0f} s of "
+            f"one worker, at most {self.peak_memory / 2**30:.1f} GiB of memory, {self.disk / 2**30:.1f} GiB on disk"
+        )
+
+
+def memory_needed(rows: int, *, tile_rows: int, workers: int, device: str) -> int:
+    """Peak bytes of all processes of a search on one machine, mapped files aside (the kernel takes those back).
+
+    Fixed parts, 40 bytes a row for ids and hashes, the forest and one more while they are merged (110 bytes an edge, at
+    most as many edges as rows), and for every worker two tiles of score columns and the buffers of a block.
+    """
+    block = BLOCK_ROWS[device] ** 2 * 4 * _BLOCK_BUFFERS
+    tile = 3 * tile_rows * 128 * 4
+    return (
+        _INTERPRETER_BYTES * (1 + (workers if workers > 1 else 0))
+        + rows * (_ROW_BYTES + 2 * _EDGE_BYTES)
+        + workers * (block + tile)
+    )
+
+
+def require_memory(needed: int, limit: str, *, rows: int) -> None:
+    """:class:`ConfigError` with both figures if ``needed`` bytes are more than ``limit``, e.g. ``4GB``."""
+    allowed = parse_bytes(limit)
+    if needed > allowed:
+        raise ConfigError(
+            f"the pair search over {rows:,} rows needs up to {needed / 1e9:.1f} GB of memory, memory_limit is {limit}; "
+            f"raise it, use fewer workers or smaller tiles"
+        )
+
+
+def parse_bytes(text: str) -> int:
+    """``512MB``, ``4GB``, ``1.5TB`` (powers of 1000) as bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"memory_limit {text!r} is not a size such as 512MB or 4GB")
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The cheapest bound found, the seconds of one pair's score, and the share of pairs that it leaves."""
+
+    bound: Bound
+    basis: "Tensor"
+    seconds_per_pair: float
+    candidate_share: float
+
+
+def calibrate(
+    rows: "Tensor",
+    distinct: np.ndarray,
+    *,
+    max_distance: float,
+    prefix: int | None,
+    precision: Precision | Literal["auto"],
+    device: str,
+    pairs: int,
+) -> Calibration:
+    """Fit the basis on a sample of ``rows`` and find the cheapest prefix by trying the product on it."""
+    import torch
+
+    chosen = np.random.default_rng(0).permutation(len(distinct))[:_SAMPLE_ROWS]
+    trial = _Trial(rows[torch.from_numpy(np.sort(distinct[chosen]))].cpu(), device)
+    first: Precision = ("bfloat16" if device == "cuda" else "float32") if precision == "auto" else precision
+    best = trial.best(first, max_distance, prefix)
+    if precision == "auto" and device == "cpu" and best.seconds_per_pair * pairs > _WORTH_TRYING_S:
+        shorter = trial.best("bfloat16", max_distance, prefix)
+        best = min(best, shorter, key=lambda found: found.seconds_per_pair)
+    return best
+
+
+class _Trial:
+    """Times the product and counts candidates among the rows of a sample."""
+
+    def __init__(self, sample: "Tensor", device: str):
+        self._sample, self._device = sample, device
+        self._axes = principal_axes(sample)
+        self._basis = orthonormal(self._axes, 0)
+        pairs = np.arange(min(len(sample), 512))
+        exact_edges(sample, pairs, pairs[::-1].copy(), 1.0)
+        started = time.perf_counter()
+        exact_edges(sample, pairs, pairs[::-1].copy(), 1.0)
+        self._verify_s = (time.perf_counter() - started) / max(len(pairs), 1)
+
+    def best(self, precision: Precision, max_distance: float, prefix: int | None) -> Calibration:
+        width, extra = self._sample.shape[1], extra_columns(precision)
+        lengths = [prefix] if prefix else [c - extra for c in _WIDTHS if 0 < c - extra < width] + [width]
+        best: Calibration | None = None
+        for length in lengths:
+            if length > width:
+                raise ConfigError(f"prefix {length} is longer than the embeddings, which are {width} wide")
+            found = self._try(Bound(
+                prefix=length, precision=precision, max_distance=max_distance, tensor_cores=self._device == "cuda"
+            ))  # fmt: skip
+            if best is None or found.seconds_per_pair < best.seconds_per_pair:
+                best = found
+            elif found.seconds_per_pair > 2 * best.seconds_per_pair and found.candidate_share < 1e-3:
+                break
+        assert best is not None
+        return best
+
+    def _try(self, bound: Bound) -> Calibration:
+        if bound.prefix > self._basis.shape[1]:
+            # Most data are settled by a short prefix: only as much of the basis is made as is asked for.
+            self._basis = orthonormal(self._axes, min(4 * bound.prefix, len(self._axes)))
+        left = left_columns(self._sample, self._basis, bound).to(self._device)
+        right = right_columns(left, bound)
+        a, _ = plain_candidates(left, right, bound.least_score, True)
+        product_s = self._product_s(left, right)
+        pairs = max(len(left) * (len(left) - 1) / 2, 1)
+        share = len(a) / pairs
+        seconds = product_s / max(len(left) ** 2, 1) + min(share * self._verify_s, _CROWDED_S)
+        return Calibration(bound=bound, basis=self._basis, seconds_per_pair=seconds, candidate_share=share)
+
+    @staticmethod
+    def _product_s(left: "Tensor", right: "Tensor") -> float:
+        """Seconds of product and row maxima, the better of two."""
+        times = []
+        for _ in range(2):
+            started = time.perf_counter()
+            float((left @ right.T).amax(dim=1)[0])
+            times.append(time.perf_counter() - started)
+        return min(times)

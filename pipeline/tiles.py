@@ -1,0 +1,235 @@
+"""One tile of the distance matrix: scores block by block, verdicts on what they leave, the forest of the tile.
+
+A *tile* is what is scheduled, marked as done and computed again after a fault. It is worked through in *blocks* that
+fit a processor's cache. Of a block with few candidates each is verified; a crowded one is reduced first. A tile returns
+its minimum spanning forest, never its pairs.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.exact import crowded_edges, exact_edges
+from pipeline.forest import Edges, ForestBuilder
+from pipeline.packed import release
+from pipeline.prefix import Bound, right_columns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK_ROWS = {"cpu": 2048, "cuda": 8192}
+# Candidates per row and column of a block beyond which reducing the block costs less than verifying each.
+CROWDED = 24
+_HELD = 65_536
+# A device that holds the vectors verifies without asking the disk; this share of its free memory may be used for them.
+_DEVICE_SHARE = 0.6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tile:
+    """Rows ``[rows[0], rows[1])`` against columns, both numbers of distinct vectors; ``folder`` is the search's."""
+
+    folder: Path
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    device: str
+    threads: int
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "tiles" / f"{self.rows[0]:012d}-{self.columns[0]:012d}.npz"
+
+    @property
+    def pairs(self) -> int:
+        rows, columns = self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
+        return rows * (rows - 1) // 2 if self.rows == self.columns else rows * columns
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileResult:
+    """``candidates`` pairs were left by the scores, ``verified`` of them compared in full."""
+
+    path: Path
+    pairs: int
+    candidates: int
+    verified: int
+
+
+def run_tile(tile: Tile) -> TileResult:
+    """Search one tile and write its forest, as row numbers, atomically to ``tile.output``; runs in any process."""
+    search = _search(tile.folder, tile.device)
+    if tile.threads:
+        import torch
+
+        torch.set_num_threads(tile.threads)
+    builder = ForestBuilder(search.nodes)
+    found = _Candidates(search, builder)
+    search.scan(tile, found)
+    found.flush()
+    write_edges(tile.output, builder.forest(), candidates=found.candidates, verified=found.verified)
+    search.release()
+    return read_result(tile)
+
+
+def write_edges(path: Path, edges: Edges, *, candidates: int = 0, verified: int = 0) -> None:
+    """Write edges and counts; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        counts = {"candidates": np.int64(candidates), "verified": np.int64(verified)}
+        np.savez(file, a=edges.a, b=edges.b, distance=edges.distance, **counts)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def read_edges(path: Path) -> Edges:
+    with np.load(path, allow_pickle=False) as content:
+        return Edges(a=content["a"], b=content["b"], distance=content["distance"])
+
+
+def read_result(tile: Tile) -> TileResult:
+    """The counts of a finished tile."""
+    with np.load(tile.output, allow_pickle=False) as content:
+        counts = {name: int(content[name]) for name in ("candidates", "verified")}
+    return TileResult(path=tile.output, pairs=tile.pairs, **counts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Where a block begins among the distinct vectors, its size, and whether its two sides are the same vectors."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+    same: bool
+
+
+class Search:
+    """The files of a search, mapped: columns of the scores, vectors, and which vector a column row stands for."""
+
+    def __init__(self, folder: Path, device: str):
+        import torch
+
+        content = json.loads((folder / "search.json").read_text())
+        self.bound = Bound(**content["bound"])
+        self.device = torch.device(device)
+        self.nodes, width, distinct = content["rows"], content["width"], content["distinct"]
+        self.distinct = np.load(folder / "distinct.npy", mmap_mode="r")
+        self._vectors = np.memmap(folder / "vectors.bin", np.dtype(content["dtype"]), "r", shape=(self.nodes, width))
+        stored = np.int16 if self.bound.precision == "bfloat16" else np.float32
+        self._columns = np.memmap(folder / "columns.bin", stored, "r", shape=(distinct, self.bound.columns))
+        self.rows = self._on_device(self._vectors)
+        torch.backends.cuda.matmul.allow_tf32 = self.bound.precision == "tfloat32"
+
+    def columns(self, start: int, stop: int) -> "Tensor":
+        """Left columns (stop - start, C) on the device."""
+        import torch
+
+        part = torch.from_numpy(np.array(self._columns[start:stop]))
+        return (part.view(torch.bfloat16) if part.dtype == torch.int16 else part).to(self.device)
+
+    def scan(self, tile: Tile, found: "_Candidates") -> None:
+        """Hand the candidates of every block to ``found``."""
+        size = BLOCK_ROWS[self.device.type]
+        left = self.columns(*tile.rows)
+        right = right_columns(self.columns(*tile.columns), self.bound)
+        pick = _picker(self.device)
+        for i in range(0, len(left), size):
+            for j in range(i if tile.rows == tile.columns else 0, len(right), size):
+                block = _Block(
+                    row=tile.rows[0] + i,
+                    column=tile.columns[0] + j,
+                    rows=len(left[i : i + size]),
+                    columns=len(right[j : j + size]),
+                    same=tile.rows == tile.columns and i == j,
+                )
+                a, b = pick(left[i : i + size], right[j : j + size], self.bound.least_score, block.same)
+                found.add(block, a, b)
+
+    def release(self) -> None:
+        if self.device.type == "cpu":
+            release(self._vectors)
+            release(self._columns)
+
+    def _on_device(self, vectors: np.ndarray) -> "Tensor":
+        import warnings
+
+        import torch
+
+        with warnings.catch_warnings():
+            # torch warns that the mapped file cannot be written; it is only read.
+            warnings.simplefilter("ignore", UserWarning)
+            mapped = torch.from_numpy(vectors)
+        if self.device.type == "cuda" and vectors.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return mapped.to(self.device)
+        return mapped
+
+
+@functools.lru_cache(maxsize=1)
+def _search_at(folder: Path, device: str, _changed: int) -> Search:
+    return Search(folder, device)
+
+
+def _search(folder: Path, device: str) -> Search:
+    """The search of this process, opened once."""
+    return _search_at(folder, device, (folder / "search.json").stat().st_mtime_ns)
+
+
+class _Candidates:
+    """Collects the candidates of sparse blocks until they are worth a round of verification; reduces crowded ones."""
+
+    def __init__(self, search: Search, builder: ForestBuilder):
+        self._search, self._builder = search, builder
+        self._held: list[tuple[np.ndarray, np.ndarray]] = []
+        self._count = self.candidates = self.verified = 0
+
+    def add(self, block: _Block, a: np.ndarray, b: np.ndarray) -> None:
+        """Take in the candidates (a, b) of a block, as positions in its two sides."""
+        self.candidates += len(a)
+        if len(a) > CROWDED * (block.rows + block.columns):
+            distinct, bound = self._search.distinct, self._search.bound
+            left = distinct[block.row : block.row + block.rows]
+            right = distinct[block.column : block.column + block.columns]
+            self._builder.add(crowded_edges(self._search.rows, left, right, bound.max_distance, same=block.same))
+            return
+        self._held.append((a + block.row, b + block.column))
+        self._count += len(a)
+        if self._count > _HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Verify what is held."""
+        if self._count:
+            a, b = (self._search.distinct[np.concatenate(ends)] for ends in zip(*self._held))
+            self._builder.add(exact_edges(self._search.rows, a, b, self._search.bound.max_distance))
+            self.verified += self._count
+        self._held, self._count = [], 0
+
+
+def _picker(device: Any) -> Any:
+    """The function that turns two sides into candidates: a fused kernel on CUDA, a product and a scan elsewhere."""
+    if device.type == "cuda":
+        from pipeline.fused import fused_candidates
+
+        return fused_candidates
+    return plain_candidates
+
+
+def plain_candidates(left: "Tensor", right: "Tensor", least: float, same: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (a, b) in two sides whose score is at least ``least``; of equal sides those with a < b."""
+    import torch
+
+    scores = left @ right.T
+    # Where near pairs are rare, one pass over row maxima settles almost all rows.
+    rows = torch.nonzero(scores.amax(dim=1) >= least)[:, 0]
+    if not len(rows):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    hit = scores[rows] >= least if len(rows) < len(scores) else scores >= least
+    if same:
+        hit &= torch.arange(scores.shape[1], device=scores.device)[None, :] > rows[:, None]
+    at, b = torch.nonzero(hit, as_tuple=True)
+    return rows[at].cpu().numpy(), b.cpu().numpy()
