@@ -14,7 +14,8 @@ from typing import Any
 
 from pipeline.config import DEMO, TeacherConfig
 from pipeline.errors import TeacherError
-from pipeline.store import Stage, StageResult, file_digest, fingerprint_of, write_text_atomically
+from pipeline.files import file_digest, fingerprint_of, write_text_atomically
+from pipeline.store import Stage, StageResult
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+from pipeline.files import write_text_atomically
 from pipeline.processes import die_with_parent
 from pipeline.progress import Progress
-from pipeline.store import write_text_atomically
 from training.job import TrainingJob
 from training.terms import Needs
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import MissingInputError, StorageError
-from pipeline.store import Stage, fingerprint_of, read_result, shard_digests
+from pipeline.store import Stage, read_result, shard_digests
 
 
 def write(stage: Stage, shards: dict[str, int]) -> list[str]:
@@ -111,8 +111,3 @@ def test_marks_are_readable_json(tmp_path: Path) -> None:
     assert mark["rows"] == 1
     assert list(mark["files"]) == ["source_pairs/a.parquet"]
     assert "read_parquet" in (tmp_path / "catalog.sql").read_text()
-
-
-def test_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
-    assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
-    assert fingerprint_of(1) != fingerprint_of("1")
