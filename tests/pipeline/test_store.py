@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import time
@@ -84,6 +85,19 @@ def test_a_root_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
     below = stage(tmp_path / "file" / "root", {"a": 1})
     with pytest.raises(StorageError, match="cannot be written"), below.running():
         pass
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.EACCES, "cannot be written"), (errno.EROFS, "cannot be written"), (errno.ENOSPC, "no space left")],
+)
+def test_storage_that_refuses_is_a_typed_error_that_names_the_root(tmp_path: Path, number: int, message: str) -> None:
+    full = stage(tmp_path, {"a": 1})
+    with pytest.raises(StorageError, match=message) as raised, full.running(), full.output("a") as output:
+        output.path("source_pairs/a.parquet").write_text("half")
+        raise OSError(number, "as the system says it")
+    assert str(tmp_path) in str(raised.value)
+    assert not (tmp_path / "source_pairs").exists()
 
 
 def hold(root: Path, seconds: float, started: object) -> None:
