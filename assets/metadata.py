@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
-from pipeline.store import StageResult, fingerprint_of
+from pipeline.files import fingerprint_of
+from pipeline.store import StageResult
 
 
 def materialization(

@@ -23,8 +23,11 @@ def images(settings: SettingsResource) -> dg.MaterializeResult:
     """Images fetched by img2dataset into WebDataset tars, with a status for every pair."""
     from assets.pictures import download_outcomes
     from pipeline.download import download_images
+    from pipeline.teacher import check_teacher
 
     config = settings.resolve()
+    # Nothing here needs the teacher, but a misspelt one should not wait for the end of a download.
+    check_teacher(config.teacher)
     with reachable(config.source.lists, config.path, config.images) as images_config:
         result = download_images(config.path, images_config)
     return materialization(result, config.path, "images", extra=download_outcomes(result, config))

@@ -9,6 +9,7 @@ import dagster as dg
 from assets.metadata import materialization
 from assets.resources import SettingsResource
 from assets.settings import Settings
+from pipeline.demo.stage import resolve_datasets
 from pipeline.store import StageResult
 
 _STEPS_BETWEEN_OBSERVATIONS = 50
@@ -33,7 +34,7 @@ def student(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg
     """The small CLIP, distilled from the cached teacher by cluster-instance discrimination."""
     from training.stage import train_student
 
-    config = settings.resolve()
+    config = _ready(settings)
     result = _observed(context, "student", lambda **live: train_student(config.path, config.student, **live))
     return _trained(result, config, "student", "training_metrics")
 
@@ -43,11 +44,20 @@ def baseline(context: dg.AssetExecutionContext, settings: SettingsResource) -> d
     """The control: the same student and steps, contrastive loss alone, on all downloaded pairs."""
     from training.stage import train_baseline
 
-    config = settings.resolve()
+    config = _ready(settings)
     if not config.baseline.enabled:
         return dg.MaterializeResult(metadata={"enabled": False})
     result = _observed(context, "baseline", lambda **live: train_baseline(config.path, config.student, **live))
     return _trained(result, config, "baseline", "baseline_metrics")
+
+
+def _ready(settings: SettingsResource) -> Settings:
+    """The settings, refused if the evaluation could not follow: training is too long to find that out after it."""
+    from training.evaluation.stage import require_datasets
+
+    config = settings.resolve()
+    require_datasets(resolve_datasets(config.evaluation.datasets, config.path, config.demo))
+    return config
 
 
 def _observed(context: dg.AssetExecutionContext, name: str, train: Callable[..., StageResult]) -> StageResult:

@@ -1,5 +1,9 @@
-"""Run every benchmark in turn: ``make bench``. Each prints a table and writes ``benchmarks/results/<name>.json``."""
+"""Run benchmarks in turn: ``make bench`` for all, ``python -m benchmarks.run NAME...`` for some.
 
+Each prints its rows and writes ``benchmarks/results/<name>.json`` with the machine and the command beside them.
+"""
+
+import argparse
 import importlib
 import json
 import platform
@@ -8,7 +12,9 @@ from typing import Any
 
 import psutil
 
-BENCHMARKS = ("near_duplicates", "rerun")
+BENCHMARKS = ("near_duplicates", "demo")
+"""Modules of this package, each with ``measure() -> list[dict]``."""
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -23,15 +29,26 @@ def machine() -> str:
     return f"{psutil.cpu_count()} x {name}, {memory:.0f} GiB"
 
 
-def main() -> None:
+def run(name: str) -> None:
+    """Run one benchmark, print its rows and keep them."""
+    rows: list[dict[str, Any]] = importlib.import_module(f"benchmarks.{name}").measure()
+    print(f"\n{name} ({machine()})")
+    for row in rows:
+        print("  " + ", ".join(f"{key} {value}" for key, value in row.items()))
+    content = {"machine": machine(), "command": f"python -m benchmarks.run {name}", "rows": rows}
     RESULTS.mkdir(exist_ok=True)
-    for name in BENCHMARKS:
-        rows: list[dict[str, Any]] = importlib.import_module(f"benchmarks.{name}").measure()
-        print(f"\n{name} ({machine()})")
-        for row in rows:
-            print("  " + ", ".join(f"{key} {value}" for key, value in row.items()))
-        content = {"machine": machine(), "command": "make bench", "rows": rows}
-        (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; none means all")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    for name in names:
+        run(name)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from pipeline import schema
 from pipeline.config import ImagesConfig
 from pipeline.errors import DownloadError
+from pipeline.files import file_digest
 from pipeline.processes import end_group, start_group, tail
 from pipeline.progress import Progress
-from pipeline.store import Stage, StageResult, file_digest, read_result
+from pipeline.store import Stage, StageResult, read_result
 from pipeline.tars import index_tar
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from pipeline import schema
 from pipeline.compute import map_shards
 from pipeline.config import ComputeConfig, EmbeddingsConfig
 from pipeline.errors import EmbeddingError, ShardError
+from pipeline.files import fingerprint_of
 from pipeline.progress import Progress
-from pipeline.store import Stage, StageResult, fingerprint_of, read_result, shard_digests
+from pipeline.store import Stage, StageResult, read_result, shard_digests
 from pipeline.tars import TarReader
 from pipeline.teacher import LoadedClip, TeacherInfo, load_clip, read_info
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,10 +15,18 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, however that happens (Linux; elsewhere a no-op)."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask the kernel to kill this process when its parent ends, however that happens (Linux; elsewhere a no-op).
+
+    The kernel says nothing of a parent that had ended before it was asked: ``parent`` is the process id that it must
+    still have, or this process ends at once. Workers of multiprocessing know it by themselves.
+    """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    starter = multiprocessing.parent_process()
+    expected = parent if parent is not None or starter is None else starter.pid
+    if expected is not None and os.getppid() != expected:
+        os._exit(1)
 
 
 def start_group(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -29,7 +39,7 @@ def start_group(command: list[str], *, log: Path, env: dict[str, str] | None = N
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, its function looked up beforehand
+            preexec_fn=functools.partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - one system call, its function looked up beforehand
         )
 
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from pipeline import query, schema
 from pipeline.config import QueryConfig, SourceConfig
 from pipeline.errors import SourceError
-from pipeline.store import Stage, StageResult, fingerprint_of
+from pipeline.files import fingerprint_of
+from pipeline.store import Stage, StageResult
 
 log = logging.getLogger(__name__)
 

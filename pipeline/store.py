@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -26,31 +25,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.catalog import write_catalog
 from pipeline.errors import MissingInputError, StorageError
-from pipeline.schema import TABLES
+from pipeline.files import file_digest, fingerprint_of, write_text_atomically
 
 log = logging.getLogger(__name__)
 
 _COMPLETE = "complete"
-
-
-def fingerprint_of(*parts: Any) -> str:
-    """A short hash of JSON-like values; equal values give equal hashes on every machine."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """A hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` in one step: a reader sees the old text or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,18 +255,6 @@ def shard_digests(root: Path, name: str) -> dict[str, str]:
     read_result(root, name)
     marks = {path.stem: _read_mark(path) for path in sorted((Path(root) / ".marks" / name).glob("*.json"))}
     return {shard: mark.digest for shard, mark in marks.items() if mark is not None and shard != _COMPLETE}
-
-
-def write_catalog(root: Path) -> Path:
-    """Write ``catalog.sql``: one DuckDB view per table that exists. Paths are absolute, so it works from anywhere."""
-    lines = ["-- One view per table. Use: duckdb -init catalog.sql, or duckdb.sql(open('catalog.sql').read())"]
-    for table in TABLES:
-        if any((root / table).glob("*.parquet")):
-            pattern = str((root / table).resolve() / "*.parquet").replace("'", "''")
-            lines.append(f"CREATE OR REPLACE VIEW {table} AS SELECT * FROM read_parquet('{pattern}');")
-    path = root / "catalog.sql"
-    write_text_atomically(path, "\n".join(lines) + "\n")
-    return path
 
 
 def _is_table(name: str) -> bool:

@@ -6,6 +6,7 @@ Whatever the config names (the demo's own, a pretrained tag, a checkpoint file, 
 """
 
 import dataclasses
+import importlib.util
 import json
 import logging
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from typing import Any
 
 from pipeline.config import DEMO, TeacherConfig
 from pipeline.errors import TeacherError
-from pipeline.store import Stage, StageResult, file_digest, fingerprint_of, write_text_atomically
+from pipeline.files import file_digest, fingerprint_of, write_text_atomically
+from pipeline.store import Stage, StageResult
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+_CHECKPOINT_ENDINGS = (".bin", ".pt", ".pth", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,22 @@ def resolve_teacher(
                 output.rows = 1
                 output.stats = dataclasses.asdict(info)
         return stage.finish()
+
+
+def check_teacher(config: TeacherConfig) -> None:
+    """Raise :class:`TeacherError` for a model or checkpoint that is not there, without loading anything.
+
+    It is for the stages before: a misspelt name should not be found out when the download is done.
+    """
+    checkpoint = Path(config.pretrained or "")
+    if checkpoint.suffix in _CHECKPOINT_ENDINGS and not checkpoint.is_file():
+        raise TeacherError(f"teacher {config.model!r}: no checkpoint file {config.pretrained!r}")
+    # A colon stands in open_clip's own schemes, such as hf-hub:, which only open_clip can resolve.
+    if config.model == DEMO or ":" in config.model or Path(config.model).exists():
+        return
+    known = _known_models()
+    if config.model not in known:
+        raise _unknown_teacher(config.model, known)
 
 
 def read_info(root: Path) -> TeacherInfo:
@@ -179,8 +198,17 @@ def _model_config(config: TeacherConfig) -> dict[str, Any]:
         raise TeacherError(f"teacher {config.model!r}: not a readable open_clip config: {error!r}") from error
     found = open_clip.get_model_config(config.model)
     if found is None:
-        known = (
-            ", ".join(name for name in open_clip.list_models() if name.startswith(config.model[:5])) or "see open_clip"
-        )
-        raise TeacherError(f"teacher {config.model!r}: neither a file nor an open_clip model; similar names: {known}")
+        raise _unknown_teacher(config.model, open_clip.list_models())
     return dict(found)
+
+
+def _known_models() -> list[str]:
+    """open_clip's model names by its files: importing it would take seconds."""
+    package = importlib.util.find_spec("open_clip")
+    folders = (package.submodule_search_locations if package else None) or ()
+    return sorted(path.stem for folder in folders for path in (Path(folder) / "model_configs").glob("*.json"))
+
+
+def _unknown_teacher(model: str, known: list[str]) -> TeacherError:
+    similar = ", ".join(name for name in known if name.startswith(model[:5])) or "see open_clip"
+    return TeacherError(f"teacher {model!r}: neither a file nor an open_clip model; similar names: {similar}")

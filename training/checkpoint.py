@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.store import write_text_atomically
+from pipeline.files import write_text_atomically
 
 log = logging.getLogger(__name__)
 

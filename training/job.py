@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.config import Section
 from pipeline.errors import ConfigError
-from pipeline.store import fingerprint_of
+from pipeline.files import fingerprint_of
 from training.config import StudentConfig
 from training.terms import Needs, weights_of
 

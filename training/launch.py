@@ -82,7 +82,7 @@ def _command(job: TrainingJob, job_file: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "deepspeed.launcher.launch", "--quiet"),
         *(f"--world_info={world}", "--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
-        *("--module", "training.train", "--job", str(job_file.resolve())),
+        *("--module", "training.train", "--launched", "--job", str(job_file.resolve())),
     ]
 
 

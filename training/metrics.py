@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.store import write_text_atomically
+from pipeline.files import write_text_atomically
 
 _INTEGERS = ("step", "samples_seen")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+from pipeline.files import write_text_atomically
 from pipeline.processes import die_with_parent
 from pipeline.progress import Progress
-from pipeline.store import write_text_atomically
 from training.job import TrainingJob
 from training.terms import Needs
 
@@ -41,11 +41,14 @@ log = logging.getLogger("training")
 
 def main() -> int:
     """Train as the job file says; returns the exit status."""
-    _end_with_parent()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True, help="JSON file of a TrainingJob")
     parser.add_argument("--local_rank", type=int, default=0, help="given by DeepSpeed's launcher")
-    job = TrainingJob.model_validate_json(parser.parse_args().job.read_text())
+    parser.add_argument("--launched", action="store_true", help="the parent must be the leader of this session")
+    options = parser.parse_args()
+    # The launcher leads its session; if it has ended already, the parent is another process by now.
+    _end_with_parent(os.getsid(0) if options.launched else os.getppid())
+    job = TrainingJob.model_validate_json(options.job.read_text())
     log.setLevel(logging.INFO)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
 
@@ -223,10 +226,9 @@ def _report(job: TrainingJob, error: Exception) -> None:
         json.dump({"type": type(error).__name__, "message": str(error)}, file)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Make sure that this rank ends when the launcher does: the kernel sees to it on Linux, a thread elsewhere."""
-    parent = os.getppid()
-    die_with_parent()
+    die_with_parent(parent)
 
     def watch() -> None:
         while os.getppid() == parent and parent != 1:

@@ -1,7 +1,8 @@
 """The built-in evaluation set, in the WebDataset layout of CLIP_benchmark.
 
 ``classnames.txt``, ``zeroshot_classification_templates.txt`` and, for the splits ``train`` and ``test``, one tar of
-members ``<key>.jpg``, ``<key>.cls`` (class number) and ``<key>.txt`` (caption), shuffled, equally many per class.
+members ``<key>.jpg``, ``<key>.cls`` (class number) and ``<key>.txt`` (caption), shuffled, equally many per class, and
+``nshards.txt``, the number of tars.
 """
 
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ def write_evaluation_set(folder: Path, config: DemoConfig) -> None:
     for split, per_class in sizes.items():
         (folder / split).mkdir(exist_ok=True)
         write_tar(folder / split / "0.tar", _samples(config.seed, split, per_class))
+        _write_lines(folder / split / "nshards.txt", ("1",))
 
 
 def _samples(seed: int, split: str, per_class: int) -> Iterator[dict[str, object]]:

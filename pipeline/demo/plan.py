@@ -8,7 +8,7 @@ from pipeline.demo.captions import random_caption
 from pipeline.demo.concepts import CONCEPTS, Concept
 from pipeline.demo.config import DemoConfig
 from pipeline.demo.variations import RECAPTION, random_variation
-from pipeline.store import fingerprint_of
+from pipeline.files import fingerprint_of
 
 # Raised whenever the same config draws other images.
 _VERSION = 1

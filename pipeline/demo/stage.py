@@ -17,7 +17,7 @@ HOST = "demo.test"
 def make_corpus(root: Path, config: DemoConfig) -> StageResult:
     """Stage ``demo``: list, images, evaluation set and ground truth, under ``<root>/demo``."""
     content = {name: value for name, value in config.content().items() if name != "teacher"}
-    stage = Stage(root, "demo", version=1, config=content, inputs={"corpus": "built in"})
+    stage = Stage(root, "demo", version=2, config=content, inputs={"corpus": "built in"})
     if stage.is_complete():
         return stage.result()
     from pipeline.demo.corpus import write_corpus

@@ -43,6 +43,9 @@ def test_demo_profile_equals_the_defaults() -> None:
     [
         ("balance", {"threshold": 2.5}, "balance.threshold: Input should be less than 2, got 2.5"),
         ("balance", {"threshold": 0}, "balance.threshold: Input should be greater than 0, got 0"),
+        ("balance", {"threshold": 2.0}, "balance.threshold: Input should be less than 2, got 2"),
+        ("balance", {"threshold": -0.1}, "balance.threshold: Input should be greater than 0, got -0.1"),
+        ("balance", {"threshold": "wide"}, "balance.threshold: Input should be a valid number.*got 'wide'"),
         ("balance", {"treshold": 0.1}, "balance.treshold: Extra inputs are not permitted"),
         ("balance", {"threshold": 0.9}, "beyond neighbours.max_distance 0.6"),
         ("student", {"batch_size": 255}, "not a multiple of student.ranks"),

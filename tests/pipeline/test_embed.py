@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipeline.embed import embed_images
 from pipeline.errors import MissingInputError, TeacherError
 from pipeline.store import read_result
 from pipeline.tars import TarReader
-from pipeline.teacher import read_info, resolve_teacher
+from pipeline.teacher import check_teacher, read_info, resolve_teacher
 from tests.conftest import SmallRun, small_settings
 
 
@@ -72,6 +73,16 @@ def test_embedding_without_images_says_what_is_missing(tmp_path: Path) -> None:
         embed_images(settings.path, settings.embeddings, settings.compute)
 
 
+def test_a_truncated_image_shard_is_refused_before_any_embedding(copied: SmallRun) -> None:
+    shutil.rmtree(copied.root / "teacher_embeddings")
+    tar = copied.root / "images" / "00001.tar"
+    size = tar.stat().st_size
+    tar.write_bytes(tar.read_bytes()[:2000])
+    with pytest.raises(MissingInputError, match=rf"images/00001\.tar .* the {size} bytes that were written"):
+        embed_images(copied.root, copied.settings.embeddings, copied.settings.compute)
+    assert not (copied.root / "teacher_embeddings").exists()
+
+
 def resolve(root: Path, model: str, pretrained: str | None = None) -> None:
     from pipeline.config import TeacherConfig
 
@@ -88,13 +99,31 @@ def test_bad_teachers_are_named(finished: SmallRun, tmp_path: Path) -> None:
         (("ViT-B-32", None), "has no weights"),
         (("ViT-B-32", "no_such_tag"), "no_such_tag"),
         (("ViT-B-32", "openai"), "-quickgelu"),
-        ((str(tmp_path / "wider.json"), weights), "wider.json"),
+        ((str(tmp_path / "wider.json"), weights), r"(?s)wider\.json.*shape torch\.Size\(\[64, 64\]\) from checkpoint"),
         ((str(tmp_path / "broken.json"), weights), "not a readable open_clip config"),
     ]
     for (model, pretrained), message in cases:
         with pytest.raises(TeacherError, match=message):
             resolve(tmp_path / "root", model, pretrained)
     assert not (tmp_path / "root" / "teacher").exists()
+
+
+def test_a_name_is_checked_before_anything_is_loaded(finished: SmallRun, tmp_path: Path) -> None:
+    from pipeline.config import TeacherConfig
+
+    folder = finished.root / "teacher"
+    good = [("demo", None), ("ViT-B-32", "openai"), ("hf-hub:a/b", None), (str(folder), None)]
+    good.append(("ViT-B-32", str(folder / "open_clip_model.safetensors")))
+    for model, pretrained in good:
+        check_teacher(TeacherConfig(model=model, pretrained=pretrained))
+    cases = {
+        "'ViT-Z-99': neither a file nor an open_clip model": TeacherConfig(model="ViT-Z-99"),
+        "similar names: .*ViT-L-14": TeacherConfig(model="ViT-L-15"),
+        "no checkpoint file 'mine.pt'": TeacherConfig(model="ViT-B-32", pretrained="mine.pt"),
+    }
+    for message, config in cases.items():
+        with pytest.raises(TeacherError, match=message):
+            check_teacher(config)
 
 
 def test_checkpoint_file_and_folder_give_the_same_teacher(finished: SmallRun, tmp_path: Path) -> None:

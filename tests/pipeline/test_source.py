@@ -117,6 +117,8 @@ def test_bad_lists_are_named(tmp_path: Path) -> None:
         r"no column \['url'\]; it has \['URL', 'TEXT'\]": lambda: run(tmp_path / "r", good, url_column="url"),
         "format not known": lambda: run(tmp_path / "r", _text(tmp_path / "list.dat", "x")),
         "no usable pair": lambda: run(tmp_path / "r", parquet(tmp_path / "e.parquet", [], [])),
+        "no usable pair in .*: 0 rows": lambda: run(tmp_path / "r", _text(tmp_path / "head.csv", "URL,TEXT\n")),
+        r"empty\.csv: (cannot be read|no column)": lambda: run(tmp_path / "r", _text(tmp_path / "empty.csv", "")),
         "1 of them without": lambda: run(tmp_path / "r", parquet(tmp_path / "f.parquet", ["ftp://x/y"], ["a"])),
         "cannot be read": lambda: run(tmp_path / "r", _text(tmp_path / "broken.parquet", "not parquet")),
     }

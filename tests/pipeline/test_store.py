@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import time
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import MissingInputError, StorageError
-from pipeline.store import Stage, fingerprint_of, read_result, shard_digests
+from pipeline.store import Stage, read_result, shard_digests
 
 
 def write(stage: Stage, shards: dict[str, int]) -> list[str]:
@@ -86,6 +87,19 @@ def test_a_root_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.EACCES, "cannot be written"), (errno.EROFS, "cannot be written"), (errno.ENOSPC, "no space left")],
+)
+def test_storage_that_refuses_is_a_typed_error_that_names_the_root(tmp_path: Path, number: int, message: str) -> None:
+    full = stage(tmp_path, {"a": 1})
+    with pytest.raises(StorageError, match=message) as raised, full.running(), full.output("a") as output:
+        output.path("source_pairs/a.parquet").write_text("half")
+        raise OSError(number, "as the system says it")
+    assert str(tmp_path) in str(raised.value)
+    assert not (tmp_path / "source_pairs").exists()
+
+
 def hold(root: Path, seconds: float, started: object) -> None:
     with stage(root, {"a": 1}).running():
         started.set()
@@ -111,8 +125,3 @@ def test_marks_are_readable_json(tmp_path: Path) -> None:
     assert mark["rows"] == 1
     assert list(mark["files"]) == ["source_pairs/a.parquet"]
     assert "read_parquet" in (tmp_path / "catalog.sql").read_text()
-
-
-def test_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
-    assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
-    assert fingerprint_of(1) != fingerprint_of("1")

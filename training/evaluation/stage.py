@@ -13,9 +13,7 @@ from training.config import EvaluationConfig
 def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path], baseline: bool) -> StageResult:
     """Stage ``evaluation``: one row per model, task, data set and metric. Raises :class:`ConfigError` for a data set
     that is not there before any model is loaded."""
-    missing = [str(path) for path in datasets if not path.is_dir()]
-    if missing:
-        raise ConfigError(f"evaluation.datasets: no folder {missing}")
+    require_datasets(datasets)
     models = ["teacher", "student", *(["baseline"] if baseline else [])]
     digests = [read_result(root, name).digest for name in models]
     content = {"tasks": config.tasks, "datasets": [_identity(path) for path in datasets]}
@@ -37,6 +35,13 @@ def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path
                 pq.write_table(table, output.path("evaluation/evaluation.parquet"))
                 output.rows = table.num_rows
         return stage.finish()
+
+
+def require_datasets(datasets: list[Path]) -> None:
+    """Raise :class:`ConfigError` for a data set that is not there; for the stages before, which take long."""
+    missing = [str(path) for path in datasets if not path.is_dir()]
+    if missing:
+        raise ConfigError(f"evaluation.datasets: no folder {missing}")
 
 
 def _identity(folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,8 @@ from pipeline.demo.config import DemoConfig
 from pipeline.demo.corpus import DemoCorpus, write_corpus
 from pipeline.demo.drawing import render
 from pipeline.demo.plan import plan_corpus
+from pipeline.errors import ShardError
+from training.evaluation.datasets import read_evaluation_set
 
 CONFIG = DemoConfig(pairs=400, evaluation_train_images=1, evaluation_test_images=1)
 
@@ -150,3 +153,12 @@ def test_evaluation_captions_fit_their_class(corpus: DemoCorpus) -> None:
     )
     # A synonym stands in for the shape or the colour in about half of the captions, and never fits another class's.
     assert usual / len(samples) > 0.3
+
+
+def test_evaluation_set_without_one_of_its_shards_is_refused(corpus: DemoCorpus, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(corpus.evaluation, folder)
+    assert len(read_evaluation_set(folder).test) == 720
+    (folder / "train" / "0.tar").unlink()
+    with pytest.raises(ShardError, match=r"train: 0 tars, expected 1 by nshards\.txt"):
+        read_evaluation_set(folder)

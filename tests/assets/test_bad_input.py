@@ -1,0 +1,88 @@
+"""Bad input to a job: a typed error of the first step that could know, before anything slow is started."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from assets.definitions import defs
+from tests.conftest import SmallRun, small_settings
+
+
+def failure(root: Path, *steps: str, **changes: dict[str, Any]) -> tuple[str, str, str]:
+    """Step, type and text of the one error of a job of these steps."""
+    config = small_settings(root).model_dump(mode="json")
+    for section, fields in changes.items():
+        config[section] |= fields
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_job_def("clip_cid").execute_in_process(
+            run_config={"resources": {"settings": {"config": config}}},
+            asset_selection=[dg.AssetKey(step) for step in steps],
+            instance=instance,
+            raise_on_error=False,
+        )
+    (event,) = result.filter_events(lambda event: event.is_step_failure)
+    error = event.step_failure_data.error
+    assert error is not None and error.cause is not None
+    return str(event.step_key), str(error.cause.cls_name), error.cause.message
+
+
+def test_a_missing_list_stops_the_download(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    step, kind, text = failure(root, "source_pairs", "images", source={"lists": ["missing.parquet"]})
+    assert (step, kind) == ("source_pairs", "SourceError")
+    assert "list 'missing.parquet': no such file" in text
+    assert not root.exists()
+
+
+def test_a_wrong_column_names_those_that_are_there(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"link": ["http://example.com/a.jpg"], "TEXT": ["a"]}), tmp_path / "list.parquet")
+    root = tmp_path / "root"
+    step, kind, text = failure(root, "source_pairs", "images", source={"lists": [str(tmp_path / "list.parquet")]})
+    assert (step, kind) == ("source_pairs", "SourceError")
+    assert "no column ['URL']; it has ['link', 'TEXT']" in text
+    assert not (root / "source_pairs").exists()
+
+
+def test_a_threshold_out_of_range_is_refused_by_the_first_step(tmp_path: Path) -> None:
+    step, kind, text = failure(tmp_path / "root", "source_pairs", "images", balance={"threshold": 2.5})
+    assert (step, kind) == ("source_pairs", "ConfigError")
+    assert "balance.threshold: Input should be less than 2, got 2.5" in text
+    assert not (tmp_path / "root").exists()
+
+
+def test_an_unknown_teacher_does_not_wait_for_the_download(copied: SmallRun) -> None:
+    marks = (copied.root / ".marks" / "images" / "complete.json").read_text()
+    step, kind, text = failure(copied.root, "images", teacher={"model": "ViT-Z-99"}, images={"image_size": 32})
+    assert (step, kind) == ("images", "TeacherError")
+    assert "teacher 'ViT-Z-99': neither a file nor an open_clip model" in text
+    assert (copied.root / ".marks" / "images" / "complete.json").read_text() == marks
+
+
+def test_a_missing_evaluation_set_does_not_wait_for_the_training(copied: SmallRun) -> None:
+    for name in ("student", "baseline"):
+        step, kind, text = failure(copied.root, name, evaluation={"datasets": ["demo", "imagenet1k"]})
+        assert (step, kind) == (name, "ConfigError")
+        assert "evaluation.datasets: no folder ['imagenet1k']" in text
+    assert not (copied.root / "runs").exists()
+
+
+def test_more_clusters_than_kept_images_are_refused(copied: SmallRun) -> None:
+    before = (copied.root / "centroids" / "centroids.parquet").read_bytes()
+    kept = pq.read_table(copied.root / "balanced_pairs").num_rows
+    step, kind, text = failure(
+        copied.root, "centroids", "cluster_assignments", clusters={"clusters": kept + 1, "iterations": 5}
+    )
+    assert (step, kind) == ("clusters", "ConfigError")
+    assert re.search(rf"{kept + 1} clusters asked of {kept} images", text)
+    assert (copied.root / "centroids" / "centroids.parquet").read_bytes() == before
+
+
+def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    step, kind, text = failure(tmp_path / "file" / "root", "source_pairs", "images")
+    assert (step, kind) == ("source_pairs", "StorageError")
+    assert f"root {tmp_path / 'file' / 'root'} cannot be written" in text
