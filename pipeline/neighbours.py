@@ -39,7 +39,8 @@ _COVERED = "near_duplicates/covered.tsv"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ForestReport:
-    """``candidates`` pairs among ``samples`` were left by the prefix bound; ``edges`` make up the forest."""
+    """``pairs`` of ``distinct`` vectors were looked at, ``candidates`` of them left by the prefix bound; ``edges`` make up
+    the forest of all ``samples``."""
 
     samples: int
     distinct: int

@@ -145,9 +145,9 @@ def test_bad_embeddings_are_refused(tmp_path: Path) -> None:
     cases = {
         "1 of 412 vectors are not finite": write(tmp_path / "nan.parquet", ids, nan),
         f"3 of {len(ids)} vectors are not of unit length": write(tmp_path / "long.parquet", ids, long),
-        "1 values of sample_id stand more than once": write(tmp_path / "twice.parquet", np.r_[ids[1], ids[1:]], matrix),
+        "1 rows repeat a sample_id": write(tmp_path / "twice.parquet", np.r_[ids[1], ids[1:]], matrix),
         "mixed widths": _table(tmp_path / "ragged.parquet", ragged),
-        "1 nulls": _table(tmp_path / "null.parquet", null),
+        "1 of 2 embeddings are null": _table(tmp_path / "null.parquet", null),
         r"no column \['image_embedding'\]": _table(tmp_path / "column.parquet", pa.table({"sample_id": [1]})),
         "without a row": write(tmp_path / "empty.parquet", ids[:0], matrix[:0]),
         "no Parquet file": tmp_path / "missing.parquet",
@@ -162,7 +162,7 @@ def test_float_types_and_list_kinds_are_taken(tmp_path: Path, type_: type) -> No
     matrix = np.eye(4, dtype=type_)[[0, 0, 1, 2]]
     table = pa.table({"sample_id": [1, 2, 3, 4], "image_embedding": pa.array(list(matrix))})
     report = near_duplicate_forest(_table(tmp_path / "e.parquet", table), tmp_path / "f.parquet", max_distance=0.5)
-    assert (report.samples, report.pairs, report.edges) == (4, 1, 1)
+    assert (report.samples, report.distinct, report.edges) == (4, 3, 1)
 
 
 def test_one_row(tmp_path: Path) -> None:
