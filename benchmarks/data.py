@@ -13,7 +13,7 @@ SPECTRA = {
     # Share of the variance along the i-th axis. Measured spectra of CLIP embeddings fall about so.
     "1/i": lambda width: np.arange(1, width + 1) ** -1.0,
     "1/i^2": lambda width: np.arange(1, width + 1) ** -2.0,
-    "isotropic": lambda width: np.ones(width),
+    "isotropic": np.ones,
 }
 _PIECE = 16_384
 
@@ -29,8 +29,8 @@ def near_copies(rng: np.random.Generator, rows: np.ndarray, distance: float) -> 
 
 
 def pieces(rows: int, width: int, spectrum: str, *, duplicates: float, seed: int = 0) -> Iterator[np.ndarray]:
-    """Float16 unit vectors, piece by piece; the share ``duplicates`` of each is near-copies, 0.1 to 0.4 away, of rows of
-    this and of the first piece."""
+    """Float16 unit vectors, piece by piece; the share ``duplicates`` of each is near-copies, 0.1 to 0.4 away, of rows
+    of this and of the first piece."""
     scale = np.sqrt(SPECTRA[spectrum](width)).astype(np.float32)
     first: np.ndarray | None = None
     for number, start in enumerate(range(0, rows, _PIECE)):

@@ -61,7 +61,7 @@ def _kernel(sample: torch.Tensor, axes: torch.Tensor, precision: Any, prefix: in
 
 
 def _search(count: int, device: str) -> dict[str, Any]:
-    """Seconds in all, and whether the forest is the one that the CPU's float32 path finds (where that is affordable)."""
+    """Seconds in all, and whether the forest is the one that float32 on the CPU finds (where that is affordable)."""
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder) / "e.parquet", pieces(count, _WIDTH, "1/i", duplicates=0.3))
         started = time.perf_counter()

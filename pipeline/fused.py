@@ -54,7 +54,13 @@ def _kernel(  # type: ignore[no-untyped-def]
 
 
 def fused_candidates(
-    left: "Tensor", right: "Tensor", least: float, same: bool, *, capacity: int = _CAPACITY
+    left: "Tensor",
+    right: "Tensor",
+    least: float,
+    same: bool,
+    *,
+    capacity: int = _CAPACITY,
+    buffer: None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Like :func:`pipeline.tiles.plain_candidates`, which takes over when ``capacity`` is exceeded."""
     from pipeline.tiles import plain_candidates

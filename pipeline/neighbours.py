@@ -39,8 +39,8 @@ _COVERED = "near_duplicates/covered.tsv"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ForestReport:
-    """``pairs`` of ``distinct`` vectors were looked at, ``candidates`` of them left by the prefix bound; ``edges`` make up
-    the forest of all ``samples``."""
+    """``pairs`` of ``distinct`` vectors were looked at, ``candidates`` of them left by the prefix bound; ``edges`` make
+    up the forest of all ``samples``."""
 
     samples: int
     distinct: int

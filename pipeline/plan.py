@@ -21,7 +21,7 @@ _WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Reducing a crowded block costs at most so many seconds for each of its pairs (measured on 2 cores: 70 ns).
 _CROWDED_S = 7e-8
 # Below this many seconds a shorter type is not worth trying.
-_WORTH_TRYING_S = 2.0
+_WORTH_TRYING_S = 0.4
 
 _INTERPRETER_BYTES = 700 << 20
 _ROW_BYTES = 40
@@ -119,7 +119,8 @@ def calibrate(
     first: Precision = ("bfloat16" if device == "cuda" else "float32") if precision == "auto" else precision
     best = trial.best(first, max_distance, prefix)
     if precision == "auto" and device == "cpu" and best.seconds_per_pair * pairs > _WORTH_TRYING_S:
-        shorter = trial.best("bfloat16", max_distance, prefix)
+        # A shorter type never gets by with a shorter prefix.
+        shorter = trial.best("bfloat16", max_distance, prefix, least_columns=best.bound.columns)
         best = min(best, shorter, key=lambda found: found.seconds_per_pair)
     return best
 
@@ -137,9 +138,12 @@ class _Trial:
         exact_edges(sample, pairs, pairs[::-1].copy(), 1.0)
         self._verify_s = (time.perf_counter() - started) / max(len(pairs), 1)
 
-    def best(self, precision: Precision, max_distance: float, prefix: int | None) -> Calibration:
+    def best(
+        self, precision: Precision, max_distance: float, prefix: int | None, *, least_columns: int = 0
+    ) -> Calibration:
         width, extra = self._sample.shape[1], extra_columns(precision)
-        lengths = [prefix] if prefix else [c - extra for c in _WIDTHS if 0 < c - extra < width] + [width]
+        lengths = [columns - extra for columns in _WIDTHS if columns >= least_columns and 0 < columns - extra < width]
+        lengths = [prefix] if prefix else [*lengths, width]
         best: Calibration | None = None
         for length in lengths:
             if length > width:

@@ -123,6 +123,7 @@ class Search:
         stored = np.int16 if self.bound.precision == "bfloat16" else np.float32
         self._columns = np.memmap(folder / "columns.bin", stored, "r", shape=(distinct, self.bound.columns))
         self.rows = self._on_device(self._vectors)
+        self._scores: Tensor | None = None
         torch.backends.cuda.matmul.allow_tf32 = self.bound.precision == "tfloat32"
 
     def columns(self, start: int, stop: int) -> "Tensor":
@@ -138,6 +139,9 @@ class Search:
         left = self.columns(*tile.rows)
         right = right_columns(self.columns(*tile.columns), self.bound)
         pick = _picker(self.device)
+        if self._scores is None and self.device.type == "cpu":
+            # One buffer for all blocks: fresh memory would be mapped and cleared every time.
+            self._scores = left.new_empty(size * size)
         for i in range(0, len(left), size):
             for j in range(i if tile.rows == tile.columns else 0, len(right), size):
                 block = _Block(
@@ -147,7 +151,8 @@ class Search:
                     columns=len(right[j : j + size]),
                     same=tile.rows == tile.columns and i == j,
                 )
-                a, b = pick(left[i : i + size], right[j : j + size], self.bound.least_score, block.same)
+                sides = left[i : i + size], right[j : j + size]
+                a, b = pick(*sides, self.bound.least_score, block.same, buffer=self._scores)
                 found.add(block, a, b)
 
     def release(self) -> None:
@@ -219,11 +224,14 @@ def _picker(device: Any) -> Any:
     return plain_candidates
 
 
-def plain_candidates(left: "Tensor", right: "Tensor", least: float, same: bool) -> tuple[np.ndarray, np.ndarray]:
+def plain_candidates(
+    left: "Tensor", right: "Tensor", least: float, same: bool, *, buffer: "Tensor | None" = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Positions (a, b) in two sides whose score is at least ``least``; of equal sides those with a < b."""
     import torch
 
-    scores = left @ right.T
+    out = None if buffer is None else buffer[: len(left) * len(right)].view(len(left), len(right))
+    scores = torch.mm(left, right.T, out=out)
     # Where near pairs are rare, one pass over row maxima settles almost all rows.
     rows = torch.nonzero(scores.amax(dim=1) >= least)[:, 0]
     if not len(rows):

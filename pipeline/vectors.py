@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,8 @@ def checked_batches(file: EmbeddingFile, *, column: str = "image_embedding") -> 
     vectors that are not finite or not of unit length.
     """
     faults = _Faults()
-    for batch in pq.ParquetFile(file.path).iter_batches(_BATCH_ROWS, columns=["sample_id", column], use_threads=False):
+    batches = pq.ParquetFile(file.path).iter_batches(_BATCH_ROWS, columns=["sample_id", column], use_threads=False)
+    for batch in _read_ahead(batches):
         nulls = batch.column(column).null_count
         if faults.add_nulls(nulls):
             continue
@@ -113,6 +115,15 @@ def list_matrix(array: pa.Array | pa.ChunkedArray, *, what: str) -> np.ndarray:
         if len(widths) > 1:
             raise EmbeddingError(f"{what}: lists of mixed widths {widths[:5].tolist()}")
     return values.to_numpy(zero_copy_only=False).reshape(len(array), -1)
+
+
+def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches; the next one is decoded while the caller works on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def _inspect(path: Path, column: str) -> EmbeddingFile:
