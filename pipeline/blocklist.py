@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import query
 from pipeline.errors import BlocklistError
-from pipeline.store import file_digest
+from pipeline.store import StageResult, file_digest
 
 _ID = re.compile(r"[+-]?\d{1,19}")
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
@@ -56,6 +58,24 @@ def block(
     if counts["blocked"] == counts.pop("images"):
         raise BlocklistError(f"the blocklist blocks all {counts['blocked']} images")
     return BlockedCounts(**counts)
+
+
+def blocked_ids(balance: StageResult) -> np.ndarray:
+    """The ids that a finished balance has blocked, ascending."""
+    (path,) = balance.parquet("blocked_pairs")
+    return pq.read_table(path, columns=["sample_id"])["sample_id"].to_numpy()
+
+
+def write_unblocked_index(index: Sequence[Path], blocked: np.ndarray, folder: Path) -> int:
+    """Copies of tar indexes under ``folder`` without the ``blocked`` ids; returns the number of samples left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left = 0
+    for path in index:
+        table = pq.read_table(path)
+        table = table.filter(pa.array(~np.isin(table["sample_id"].to_numpy(), blocked)))
+        pq.write_table(table, folder / path.name)
+        left += table.num_rows
+    return left
 
 
 def _present(files: Sequence[Path | str]) -> list[Path]:
