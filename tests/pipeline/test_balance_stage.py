@@ -106,8 +106,15 @@ def test_checks_and_pictures_fit_every_rule_and_a_blocklist(copied: SmallRun, tm
     with listed.open("w") as file:
         csv.writer(file).writerows([["sample_id"], *[[row["sample_id"]] for row in some_kept(copied)]])
     result = rebalance(copied, rule=rule, blocklist=[str(listed)], cells=4)
-    tables = dict(groups="balance_groups", balanced="balanced_pairs", removed="removed_pairs", blocked="blocked_pairs")
-    found = _one(copied.settings, "check_balance", embeddings="teacher_embeddings", **tables)
+    found = _one(
+        copied.settings,
+        "check_balance",
+        embeddings="teacher_embeddings",
+        groups="balance_groups",
+        balanced="balanced_pairs",
+        removed="removed_pairs",
+        blocked="blocked_pairs",
+    )
     assert (found["blocked"], found["kept"], found["removed"]) == (12, result.stats["kept"], result.stats["removed"])
     for name in ("groups_without_one_survivor", "kept_not_in_balanced", "removed_without_survivor", "missing"):
         assert found[name] == 0, name
