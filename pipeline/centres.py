@@ -88,7 +88,8 @@ def group_centres(
 def _parts(batches: Iterable[pa.RecordBatch], elements: int) -> Iterator[_Rows]:
     for batch in batches:
         matrix = list_matrix(batch.column("image_embedding"), what="image_embedding")
-        rows = _Rows(batch.column("component").to_numpy(), batch.column("sample_id").to_numpy(), matrix)
+        # Ids are copied: a view of one column would keep the whole batch of DuckDB's alive, embeddings included.
+        rows = _Rows(batch.column("component").to_numpy(), batch.column("sample_id").to_numpy().copy(), matrix)
         step = max(1, elements // max(matrix.shape[1], 1))
         for start in range(0, len(rows), step):
             yield rows.cut(start, start + step)
