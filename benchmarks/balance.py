@@ -9,6 +9,7 @@ pairs, nor captions and image metadata, which these files do not have.
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,29 +28,33 @@ from pipeline.config import QueryConfig
 
 _ROWS, _EDGES, _FILES, _WIDTH = 12_000_000, 10_000_000, 12, 16
 _MAX_DISTANCE, _LARGEST_GROUP, _REMOVAL = 0.6, 100_000, 0.437
-_MEMORY_LIMIT = "2GB"
+_MEMORY_LIMITS = ("2GB", "500MB")
 
 
 def measure() -> list[dict[str, Any]]:
-    """Seconds, peak resident memory of the whole process, and the most that lay in its temporary files."""
+    """For each memory limit of DuckDB: seconds, the peak resident memory of the whole process, and the most that DuckDB
+    spilled at a time."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_input(folder)
-        # In a process of its own, so that its peak memory is not that of making the input.
-        watch = _Spill(folder / "out")
-        command = [sys.executable, "-m", "benchmarks.balance", str(folder)]
-        with watch:
-            result = subprocess.run(command, check=True, capture_output=True, text=True)
-        return [
-            {
-                "embeddings": _ROWS,
-                "width": _WIDTH,
-                "edges": _EDGES,
-                "duckdb_memory_limit": _MEMORY_LIMIT,
-                **json.loads(result.stdout.splitlines()[-1]),
-                "temporary_files_mb": round(watch.most / 1e6),
-            }
-        ]
+        return [_measure(folder, limit) for limit in _MEMORY_LIMITS]
+
+
+def _measure(folder: Path, memory_limit: str) -> dict[str, Any]:
+    """In a process of its own, so that its peak memory is not that of making the input."""
+    watch = _Spill(folder / "out")
+    command = [sys.executable, "-m", "benchmarks.balance", str(folder), memory_limit]
+    with watch:
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+    shutil.rmtree(folder / "out")
+    return {
+        "embeddings": _ROWS,
+        "width": _WIDTH,
+        "edges": _EDGES,
+        "duckdb_memory_limit": memory_limit,
+        **json.loads(result.stdout.splitlines()[-1]),
+        "spilled_mb": round(watch.most / 1e6),
+    }
 
 
 def _write_input(folder: Path) -> None:
@@ -95,7 +100,7 @@ def _directions(group: np.ndarray) -> np.ndarray:
 
 
 class _Spill:
-    """The most bytes that lay in temporary files below a folder, looked at ten times a second."""
+    """The most bytes that lay in DuckDB's temporary files below a folder, looked at ten times a second."""
 
     def __init__(self, folder: Path):
         self.most, self._folder, self._stop = 0, folder, threading.Event()
@@ -112,7 +117,7 @@ class _Spill:
     def _watch(self) -> None:
         while not self._stop.wait(0.1):
             total = 0
-            for path in self._folder.glob(".balance-*/**/*"):
+            for path in self._folder.glob(".balance-*/duckdb-*/**/*"):
                 try:
                     total += path.stat().st_size if path.is_file() else 0
                 except FileNotFoundError:
@@ -120,7 +125,7 @@ class _Spill:
             self.most = max(self.most, total)
 
 
-def _run(folder: Path) -> dict[str, Any]:
+def _run(folder: Path, memory_limit: str) -> dict[str, Any]:
     """One balance, timed, in this process."""
     started = time.perf_counter()
     report = semantic_balance(
@@ -128,7 +133,7 @@ def _run(folder: Path) -> dict[str, Any]:
         folder / "forest.parquet",
         folder / "out",
         target_removal=_REMOVAL,
-        query_config=QueryConfig(memory_limit=_MEMORY_LIMIT),
+        query_config=QueryConfig(memory_limit=memory_limit),
     )
     seconds = time.perf_counter() - started
     return {
@@ -143,4 +148,4 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_run(Path(sys.argv[1]))))
+    print(json.dumps(_run(Path(sys.argv[1]), sys.argv[2])))
