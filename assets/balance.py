@@ -12,6 +12,7 @@ _TABLES = {
     "balanced_pairs": "The filtered pairs: one image of every group of near-duplicates.",
     "balance_groups": "Every image's group, its distance to the group's centre, and whether it is kept.",
     "removed_pairs": "Every removed image and the one that was kept in its place.",
+    "blocked_pairs": "Images on the blocklist, which no later stage uses.",
 }
 
 
@@ -34,7 +35,7 @@ def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
     ],
 )
 def balance(settings: SettingsResource) -> Iterator[dg.MaterializeResult]:
-    """Groups of near-duplicates at the threshold, and the central image of each."""
+    """Groups of near-duplicates at the threshold, and the image that stands for each."""
     from assets.pictures import balance_pictures
     from pipeline.balance import balance_pairs
 

@@ -47,22 +47,29 @@ def embeddings_sound(settings: SettingsResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset="balance_groups", blocking=True)
 def one_survivor_per_group(settings: SettingsResource) -> dg.AssetCheckResult:
-    """Each group keeps exactly one image; kept and removed together are the input."""
+    """Each group keeps exactly one image; kept, removed and blocked together are the input; no blocked one is used."""
     found = _one(
         settings.resolve(),
         "check_balance",
         groups="balance_groups",
         balanced="balanced_pairs",
         removed="removed_pairs",
+        blocked="blocked_pairs",
         embeddings="teacher_embeddings",
     )
-    wrong = ("groups_without_one_survivor", "kept_not_in_balanced", "removed_without_survivor", "missing")
+    wrong = (
+        "groups_without_one_survivor",
+        "kept_not_in_balanced",
+        "removed_without_survivor",
+        "missing",
+        "blocked_but_used",
+    )
     return dg.AssetCheckResult(passed=not any(found[name] for name in wrong), metadata=found)
 
 
 @dg.asset_check(asset="balance_groups", blocking=True)
 def no_group_swallows_all(settings: SettingsResource) -> dg.AssetCheckResult:
-    """Single linkage can chain: the largest group holds at most `checks.max_group_share` of the images."""
+    """Single linkage can chain: the largest group holds at most `checks.max_group_share` of the images not blocked."""
     config = settings.resolve()
     found = _one(config, "balance_counts", groups="balance_groups")
     passed = found["largest_group_share"] <= config.checks.max_group_share

@@ -30,7 +30,12 @@ def materialization(
         metadata["duckdb"] = dg.MetadataValue.md(
             f"```sql\nSELECT * FROM read_parquet('{(root / table).resolve()}/*.parquet') LIMIT 10\n```"
         )
-    metadata |= {name: value for name, value in result.stats.items() if name not in ("samples", "seconds")}
+    # Lists among the figures are what pictures and tables are made from.
+    metadata |= {
+        name: value
+        for name, value in result.stats.items()
+        if name not in ("samples", "seconds") and isinstance(value, int | float | str)
+    }
     metadata |= extra or {}
     return dg.MaterializeResult(
         asset_key=asset_key,

@@ -19,7 +19,6 @@ from assets.plots_balance import (
 from assets.plots_runs import download_status, evaluation_bars, loss_curves
 from assets.settings import Settings
 from pipeline import query
-from pipeline.balance import threshold_sweep
 from pipeline.cluster import cluster_sizes, nearest_centroids
 from pipeline.store import StageResult, read_result
 from pipeline.tars import TarReader
@@ -29,9 +28,7 @@ _SHEET_GROUPS, _SHEET_COLUMNS = 4, 9
 
 def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
     """Success rate and a table of statuses and errors."""
-    with query.connect(config.query, scratch=config.path / ".tmp") as connection:
-        parameters = {"images": query.files(result.parquet("images"))}
-        rows = connection.sql(query.sql("download_outcomes"), params=parameters).to_arrow_table().to_pylist()
+    rows = _query(config, "download_outcomes", images=query.files(result.parquet("images"))).to_pylist()
     counts = {(row["status"], row["error"] or None): row["pairs"] for row in rows}
     picture = download_status(counts, full=config.path / "pictures" / "download.png")
     return {
@@ -42,22 +39,23 @@ def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
 
 
 def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[str, Any]]:
-    """Threshold curve, group sizes, a sheet of groups and the concept distribution, by table."""
+    """Threshold curve, group sizes and a sheet of groups, by table."""
     folder = config.path / "pictures"
-    forest = read_result(config.path, "near_duplicates").parquet("near_duplicates")[0]
     stats = result.stats
-    samples, threshold = stats["samples"], stats["threshold"]
-    sweep = threshold_sweep(forest, samples, config.query, max_distance=config.neighbours.max_distance)
+    # Blocked images were left out before anything was counted.
+    samples = stats["samples"] - stats["blocked"]
+    sweep = pa.Table.from_pylist(stats["sweep"])
     curve = threshold_curve(
         sweep,
-        threshold=threshold,
+        threshold=stats["threshold"],
         removal_rate=stats["removed"] / samples,
         samples=samples,
         full=folder / "threshold_curve.png",
     )
-    groups = pq.read_table(result.parquet("balance_groups")[0])
-    sizes, counts = np.unique(groups.filter(groups["kept"])["group_size"].to_numpy(), return_counts=True)
-    histogram = group_size_histogram(sizes.tolist(), counts.tolist(), full=folder / "group_sizes.png")
+    groups = _query(config, "group_sizes", groups=query.files(result.parquet("balance_groups")))
+    histogram = group_size_histogram(
+        groups["size"].to_numpy(), groups["groups"].to_numpy(), full=folder / "group_sizes.png"
+    )
     sheet = _picture(_group_sheet(result, config), "groups")
     steps = [{name: _plain(value) for name, value in row.items()} for row in sweep.to_pylist()[::5]]
     return {
@@ -65,7 +63,10 @@ def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
             "threshold curve": _picture(curve, "threshold curve"),
             "thresholds": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in steps]),
         },
-        "balance_groups": {"group sizes": _picture(histogram, "group sizes")},
+        "balance_groups": {
+            "group sizes": _picture(histogram, "group sizes"),
+            "groups by size": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in stats["group_sizes"]]),
+        },
         "removed_pairs": {"groups: the kept image, then those it replaced": sheet},
     }
 
@@ -112,6 +113,11 @@ def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]
     return {"figures": dg.MetadataValue.table(records=records), "bars": _picture(bars, "evaluation"), **numbers}
 
 
+def _query(config: Settings, name: str, **parameters: Any) -> pa.Table:
+    with query.connect(config.query, scratch=config.path / ".tmp") as connection:
+        return connection.sql(query.sql(name), params=parameters).to_arrow_table()
+
+
 def _picture(jpeg: bytes, alt: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(markdown_image(jpeg, alt))
 
@@ -129,8 +135,7 @@ def _group_sheet(result: StageResult, config: Settings) -> bytes:
         "count": _SHEET_GROUPS,
         "columns": _SHEET_COLUMNS,
     }
-    with query.connect(config.query, scratch=config.path / ".tmp") as connection:
-        rows = connection.sql(query.sql("largest_groups"), params=parameters).to_arrow_table().to_pylist()
+    rows = _query(config, "largest_groups", **parameters).to_pylist()
     sheet: dict[int, list[tuple[bytes, str]]] = {}
     for row in rows:
         jpeg = TarReader(config.path / "images" / f"{row['shard']}.tar").sample(row["offset"], row["size"])["jpg"]

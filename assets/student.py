@@ -39,9 +39,9 @@ def student(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg
     return _trained(result, config, "student", "training_metrics")
 
 
-@dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=["images"], pool="gpu")
+@dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=["images", "blocked_pairs"], pool="gpu")
 def baseline(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
-    """The control: the same student and steps, contrastive loss alone, on all downloaded pairs."""
+    """The control: the same student and steps, contrastive loss alone, on all downloaded pairs that are not blocked."""
     from training.stage import train_baseline
 
     config = _ready(settings)

@@ -3,9 +3,9 @@
 A field marked *runtime* says how fast or where something is made, not what: changing it recomputes nothing.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DEMO = "demo"
 """The name of the built-in corpus, teacher, student and evaluation set, wherever a path or model name may stand."""
@@ -152,6 +152,11 @@ class NeighboursConfig(Section):
 class BalanceConfig(Section):
     """The image semantic balance: one image per group of near-duplicates stays."""
 
+    rule: Literal["connected_components", "semdedup", "random"] = Field(
+        "connected_components",
+        description="`connected_components`: CLIP-CID's; `semdedup`: k-means cells, as in arXiv 2303.09540, to compare "
+        "with; `random`: as many images as the first would remove, drawn by chance, as a control.",
+    )
     threshold: float = Field(
         0.2,
         description="Euclidean distance up to which two images are neighbours; 0.2 suits the demo's teacher. "
@@ -166,8 +171,42 @@ class BalanceConfig(Section):
         lt=1,
     )
     max_distance_to_centre: float | None = Field(
-        None, description="Members farther than this from their centre are released, that is kept.", gt=0, lt=2
+        None,
+        description="Members farther than this from their centre are released, that is kept. Not with rule `random`.",
+        gt=0,
+        lt=2,
     )
+    blocklist: list[str] = Field(
+        [],
+        description="Files of ids or URLs that must not be used: Parquet or CSV with a column `sample_id` or `url`, or "
+        "text with one of either a line. Their content decides what is recomputed, not their names.",
+    )
+    cells: int = Field(
+        16,
+        description="Cells of rule `semdedup`. SemDeDup took 50,000 for LAION-440M, about 9,000 images a cell; 16 "
+        "suits the demo (unconfirmed).",
+        ge=1,
+    )
+    cell_iterations: int = Field(
+        100, description="Lloyd iterations for these cells; 100 in SemDeDup's published configuration.", ge=1
+    )
+    seed: int = Field(0, description="Seed of the cells of `semdedup` and of the draw of `random` (unconfirmed).")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.rule == "random" and self.max_distance_to_centre is not None:
+            raise ValueError("max_distance_to_centre has no meaning with rule random: it would change its removal rate")
+        return self
+
+    def content(self) -> dict[str, Any]:
+        """Without fields that the chosen rule does not read, and without the names of the blocklist's files: the stage
+        adds a hash of what these hold."""
+        unused = {
+            "connected_components": {"cells", "cell_iterations", "seed"},
+            "random": {"cells", "cell_iterations"},
+            "semdedup": set(),
+        }[self.rule]
+        return {name: value for name, value in super().content().items() if name not in {*unused, "blocklist"}}
 
 
 class ClustersConfig(Section):

@@ -9,6 +9,10 @@ class ConfigError(PipelineError, ValueError):
     """A setting is impossible, alone or together with another one or with the data."""
 
 
+class BlocklistError(ConfigError):
+    """A blocklist is missing, unreadable, without a usable column or entry, or blocks everything."""
+
+
 class SourceError(PipelineError):
     """A list of pairs is missing, unreadable, lacks a column or holds no usable pair."""
 

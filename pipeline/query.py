@@ -38,16 +38,26 @@ def sql(name: str) -> str:
     return resources.files("pipeline").joinpath("sql", f"{name}.sql").read_text()
 
 
+def view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[Path]) -> None:
+    """Let queries read Parquet files under a name; a view cannot be made with parameters."""
+    connection.read_parquet(files(paths)).create_view(name)
+
+
 def files(paths: list[Path] | tuple[Path, ...]) -> list[str]:
     """Paths as a query parameter for ``read_parquet``."""
     return [str(path) for path in paths]
 
 
 def stream(
-    connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any], schema: pa.Schema | None = None
+    connection: duckdb.DuckDBPyConnection,
+    query: str,
+    parameters: dict[str, Any],
+    schema: pa.Schema | None = None,
+    *,
+    rows: int = _BATCH_ROWS,
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of a query's result, in its order, cast to ``schema`` if one is given."""
-    for batch in connection.sql(query, params=parameters).to_arrow_reader(_BATCH_ROWS):
+    """Batches of about ``rows`` rows of a query's result, in its order, cast to ``schema`` if one is given."""
+    for batch in connection.sql(query, params=parameters).to_arrow_reader(rows):
         yield (
             batch
             if schema is None

@@ -61,6 +61,8 @@ REMOVED_PAIRS = pa.schema(
     ]
 )
 
+BLOCKED_PAIRS = pa.schema([SAMPLE_ID, pa.field("matched", pa.string(), nullable=False)])
+
 CLUSTER_ASSIGNMENTS = pa.schema(
     [
         SAMPLE_ID,
@@ -101,6 +103,7 @@ TABLES = (
     "balance_groups",
     "balanced_pairs",
     "removed_pairs",
+    "blocked_pairs",
     "centroids",
     "cluster_assignments",
     "training_metrics",

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.blocklist import blocked_ids, write_unblocked_index
 from pipeline.errors import ShardError
 from pipeline.shards import read_manifest
-from pipeline.store import Stage, StageResult, read_result
+from pipeline.store import Stage, StageResult, fingerprint_of, read_result
 from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info
 from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
 from training.job import TrainingJob
@@ -50,8 +51,11 @@ def train_student(
 def train_baseline(
     root: Path, config: StudentConfig, *, env: dict[str, str] | None = None, on_metrics: MetricsCallback | None = None
 ) -> StageResult:
-    """Stage ``baseline``: the same student, steps and batch, contrastive loss alone, on every downloaded pair."""
-    images = read_result(root, "images")
+    """Stage ``baseline``: the same student, steps and batch, contrastive loss alone, on every downloaded pair that is
+    not blocked."""
+    images, balance = read_result(root, "images"), read_result(root, "balance")
+    blocked = blocked_ids(balance)
+    output = (root / "runs" / "baseline").resolve()
     alone = LossesConfig(
         contrastive=config.losses.contrastive, cluster=ClusterConfig(weight=0), instance=InstanceConfig(weight=0)
     )
@@ -60,10 +64,19 @@ def train_baseline(
         name="baseline",
         student=config,
         shards=(root / "images").resolve(),
-        inputs=images.digest,
-        output=(root / "runs" / "baseline").resolve(),
+        # The tars hold blocked pairs too, but what is not in the index is never read.
+        index=output / "index" if len(blocked) else None,
+        # Not the digest of the balance: another threshold leaves the baseline as it is.
+        inputs=fingerprint_of(images.digest, blocked.tolist()) if len(blocked) else images.digest,
+        output=output,
     )
-    return _train(root, job, config, metrics_table="baseline_metrics", env=env, on_metrics=on_metrics)
+
+    def write_index() -> None:
+        if job.index is not None:
+            write_unblocked_index(images.parquet("index"), blocked, job.index)
+
+    live: dict[str, Any] = {"env": env, "on_metrics": on_metrics}
+    return _train(root, job, config, metrics_table="baseline_metrics", prepare=write_index, **live)
 
 
 def _train(
@@ -74,12 +87,14 @@ def _train(
     metrics_table: str,
     env: dict[str, str] | None,
     on_metrics: MetricsCallback | None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> StageResult:
     stage = Stage(root, job.name, version=1, config=config.content(), inputs={job.name: [job.inputs, _model(config)]})
     if stage.is_complete():
         return stage.result()
     with stage.running():
         for shard in stage.pending():
+            prepare()
             # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
             trained = run_training(job, env=env, on_metrics=on_metrics)
             with stage.output(shard) as output:

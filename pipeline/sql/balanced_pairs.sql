@@ -1,9 +1,7 @@
 -- The kept pairs, with what is known of them.
 SELECT
-    sample_id, url, caption, shard, key, width, height, group_size,
-    list_inner_product(image_embedding, text_embedding) AS image_text_similarity
-FROM read_parquet($groups) AS groups
+    sample_id, url, caption, shard, key, width, height, group_size, similarity AS image_text_similarity
+FROM (SELECT sample_id, group_size FROM read_parquet($groups) WHERE kept) AS chosen
 JOIN read_parquet($images) AS images USING (sample_id)
-JOIN read_parquet($embeddings) AS embeddings USING (sample_id)
-WHERE kept
+LEFT JOIN similarities USING (sample_id)
 ORDER BY sample_id

@@ -11,5 +11,15 @@ SELECT
         SELECT count(*) FROM read_parquet($removed) AS removed
         ANTI JOIN (SELECT sample_id AS kept_sample_id FROM verdicts WHERE kept) AS centres USING (kept_sample_id)
     ) AS removed_without_survivor,
+    (SELECT count(*) FROM read_parquet($blocked)) AS blocked,
+    (
+        SELECT count(*) FROM read_parquet($blocked) AS blocked
+        SEMI JOIN (
+            SELECT sample_id FROM verdicts
+            UNION ALL SELECT sample_id FROM read_parquet($balanced)
+            UNION ALL SELECT sample_id FROM read_parquet($removed)
+        ) AS used USING (sample_id)
+    ) AS blocked_but_used,
     (SELECT count(*) FROM read_parquet($embeddings))
-        - (SELECT count(*) FROM read_parquet($balanced)) - (SELECT count(*) FROM read_parquet($removed)) AS missing
+        - (SELECT count(*) FROM read_parquet($balanced)) - (SELECT count(*) FROM read_parquet($removed))
+        - (SELECT count(*) FROM read_parquet($blocked)) AS missing

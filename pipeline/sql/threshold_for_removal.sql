@@ -1,2 +1,2 @@
--- The smallest distance at which at least $removed images are removed; no row if the forest does not reach so far.
-SELECT distance::DOUBLE AS threshold FROM read_parquet($forest) ORDER BY distance LIMIT 1 OFFSET $removed - 1
+-- The smallest distance at which at least $removed images are removed; no row if none of them removes so many.
+SELECT distance::DOUBLE AS threshold FROM removals ORDER BY distance LIMIT 1 OFFSET $removed - 1

@@ -44,14 +44,18 @@ def balance(folder: Path, ids: np.ndarray, matrix: np.ndarray, **rule: float) ->
     return report, pq.read_table(folder / "balance_groups.parquet").to_pylist()
 
 
-def brute_force(ids: np.ndarray, matrix: np.ndarray, threshold: float) -> dict[int, int]:
-    """For every id the centre of its group, in float64 over all pairs."""
+def brute_force(
+    ids: np.ndarray, matrix: np.ndarray, threshold: float, without: set[int] | None = None
+) -> dict[int, int]:
+    """For every id the centre of its group, in float64 over all pairs; some may link others but not count."""
     matrix = matrix.astype(np.float64)
     distance = squareform(pdist(matrix)).astype(np.float32)
     labels = connected_components(distance <= np.float32(threshold))[1]
     centre_of = {}
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+        members = np.flatnonzero((labels == label) & ~np.isin(ids, list(without or ())))
+        if not len(members):
+            continue
         to_mean = ((matrix[members] - matrix[members].mean(axis=0)) ** 2).sum(axis=1)
         nearest = members[np.isclose(to_mean, to_mean.min(), rtol=0, atol=1e-15)]
         for member in members:

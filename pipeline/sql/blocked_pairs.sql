@@ -1,0 +1,1 @@
+SELECT sample_id, matched FROM blocked ORDER BY sample_id

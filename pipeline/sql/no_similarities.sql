@@ -1,0 +1,1 @@
+CREATE OR REPLACE TEMP TABLE similarities (sample_id BIGINT, similarity FLOAT)
