@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-BENCHMARKS = ("near_duplicates", "demo")
+BENCHMARKS = ("near_duplicates", "memory", "million", "balance", "gpu_pairs", "demo")
 """Modules of this package, each with ``measure() -> list[dict]``."""
 
 RESULTS = Path(__file__).parent / "results"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.bottleneck import forest_candidates
-from pipeline.forest import Edges, concatenate
+from pipeline.forest import Edges, concatenate, no_edges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,8 @@ def crowded_edges(rows: "Tensor", left: np.ndarray, right: np.ndarray, max_dista
     One float64 product over the full width replaces the verification of every pair; only pairs that can be forest edges
     are verified. ``same``: both are the same rows, and pairs within them are meant. Memory is that of a block.
     """
+    if not len(left) or not len(right):
+        return no_edges()
     return concatenate(
         [
             _crowded_block(rows, left[i : i + _BLOCK], right[j : j + _BLOCK], max_distance, same and i == j)

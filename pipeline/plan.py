@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.exact import exact_edges
 from pipeline.prefix import Bound, Precision, extra_columns, left_columns, orthonormal, principal_axes, right_columns
-from pipeline.tiles import BLOCK_ROWS, plain_candidates
+from pipeline.tiles import BLOCK_ROWS, CROWDED, plain_candidates
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 2048
 # Widths of the product that are tried; whole multiples of what vector units and tensor cores work in.
 _WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-# Reducing a crowded block costs at most so many seconds for each of its pairs (measured on 2 cores: 70 ns).
-_CROWDED_S = 7e-8
+# Seconds that reducing crowded rows takes for each of their pairs, on 2 cores.
+_CROWDED_S = 1e-7
 # Below this many seconds a shorter type is not worth trying.
 _WORTH_TRYING_S = 0.4
 
@@ -164,12 +164,16 @@ class _Trial:
             self._basis = orthonormal(self._axes, min(4 * bound.prefix, len(self._axes)))
         left = left_columns(self._sample, self._basis, bound).to(self._device)
         right = right_columns(left, bound)
-        a, _ = plain_candidates(left, right, bound.least_score, True)
-        product_s = self._product_s(left, right)
+        a, b = plain_candidates(left, right, bound.least_score, True)
         pairs = max(len(left) * (len(left) - 1) / 2, 1)
-        share = len(a) / pairs
-        seconds = product_s / max(len(left) ** 2, 1) + min(share * self._verify_s, _CROWDED_S)
-        return Calibration(bound=bound, basis=self._basis, seconds_per_pair=seconds, candidate_share=share)
+        seconds = self._product_s(left, right) / max(len(left) ** 2, 1) + self._candidates_s(a, b, len(left)) / pairs
+        return Calibration(bound=bound, basis=self._basis, seconds_per_pair=seconds, candidate_share=len(a) / pairs)
+
+    def _candidates_s(self, a: np.ndarray, b: np.ndarray, rows: int) -> float:
+        """Seconds for the candidates of the sample: crowded rows are reduced together, others verified one by one."""
+        crowded = np.bincount(a, minlength=rows) + np.bincount(b, minlength=rows) > CROWDED
+        alone = int((~(crowded[a] & crowded[b])).sum())
+        return float(crowded.sum() ** 2 / 2 * _CROWDED_S + alone * self._verify_s)
 
     @staticmethod
     def _product_s(left: "Tensor", right: "Tensor") -> float:
