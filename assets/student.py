@@ -83,4 +83,4 @@ def _trained(result: StageResult, config: Settings, name: str, metrics_table: st
     from assets.pictures import training_pictures
 
     extra = {"metrics": dg.MetadataValue.path(str(Path(config.root, metrics_table).resolve()))}
-    return materialization(result, config.path, name, extra=extra | training_pictures(config))
+    return materialization(result, config.path, name, extra=extra | training_pictures(config, metrics_table))
