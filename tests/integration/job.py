@@ -1,5 +1,6 @@
 """A whole job as a user starts it, and what it leaves behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -91,6 +92,14 @@ class Job:
             if process.info["cwd"] == str(self.folder.resolve()) and not ended:
                 found.append(process)
         return found
+
+    def runs(self, part: str) -> bool:
+        """Whether a process with ``part`` on its command line is at work; Dagster alone has some of its own."""
+        lines = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                lines.append(" ".join(process.cmdline()))
+        return any(part in line for line in lines)
 
     def assert_no_process_stays(self, within_s: float = 20) -> None:
         _, alive = psutil.wait_procs(self.processes(), timeout=within_s)
