@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
+from assets.columns import describe_column
 from pipeline.files import fingerprint_of
 from pipeline.store import StageResult
 
@@ -26,13 +27,14 @@ def materialization(
     }
     if parquet:
         metadata["dagster/row_count"] = sum(pq.read_metadata(path).num_rows for path in parquet)
-        metadata["dagster/column_schema"] = _column_schema(parquet[0])
+        metadata["dagster/column_schema"] = _column_schema(parquet[0], table)
+        # The page cuts long lines, so the path has one to itself.
         metadata["duckdb"] = dg.MetadataValue.md(
-            f"```sql\nSELECT * FROM read_parquet('{(root / table).resolve()}/*.parquet') LIMIT 10\n```"
+            f"```sql\nSELECT * FROM\n'{(root / table).resolve()}/*.parquet'\nLIMIT 10\n```"
         )
     # Lists among the figures are what pictures and tables are made from.
     metadata |= {
-        name: value
+        name: _plain(value)
         for name, value in result.stats.items()
         if name not in ("samples", "seconds") and isinstance(value, int | float | str)
     }
@@ -45,10 +47,20 @@ def materialization(
     )
 
 
-def _column_schema(path: Path) -> dg.TableSchema:
+def _plain(value: Any) -> Any:
+    """Floats as a person would write them; they are read here, not computed with."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _column_schema(path: Path, table: str) -> dg.TableSchema:
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+            dg.TableColumn(
+                field.name,
+                str(field.type),
+                description=describe_column(table, field.name),
+                constraints=dg.TableColumnConstraints(nullable=field.nullable),
+            )
             for field in pq.read_schema(path)
         ]
     )

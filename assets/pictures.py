@@ -89,22 +89,24 @@ def cluster_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
     }
 
 
-def training_pictures(config: Settings) -> dict[str, Any]:
-    """Loss curves of the runs that are there, and the last row of metrics."""
+def training_pictures(config: Settings, metrics_table: str) -> dict[str, Any]:
+    """Loss curves of the runs that are there, and the last row of this run's metrics as plottable numbers."""
     tables = {
         name: pq.read_table(path)
         for name, table in (("student", "training_metrics"), ("baseline", "baseline_metrics"))
         if (path := config.path / table / "metrics.parquet").exists()
     }
     curves = loss_curves(tables, full=config.path / "pictures" / "loss_curves.png")
-    return {"loss curves": _picture(curves, "loss curves")}
+    last = pq.read_table(config.path / metrics_table / "metrics.parquet").to_pylist()[-1]
+    numbers = {f"last {name}": float(f"{value:.4g}") for name, value in last.items() if isinstance(value, float)}
+    return {"loss curves": _picture(curves, "loss curves"), **numbers}
 
 
 def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]:
-    """The table of figures, the same as bars, and zero-shot accuracies as numbers that plot over time."""
+    """The figures, a column a model, the same as bars, and zero-shot accuracies as numbers that plot over time."""
     table = pq.read_table(result.parquet("evaluation")[0])
     bars = evaluation_bars(table, full=config.path / "pictures" / "evaluation.png")
-    records = [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in table.to_pylist()]
+    records = [dg.TableRecord(row) for row in _side_by_side(table.to_pylist())]
     numbers = {
         f"zero_shot_{row['model']}": round(row["value"], 4)
         for row in table.to_pylist()
@@ -116,6 +118,18 @@ def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]
 def _query(config: Settings, name: str, **parameters: Any) -> pa.Table:
     with query.connect(config.query, scratch=config.path / ".tmp") as connection:
         return connection.sql(query.sql(name), params=parameters).to_arrow_table()
+
+
+def _side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a metric, one column a model: the page is too narrow for the table as it is stored."""
+    several = len({row["dataset"] for row in rows}) > 1
+    sheet: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        metric = row["metric"] if row["task"] == "retrieval" else f"{row['task']} {row['metric']}"
+        first = {"dataset": row["dataset"], "metric": metric} if several else {"metric": metric}
+        line = sheet.setdefault((row["dataset"], row["task"], row["metric"]), first)
+        line[row["model"]] = _plain(row["value"])
+    return list(sheet.values())
 
 
 def _picture(jpeg: bytes, alt: str) -> dg.MarkdownMetadataValue:
@@ -164,6 +178,6 @@ def write_all(config: Settings) -> Path:
     """Every picture of a finished run into ``<root>/pictures``; returns that folder."""
     balance_pictures(read_result(config.path, "balance"), config)
     cluster_pictures(read_result(config.path, "clusters"), config)
-    training_pictures(config)
+    training_pictures(config, "training_metrics")
     evaluation_pictures(read_result(config.path, "evaluation"), config)
     return config.path / "pictures"

@@ -36,7 +36,8 @@ _COMPLETE = "complete"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mark:
-    """The record that a shard, or a whole stage, is done."""
+    """The record that a shard, or a whole stage, is done. ``seconds``: of writing the shard; of the run that completed
+    the stage, without those that were killed before."""
 
     fingerprint: str
     digest: str
@@ -102,6 +103,7 @@ class Stage:
         self._base = fingerprint_of(name, version, config)
         self.fingerprint = fingerprint_of(self._base, sorted(self._inputs.items()))
         self._computed = 0
+        self._started = time.monotonic()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -122,6 +124,7 @@ class Stage:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
+            self._started = time.monotonic()
             with _storage_errors(self.root):
                 shutil.rmtree(self._temporary(), ignore_errors=True)
                 yield
@@ -180,7 +183,8 @@ class Stage:
             digest=fingerprint_of([[shard, mark.digest] for shard, mark in sorted(marks.items())]),
             rows=sum(mark.rows for mark in marks.values()),
             files=files,
-            seconds=round(sum(mark.seconds for mark in marks.values()), 3),
+            # Not the sum over shards: what is made before a shard's files are moved into place is not in theirs.
+            seconds=round(time.monotonic() - self._started, 3),
             stats=dict(stats) if stats is not None else _sum_stats(list(marks.values())),
         )
         self._write_mark(_COMPLETE, whole)

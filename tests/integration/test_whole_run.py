@@ -1,91 +1,22 @@
-"""The commands that users and their CI run, on a small corpus: a whole job, again, with another threshold, killed."""
+"""The commands that users and their CI run, on a small corpus: a whole job, again, another threshold, bad input."""
 
 import json
-import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from pipeline.store import read_result
-from tests.conftest import SMALL, small_settings
-
-PROJECT = Path(__file__).resolve().parents[2]
-STAGES = tuple(
-    "demo source_pairs images teacher teacher_embeddings near_duplicates balance clusters training_shards "
-    "student baseline evaluation".split()
-)
-TABLES = tuple(
-    "source_pairs images teacher_embeddings near_duplicates balance_groups balanced_pairs removed_pairs centroids "
-    "cluster_assignments training_metrics evaluation".split()
-)
+from tests.conftest import SMALL
+from tests.integration.job import TABLES, Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-class Job:
-    """`dagster job execute` in a folder of its own, so that runs and history of the checkout are left alone."""
-
-    def __init__(self, folder: Path, **changes: Any):
-        self.folder, self.root = folder, folder / "data"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
-        self.configure(**changes)
-
-    def configure(self, **changes: Any) -> None:
-        settings = small_settings(self.root, **changes).model_dump(mode="json")
-        (self.folder / "run.yaml").write_text(yaml.safe_dump({"resources": {"settings": {"config": settings}}}))
-
-    def start(self, job: str = "clip_cid") -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "assets.definitions", "-j", job]
-        environment = {key: value for key, value in os.environ.items() if key != "DAGSTER_HOME"}
-        with (self.folder / "output.txt").open("w") as output:
-            return subprocess.Popen(
-                [*command, "-c", "run.yaml"],
-                cwd=self.folder,
-                env={**environment, "PYTHONPATH": str(PROJECT)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-                # pytest started in the background would pass on SIGINT as ignored.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-            )
-
-    def run(self, job: str = "clip_cid") -> str:
-        status = self.start(job).wait()
-        output = (self.folder / "output.txt").read_text()
-        assert status == 0, output[-6000:]
-        return output
-
-    def tables(self) -> dict[str, list[dict]]:
-        """All rows of all tables, without what no two runs share."""
-        files = {table: sorted((self.root / table).glob("*.parquet")) for table in TABLES}
-        rows = {
-            table: [row for path in paths for row in pq.read_table(path).to_pylist()] for table, paths in files.items()
-        }
-        for row in rows["training_metrics"]:
-            row.pop("samples_per_second")
-        return rows
-
-    def marks(self) -> dict[str, float]:
-        paths = {stage: self.root / ".marks" / stage / "complete.json" for stage in STAGES}
-        return {stage: path.stat().st_mtime_ns for stage, path in paths.items()}
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = Job(tmp_path_factory.mktemp("reference"))
-    job.run()
-    return job
 
 
 def test_first_run_makes_every_table_and_remembers_it(reference: Job) -> None:
@@ -109,8 +40,6 @@ def test_unchanged_second_run_recomputes_nothing(reference: Job) -> None:
 
 
 def test_changed_threshold_recomputes_from_the_balance_on(reference: Job, tmp_path: Path) -> None:
-    import shutil
-
     job = Job(tmp_path / "job")
     shutil.copytree(reference.root, job.root)
     before = job.marks()
@@ -121,43 +50,20 @@ def test_changed_threshold_recomputes_from_the_balance_on(reference: Job, tmp_pa
     assert changed - {"source_pairs"} == {"balance", "clusters", "training_shards", "student", "evaluation"}
 
 
-@pytest.mark.parametrize("stage", ["images"])
-def test_killed_anywhere_and_started_again_gives_the_same_tables(reference: Job, tmp_path: Path, stage: str) -> None:
-    job = Job(tmp_path / "job")
-    process = job.start()
-    # Work on the stage has begun once its folder of marks is there; the student is killed after its first checkpoint.
-    begun = job.root / ".marks" / stage
-    if stage == "student":
-        begun = job.root / "runs" / "student" / "checkpoints" / "step-3" / "complete.json"
-    deadline = time.monotonic() + 240
-    while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert begun.exists(), (job.folder / "output.txt").read_text()[-4000:]
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive, [child.cmdline() for child in alive]
-    job.run()
-    assert job.tables() == reference.tables()
-
-
 def test_two_runs_at_once_share_one_root(reference: Job, tmp_path: Path) -> None:
     jobs = [Job(tmp_path / name) for name in ("a", "b")]
     jobs[1].root = jobs[0].root
     jobs[1].configure()
     processes = [job.start("curate") for job in jobs]
-    assert [process.wait() for process in processes] == [0, 0], (jobs[1].folder / "output.txt").read_text()[-4000:]
+    assert [process.wait() for process in processes] == [0, 0], jobs[1].output()[-4000:]
     assert pq.read_table(jobs[0].root / "balanced_pairs").equals(pq.read_table(reference.root / "balanced_pairs"))
 
 
 def test_failed_blocking_check_stops_the_job(reference: Job, tmp_path: Path) -> None:
-    import shutil
-
     job = Job(tmp_path / "job", checks={"min_success_rate": 1.0})
     shutil.copytree(reference.root, job.root)
     assert job.start("curate").wait() == 1
-    assert "enough_downloaded" in (job.folder / "output.txt").read_text()
+    assert "enough_downloaded" in job.output()
 
 
 @pytest.mark.parametrize(
@@ -170,12 +76,10 @@ def test_failed_blocking_check_stops_the_job(reference: Job, tmp_path: Path) -> 
     ],
 )
 def test_bad_input_fails_with_a_sentence(reference: Job, tmp_path: Path, changes: dict, message: str) -> None:
-    import shutil
-
     job = Job(tmp_path / "job", **changes)
     shutil.copytree(reference.root, job.root)
     assert job.start().wait() == 1
-    assert message in (job.folder / "output.txt").read_text()
+    assert message in job.output()
 
 
 def test_root_that_cannot_be_written(tmp_path: Path) -> None:
@@ -186,7 +90,7 @@ def test_root_that_cannot_be_written(tmp_path: Path) -> None:
     }
     (job.folder / "run.yaml").write_text(yaml.safe_dump(config))
     assert job.start("curate").wait() == 1
-    assert "cannot be written" in (job.folder / "output.txt").read_text()
+    assert "cannot be written" in job.output()
 
 
 def test_student_export_loads_in_plain_open_clip(reference: Job, tmp_path: Path) -> None:

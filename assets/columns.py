@@ -1,0 +1,40 @@
+"""What each column holds, in a line, for the page of a table in the Dagster UI; ``docs/tables.md`` says more."""
+
+_COLUMNS = {
+    "sample_id": "64-bit hash of URL and caption; joins all tables",
+    "url": "Where the image was asked for",
+    "caption": "The text that came with it",
+    "shard": "Name of the tar that holds the image, without its ending",
+    "key": "Name of the sample in that tar",
+    "status": "success, failed_to_download, failed_to_resize or failed_in_worker",
+    "error": "Why there is no image; null where there is one",
+    "width": "Pixels, as stored",
+    "height": "Pixels, as stored",
+    "sha256": "Of the bytes as they were served",
+    "image_embedding": "The teacher's, of unit length",
+    "text_embedding": "The teacher's, of the caption, of unit length",
+    "id_a": "sample_id of one end of an edge, the smaller one",
+    "id_b": "sample_id of the other end",
+    "distance": "Euclidean, between unit vectors: d\u00b2 = 2 \u2212 2 \u00b7 cosine",
+    "group_id": "sample_id of the group's centre, the image that is kept",
+    "group_size": "Images in the group, the kept one included",
+    "distance_to_centre": "Euclidean distance to the kept image",
+    "kept": "Whether the image stays",
+    "kept_sample_id": "The image that was kept in its place",
+    "image_text_similarity": "Cosine of the teacher's two embeddings",
+    "cluster_id": "Number of the cluster, from 0",
+    "centroid": "Centre in the teacher's embedding space",
+    "model": "teacher, student or baseline",
+    "task": "zero_shot, linear_probe or retrieval",
+    "dataset": "Folder name of the evaluation set",
+    "metric": "Accuracy or recall, at a rank",
+    "value": "Share in 0 to 1",
+    "samples": "Queries behind the value",
+}
+
+_OF_ONE_TABLE = {("cluster_assignments", "distance"): "Euclidean distance to the nearest centroid"}
+
+
+def describe_column(table: str, column: str) -> str | None:
+    """The line of one column; None for a column that is not of ours."""
+    return _OF_ONE_TABLE.get((table, column), _COLUMNS.get(column))
