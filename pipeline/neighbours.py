@@ -151,7 +151,7 @@ def build_forest(root: Path, config: NeighboursConfig, compute: ComputeConfig) -
                     memory_limit=config.memory_limit,
                     compute=compute,
                     # Not in the temporary folder of the output, which a new run clears.
-                    work=root / "runs" / "near_duplicates",
+                    work=root / ".near_duplicates",
                     base=_base(root, config, covered),
                 )
                 output.path(_COVERED).write_text("".join(f"{name}\t{digest}\n" for name, digest in covered.items()))

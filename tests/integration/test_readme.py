@@ -32,3 +32,15 @@ def test_query_runs(finished: SmallRun, query: str) -> None:
 
 def test_default_root_is_the_one_the_readme_names() -> None:
     assert f"{Settings().root}/catalog.sql" in README
+
+
+def test_five_lines_for_a_folder_of_embeddings_run(
+    finished: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "embeddings").symlink_to(finished.root / "teacher_embeddings")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    verdicts = duckdb.sql("SELECT count(*), count(*) FILTER (kept) FROM 'balanced/balance_groups.parquet'").fetchall()[0]
+    assert verdicts[0] > verdicts[1] > 0
+    assert (tmp_path / "balanced" / "removed_pairs.parquet").exists()

@@ -60,7 +60,7 @@ def test_second_run(second: dict[str, int], searched: str, tmp_path: Path) -> No
     rows = len(second) * ROWS
     old = 180 if searched == "added" else 0
     assert result.stats["pairs"] == rows * (rows - 1) // 2 - old * (old - 1) // 2
-    assert not (tmp_path / "runs" / "near_duplicates").exists()
+    assert not (tmp_path / ".near_duplicates").exists()
 
 
 def test_other_reach_is_searched_from_the_start(tmp_path: Path) -> None:
