@@ -20,7 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.lean import leave_out_unused
+
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+if __name__ == "__main__" or multiprocessing.parent_process() is not None:
+    leave_out_unused()
 
 import fsspec
 import pyarrow as pa
