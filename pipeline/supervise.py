@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _LOOK_S = 1.0
+# Workers import libraries before they can say anything; on a busy machine that takes its time.
+_START_S = 120.0
 _SHARDS_NAMED = 5
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -122,6 +124,7 @@ class _Watchdog:
         # Ray and Spark start a lost task again by themselves.
         self._replace_dead = config.distributor == "multiprocessing"
         self._finished: dict[str, int] = {}
+        self._begun = False
         self._last = self._looked = time.monotonic()
 
     def moved(self) -> None:
@@ -140,7 +143,8 @@ class _Watchdog:
         if finished != self._finished:
             self._finished = finished
             self.moved()
-        if now - self._last > self._timeout_s:
+        self._begun = self._begun or bool(states)
+        if now - self._last > (self._timeout_s if self._begun else max(self._timeout_s, _START_S)):
             at_work = [
                 f"{shard} ({state.finished} samples answered; asking "
                 + (", ".join(f"{host} x{count} for {age:.0f} s" for host, count, age in state.hosts) or "no host")
@@ -148,8 +152,8 @@ class _Watchdog:
                 for shard, state in list(states.items())[:_SHARDS_NAMED]
             ]
             raise DownloadError(
-                f"no progress for {self._timeout_s:g} s (images.stall_timeout_s) with {len(shards)} shards to do; at "
-                f"work: {'; '.join(at_work) or 'no worker has begun a shard'}. Finished shards are kept; run again to "
+                f"no progress for {now - self._last:.0f} s (images.stall_timeout_s) with {len(shards)} shards to do; "
+                f"at work: {'; '.join(at_work) or 'no worker has begun a shard'}. Finished shards stay; run again to "
                 "go on"
             )
 

@@ -229,6 +229,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._head(200, **{"Content-Length": "5000"})
         self.wfile.write(self.files["/good"][:1000])
 
+    def _slow(self) -> None:
+        time.sleep(0.5)
+        self._head(200, **{"Content-Length": str(len(self.files["/good"]))})
+        self.wfile.write(self.files["/good"])
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -243,6 +248,7 @@ _SPECIAL: dict[str, Callable[[_Handler], None]] = {
     "/drip": _Handler._drip_body,
     "/drip-headers": _Handler._drip_headers,
     "/cut-body": _Handler._cut_body,
+    "/slow": _Handler._slow,
 }
 
 
