@@ -43,10 +43,11 @@ def download_images(root: Path, config: ImagesConfig) -> StageResult:
         return stage.result()
     with stage.running(), full_disk_errors(root):
         pending = stage.pending()
+        most = max(pq.read_metadata(path).num_rows for path in source.values())
         if pending:
-            _fetch(stage, config, {shard: source[shard] for shard in pending})
+            _fetch(stage, config, {shard: source[shard] for shard in pending}, most)
         if config.retry_statuses:
-            _retry(stage, config, source, skip=pending)
+            _retry(stage, config, source, most, skip=pending)
         return stage.finish()
 
 
@@ -61,11 +62,11 @@ def retry_images(root: Path, config: ImagesConfig, *, statuses: Iterable[Failure
     return download_images(root, config.model_copy(update={"retry_statuses": list(statuses)}))
 
 
-def _fetch(stage: Stage, config: ImagesConfig, lists: dict[str, Path]) -> None:
+def _fetch(stage: Stage, config: ImagesConfig, lists: dict[str, Path], most: int) -> None:
     """Fetch whole shards and publish them, but bad ones only when a better one follows or all is done."""
     floor = SuccessFloor(config)
     with _progress(lists) as progress, staging_folder(stage.root) as staging:
-        for shard in fetch_shards(staging, config, lists):
+        for shard in fetch_shards(staging, config, lists, samples_per_shard=most):
             for ready in floor.admit(shard, _statuses(staging, shard, lists[shard])):
                 _publish(stage, ready, staging, lists[ready])
             progress.add(pq.read_metadata(lists[shard]).num_rows)
@@ -73,7 +74,7 @@ def _fetch(stage: Stage, config: ImagesConfig, lists: dict[str, Path]) -> None:
             _publish(stage, ready, staging, lists[ready])
 
 
-def _retry(stage: Stage, config: ImagesConfig, source: dict[str, Path], *, skip: list[str]) -> None:
+def _retry(stage: Stage, config: ImagesConfig, source: dict[str, Path], most: int, *, skip: list[str]) -> None:
     """Fetch parts of shards and merge them into what is there."""
     with staging_folder(stage.root) as staging:
         done = [shard for shard in source if shard not in skip]
@@ -81,7 +82,7 @@ def _retry(stage: Stage, config: ImagesConfig, source: dict[str, Path], *, skip:
         if not lists:
             return
         with _progress(lists) as progress:
-            for shard in fetch_shards(staging, config, lists):
+            for shard in fetch_shards(staging, config, lists, samples_per_shard=most):
                 fetched = _statuses(staging, shard, lists[shard])
                 with stage.output(shard) as output:
                     tar = output.path(f"images/{shard}.tar")

@@ -15,8 +15,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from pipeline.beat import read_states
 from pipeline.config import ImagesConfig
 from pipeline.errors import DownloadError, StorageError
@@ -60,17 +58,21 @@ def full_disk_errors(root: Path) -> Iterator[None]:
         raise
 
 
-def fetch_shards(staging: Path, config: ImagesConfig, lists: Mapping[str, Path]) -> Iterator[str]:
+def fetch_shards(
+    staging: Path, config: ImagesConfig, lists: Mapping[str, Path], *, samples_per_shard: int
+) -> Iterator[str]:
     """Fetch the pairs of ``lists`` (Parquet by shard name) and yield each shard as soon as it is finished.
 
-    Its ``.tar`` and ``.parquet`` then lie in ``staging``. A worker that died, for want of memory perhaps, is replaced
-    and its shard begun anew. Raises :class:`DownloadError` if that happens to a shard too often, if img2dataset ends
-    early, or if nothing moves for ``config.stall_timeout_s``; :class:`StorageError` if the disk is full.
+    Its ``.tar`` and ``.parquet`` then lie in ``staging``. The width of keys follows from ``samples_per_shard``: the
+    most that any shard of the data set has, whether it is fetched now or not. A worker that died, for want of memory
+    perhaps, is replaced and its shard begun anew. Raises :class:`DownloadError` if that happens to a shard too often,
+    if img2dataset ends early, or if nothing moves for ``config.stall_timeout_s``; :class:`StorageError` if the disk
+    is full.
     """
     waiting, losses = dict(lists), Counter[str]()
     while waiting:
         try:
-            for shard in _run(staging, config, waiting):
+            for shard in _run(staging, config, waiting, samples_per_shard):
                 del waiting[shard]
                 yield shard
         except _WorkerLostError as lost:
@@ -84,12 +86,17 @@ def fetch_shards(staging: Path, config: ImagesConfig, lists: Mapping[str, Path])
             log.warning("images: the worker of shard %s was killed; starting it again", lost.shard)
 
 
-def _run(staging: Path, config: ImagesConfig, waiting: Mapping[str, Path]) -> Iterator[str]:
-    """One run of img2dataset."""
-    left = set(waiting)
+def _run(staging: Path, config: ImagesConfig, waiting: Mapping[str, Path], samples_per_shard: int) -> Iterator[str]:
+    """One run of img2dataset, over the shards that an earlier one did not finish before it was ended."""
     for leftover in staging.glob("*.beat"):
         leftover.unlink()
-    job = _write_job(staging, config, waiting)
+    for shard in sorted(shard for shard in waiting if (staging / f"{shard}_stats.json").exists()):
+        (staging / f"{shard}_stats.json").unlink()
+        yield shard
+    left = set(waiting)
+    if not left:
+        return
+    job = _write_job(staging, config, waiting, samples_per_shard)
     process = start_group([sys.executable, "-m", "pipeline.fetch", str(job)], log=_log(staging))
     watchdog = _Watchdog(staging, config)
     try:
@@ -99,8 +106,8 @@ def _run(staging: Path, config: ImagesConfig, waiting: Mapping[str, Path]) -> It
             finished = sorted(shard for shard in left if f"{shard}_stats.json" in names)
             for shard in finished:
                 left.remove(shard)
-                yield shard
                 (staging / f"{shard}_stats.json").unlink()
+                yield shard
                 watchdog.moved()
             if finished:
                 continue
@@ -185,7 +192,7 @@ def _log(staging: Path) -> Path:
     return staging.parent / "img2dataset.log"
 
 
-def _write_job(staging: Path, config: ImagesConfig, lists: Mapping[str, Path]) -> Path:
+def _write_job(staging: Path, config: ImagesConfig, lists: Mapping[str, Path], samples_per_shard: int) -> Path:
     from pipeline.guard import Guard
 
     guard = Guard(
@@ -218,7 +225,7 @@ def _write_job(staging: Path, config: ImagesConfig, lists: Mapping[str, Path]) -
         "processes": config.processes,
         "threads": config.threads,
         "timeout_s": config.timeout_s,
-        "samples_per_shard": max(pq.read_metadata(path).num_rows for path in lists.values()),
+        "samples_per_shard": samples_per_shard,
     }
     job = staging / "job.json"
     job.write_text(json.dumps(values))

@@ -16,6 +16,9 @@ from PIL import Image
 
 WEB, CLOSED, SILENT, GARBAGE = "pictures.test", "closed.test", "silent.test", "garbage.test"
 MAX_BYTES = 300_000
+GATE = threading.Event()
+"""`/gate` is answered once this is set, so that a test can do something while a worker waits."""
+
 _END_S = 20
 """No answer goes on for longer than this, whatever the client does."""
 
@@ -229,8 +232,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._head(200, **{"Content-Length": "5000"})
         self.wfile.write(self.files["/good"][:1000])
 
-    def _slow(self) -> None:
-        time.sleep(0.5)
+    def _gate(self) -> None:
+        GATE.wait(60)
         self._head(200, **{"Content-Length": str(len(self.files["/good"]))})
         self.wfile.write(self.files["/good"])
 
@@ -248,7 +251,7 @@ _SPECIAL: dict[str, Callable[[_Handler], None]] = {
     "/drip": _Handler._drip_body,
     "/drip-headers": _Handler._drip_headers,
     "/cut-body": _Handler._cut_body,
-    "/slow": _Handler._slow,
+    "/gate": _Handler._gate,
 }
 
 

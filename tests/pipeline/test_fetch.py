@@ -46,7 +46,7 @@ def test_the_guard_travels_inside_the_downloader(server: Hostile, tmp_path: Path
     staging = tmp_path / "staging"
     staging.mkdir()
     pq.write_table(pairs, tmp_path / "00003.parquet")
-    job = _write_job(staging, ImagesConfig(connect_to=server.connect_to), {"00003": tmp_path / "00003.parquet"})
+    job = _write_job(staging, ImagesConfig(connect_to=server.connect_to), {"00003": tmp_path / "00003.parquet"}, 4)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())}
 
     def python(script: str, *arguments: Path | str) -> str:
