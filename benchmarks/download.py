@@ -57,7 +57,7 @@ def measure() -> list[dict[str, Any]]:
             }
             for name, found in seconds.items()
         ]
-        return rows + [_memory(Path(folder) / f"memory-{pairs}", pairs) for pairs in (4_000, 40_000)]
+        return rows + [_memory(Path(folder) / f"memory-{pairs}", pairs) for pairs in (20_000, 80_000)]
 
 
 def _source(root: Path, urls: list[str]) -> Path:

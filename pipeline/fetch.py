@@ -23,7 +23,8 @@ from typing import Any
 from pipeline.lean import leave_out_unused
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-if __name__ == "__main__" or multiprocessing.parent_process() is not None:
+# Our own process, and those that it spawns, which run this file under that second name first.
+if __name__ in ("__main__", "__mp_main__"):
     leave_out_unused()
 
 import fsspec

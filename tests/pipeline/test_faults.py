@@ -224,7 +224,7 @@ def test_full_disk_and_resume(server: Hostile, tmp_path: Path, expected: list[di
         root = disk / "root"
         make_pairs(root, PATHS)
         ballast = disk / "ballast"
-        with ballast.open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
         with ballast.open("r+b") as file:
