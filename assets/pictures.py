@@ -27,9 +27,11 @@ _SHEET_GROUPS, _SHEET_COLUMNS = 4, 9
 
 
 def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
-    """Success rate and a table of statuses and errors."""
+    """Success rate, and how often each status and reason occurred, as a table and as a histogram."""
     rows = _query(config, "download_outcomes", images=query.files(result.parquet("images"))).to_pylist()
-    counts = {(row["status"], row["error"] or None): row["pairs"] for row in rows}
+    counts = {
+        (row["status"], f"{row['status']}, {row['reason']}" if row["reason"] else None): row["pairs"] for row in rows
+    }
     picture = download_status(counts, full=config.path / "pictures" / "download.png")
     return {
         "success_rate": round(result.stats["downloaded"] / max(result.rows, 1), 4),

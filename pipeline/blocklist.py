@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline import query
 from pipeline.errors import BlocklistError
-from pipeline.store import StageResult, file_digest
+from pipeline.files import file_digest
+from pipeline.store import StageResult
 
 _ID = re.compile(r"[+-]?\d{1,19}")
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)

@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.outcomes import Failure
+
 DEMO = "demo"
 """The name of the built-in corpus, teacher, student and evaluation set, wherever a path or model name may stand."""
 
@@ -90,12 +92,17 @@ class ImagesConfig(Section):
         ["noai", "noimageai", "noindex", "noimageindex", "noml"],
         description="Opt-outs in the `X-Robots-Tag` header that are honoured.",
     )
-    processes: int = runtime(2, "Download processes.", ge=1)
-    threads: int = runtime(16, "Connections per process.", ge=1)
+    robots_txt: bool = Field(
+        False, description="Ask each site's robots.txt, once per process, and honour it. Costs a request per site."
+    )
+    max_bytes: int = Field(50_000_000, description="Refuse bodies of more bytes; reading stops there.", ge=1)
+    sample_timeout_s: float = runtime(60, "Seconds for one sample, redirects and further attempts included.", gt=0)
     timeout_s: int = runtime(10, "Seconds one connection may stay silent.", ge=1)
-    retries: int = runtime(0, "Further attempts after a failed one.", ge=0)
-    user_agent_token: str = runtime("clip-cid", "Name that the downloader gives to the servers it asks.")
-    stall_timeout_s: int = runtime(600, "Give up when no shard was finished for this long.", ge=1)
+    retries: int = runtime(0, "Further attempts after a failure that may pass, within `sample_timeout_s`.", ge=0)
+    max_redirects: int = runtime(5, "Redirects followed for one sample.", ge=0)
+    schemes: list[Literal["http", "https", "file", "data"]] = runtime(
+        ["http", "https"], "URL schemes that are fetched. `file` reads this machine's files: only for your own lists."
+    )
     connect_to: dict[str, str] = runtime(
         {},
         "Like curl's option of that name: host -> `address:port` to connect to instead. "
@@ -103,6 +110,24 @@ class ImagesConfig(Section):
     )
     allow_private_addresses: bool = runtime(
         False, "Fetch from loopback, private and link-local addresses too. Only for lists that you wrote yourself."
+    )
+    user_agent_token: str = runtime("clip-cid", "Name that the downloader gives to the servers it asks.")
+    user_agent_contact: str | None = runtime(None, "Web or mail address where those servers' owners find you.")
+    distributor: Literal["multiprocessing", "ray", "pyspark"] = runtime(
+        "multiprocessing", "img2dataset's distributor; the last two need that package, and `root` on every machine."
+    )
+    processes: int = runtime(2, "Download processes, of all machines together.", ge=1)
+    threads: int = runtime(16, "Connections per process.", ge=1)
+    stall_timeout_s: float = runtime(600, "Give up when no sample was answered for this many seconds.", gt=0)
+    worker_restarts: int = runtime(2, "How often a shard may lose its worker before the stage gives up.", ge=0)
+    success_floor: float = runtime(0.05, "Share of a shard's pairs below which it counts as bad.", ge=0, le=1)
+    bad_shards: int = runtime(
+        5,
+        "Stop after this many bad shards in a row, look for the cause, and publish none of them; 0 never stops.",
+        ge=0,
+    )
+    retry_statuses: list[Failure] = runtime(
+        [], "Fetch pairs of these statuses again, in shards that are done too; images that are there stay as they are."
     )
 
 

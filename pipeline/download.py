@@ -1,18 +1,14 @@
-"""``source_pairs`` to ``images``: img2dataset fetches, resizes and packs; what it made is checked, then published.
+"""``source_pairs`` to ``images``: img2dataset fetches and packs; what it made is checked, then published.
 
 img2dataset works in a staging folder on the shards that are still to do. As soon as it has finished a shard, the tar is
 read to its end and indexed, the table of statuses is brought into our schema, and both are moved into place together.
 """
 
-import json
 import logging
-import shutil
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,150 +16,133 @@ import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.config import ImagesConfig
-from pipeline.errors import DownloadError
+from pipeline.errors import ConfigError, DownloadError
 from pipeline.files import file_digest
-from pipeline.processes import end_group, start_group, tail
+from pipeline.floor import SuccessFloor
+from pipeline.outcomes import LOST, SUCCESS, Failure, split_outcomes
 from pipeline.progress import Progress
-from pipeline.store import Stage, StageResult, read_result
+from pipeline.retry import merge_shard, write_retry_lists
+from pipeline.store import Output, Stage, StageResult, read_result
+from pipeline.supervise import fetch_shards, full_disk_errors, staging_folder
 from pipeline.tars import index_tar
 
 log = logging.getLogger(__name__)
-
-SUCCESS = "success"
-LOST = "failed_in_worker"
-_POLL_S = 0.1
-# img2dataset pads shard numbers to this many digits, and so do we, so that names and keys agree.
-_SHARD_DIGITS = 5
 
 
 def download_images(root: Path, config: ImagesConfig) -> StageResult:
     """Stage ``images``: a tar, an index and a status table per shard of ``source_pairs``.
 
-    Raises :class:`DownloadError` if img2dataset ends early or stalls; finished shards stay and are not fetched again.
+    With ``config.retry_statuses`` pairs of those statuses are fetched again, in the shards that this call did not
+    fetch anyway. Raises :class:`DownloadError` if img2dataset ends early or stalls, or if too many shards in a row are
+    bad; :class:`StorageError` if the disk is full. Finished shards stay and are not fetched again.
     """
+    root = Path(root)
     source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
     inputs = {shard: file_digest(path) for shard, path in source.items()}
-    stage = Stage(root, "images", version=1, config=config.content(), inputs=inputs)
-    if stage.is_complete():
+    stage = Stage(root, "images", version=2, config=config.content(), inputs=inputs)
+    if stage.is_complete() and not config.retry_statuses:
         return stage.result()
-    with stage.running():
+    with stage.running(), full_disk_errors(root):
         pending = stage.pending()
+        most = max(pq.read_metadata(path).num_rows for path in source.values())
         if pending:
-            pairs = sum(pq.read_metadata(source[shard]).num_rows for shard in pending)
-            with Progress(log, "images", total=pairs, unit="pairs") as progress:
-                for shard, staged in _fetch(root / ".tmp" / "images", config, source, pending):
-                    _publish(stage, shard, staged, source[shard])
-                    progress.add(pq.read_metadata(source[shard]).num_rows)
+            _fetch(stage, config, {shard: source[shard] for shard in pending}, most)
+        if config.retry_statuses:
+            _retry(stage, config, source, most, skip=pending)
         return stage.finish()
 
 
-def _fetch(
-    temporary: Path, config: ImagesConfig, source: dict[str, Path], pending: list[str]
-) -> Iterator[tuple[str, Path]]:
-    """Run img2dataset over the pending shards and yield each with its staging folder as soon as it is finished."""
-    staging = temporary / f"staging-{uuid.uuid4().hex[:8]}"
-    staging.mkdir(parents=True)
-    job = _write_job(temporary, staging, config, source, pending)
-    process = start_group([sys.executable, "-m", "pipeline.fetch", str(job)], log=temporary / "img2dataset.log")
-    waiting, last_progress = set(pending), time.monotonic()
-    try:
-        while waiting:
-            ended = process.poll() is not None
-            finished = [shard for shard in sorted(waiting) if (staging / f"{shard}_stats.json").exists()]
-            for shard in finished:
-                waiting.remove(shard)
-                last_progress = time.monotonic()
-                yield shard, staging
-            if waiting and ended and not finished:
-                raise DownloadError(
-                    f"img2dataset ended with status {process.returncode} before shards {sorted(waiting)[:5]} "
-                    f"({len(waiting)} in all) were done; its last lines:\n{tail(temporary / 'img2dataset.log')}"
-                )
-            if time.monotonic() - last_progress > config.stall_timeout_s:
-                raise DownloadError(
-                    f"no shard was finished for {config.stall_timeout_s} s; at work: {sorted(waiting)[:5]}"
-                )
-            if not finished:
-                time.sleep(_POLL_S)
-        _wait(process)
-    finally:
-        end_group(process, grace_s=5)
-        shutil.rmtree(staging, ignore_errors=True)
+def retry_images(root: Path, config: ImagesConfig, *, statuses: Iterable[Failure]) -> StageResult:
+    """Fetch the pairs again whose status is one of ``statuses``; all others keep status, image and bytes.
+
+    Raises :class:`ConfigError` for a status that does not exist or means success, else as :func:`download_images`.
+    """
+    unknown = set(statuses) - set(get_args(Failure))
+    if unknown:
+        raise ConfigError(f"retry: no such status {sorted(unknown)}; expected some of {list(get_args(Failure))}")
+    return download_images(root, config.model_copy(update={"retry_statuses": list(statuses)}))
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    """All shards are there: let img2dataset close its own books, but do not depend on it."""
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        log.warning("img2dataset did not end by itself after its last shard; ending it")
+def _fetch(stage: Stage, config: ImagesConfig, lists: dict[str, Path], most: int) -> None:
+    """Fetch whole shards and publish them, but bad ones only when a better one follows or all is done."""
+    floor = SuccessFloor(config)
+    with _progress(lists) as progress, staging_folder(stage.root) as staging:
+        for shard in fetch_shards(staging, config, lists, samples_per_shard=most):
+            for ready in floor.admit(shard, _statuses(staging, shard, lists[shard])):
+                _publish(stage, ready, staging, lists[ready])
+            progress.add(pq.read_metadata(lists[shard]).num_rows)
+        for ready in floor.held:
+            _publish(stage, ready, staging, lists[ready])
 
 
-def _write_job(
-    temporary: Path, staging: Path, config: ImagesConfig, source: dict[str, Path], pending: list[str]
-) -> Path:
-    """The call of img2dataset, as JSON. Done shards are passed too, with img2dataset's own completion mark, empty:
-    that is how it resumes, and how a shard keeps its number whatever else is done."""
-    for shard in source.keys() - set(pending):
-        (staging / f"{shard}_stats.json").write_text("{}")
-    rows = max(pq.read_metadata(path).num_rows for path in source.values())
-    download = {
-        "url_list": str(next(iter(source.values())).parent.resolve()),
-        "input_format": "parquet",
-        "url_col": "url",
-        "caption_col": "caption",
-        "save_additional_columns": ["sample_id"],
-        "output_folder": str(staging.resolve()),
-        "output_format": "webdataset",
-        # Key width follows from this; at least 10, for one digit.
-        "number_sample_per_shard": max(rows, 10),
-        "oom_shard_count": _SHARD_DIGITS,
-        "image_size": config.image_size,
-        "resize_mode": config.resize_mode,
-        "resize_only_if_bigger": config.resize_only_if_bigger,
-        "encode_format": "jpg",
-        "encode_quality": config.encode_quality,
-        "min_image_size": config.min_image_size,
-        "max_image_area": config.max_image_area,
-        "max_aspect_ratio": config.max_aspect_ratio,
-        "processes_count": config.processes,
-        "thread_count": config.threads,
-        "timeout": config.timeout_s,
-        "retries": config.retries,
-        "user_agent_token": config.user_agent_token,
-        "disallowed_header_directives": config.disallowed_header_directives,
-        "extract_exif": False,
-        "compute_hash": "sha256",
-        "enable_wandb": False,
-    }
-    guard = {"connect_to": config.connect_to, "allow_private_addresses": config.allow_private_addresses}
-    job = temporary / "job.json"
-    job.write_text(json.dumps({"download": download, "guard": guard}))
-    return job
+def _retry(stage: Stage, config: ImagesConfig, source: dict[str, Path], most: int, *, skip: list[str]) -> None:
+    """Fetch parts of shards and merge them into what is there."""
+    with staging_folder(stage.root) as staging:
+        done = [shard for shard in source if shard not in skip]
+        lists = write_retry_lists(stage.root, done, config.retry_statuses, staging / "retry")
+        if not lists:
+            return
+        with _progress(lists) as progress:
+            for shard in fetch_shards(staging, config, lists, samples_per_shard=most):
+                fetched = _statuses(staging, shard, lists[shard])
+                with stage.output(shard) as output:
+                    tar = output.path(f"images/{shard}.tar")
+                    statuses = merge_shard(stage.root, shard, fetched, staging / f"{shard}.tar", tar)
+                    _finish_shard(output, shard, tar, statuses, previous=None)
+                progress.add(fetched.num_rows)
+
+
+def _progress(lists: dict[str, Path]) -> Progress:
+    return Progress(log, "images", total=sum(pq.read_metadata(path).num_rows for path in lists.values()), unit="pairs")
 
 
 def _publish(stage: Stage, shard: str, staging: Path, source: Path) -> None:
     """Check one finished shard and move it into place."""
-    statuses = _statuses(staging / f"{shard}.parquet", shard, source)
     with stage.output(shard) as output:
         tar = output.path(f"images/{shard}.tar")
         (staging / f"{shard}.tar").replace(tar)
-        index = index_tar(tar)
-        succeeded = statuses.filter(pc.equal(statuses["status"], SUCCESS))
-        if index["sample_id"].to_pylist() != succeeded["sample_id"].to_pylist():
-            raise DownloadError(
-                f"shard {shard}: {index.num_rows} samples in the tar, {succeeded.num_rows} in its table"
-            )
-        pq.write_table(index, output.path(f"images/index/{shard}.parquet"))
-        pq.write_table(statuses, output.path(f"images/{shard}.parquet"), compression="zstd")
-        output.rows = statuses.num_rows
-        output.stats = {"downloaded": succeeded.num_rows, "failed": statuses.num_rows - succeeded.num_rows}
+        statuses = _statuses(staging, shard, source)
+        _finish_shard(output, shard, tar, statuses, previous=_previous(stage.root / "images" / f"{shard}.parquet"))
+        (staging / f"{shard}.parquet").unlink()
 
 
-def _statuses(path: Path, shard: str, source: Path) -> pa.Table:
+def _finish_shard(output: Output, shard: str, tar: Path, statuses: pa.Table, *, previous: pa.Table | None) -> None:
+    """Index the tar, compare it with its table, write both tables and the counts."""
+    index = index_tar(tar)
+    succeeded = statuses.filter(pc.equal(statuses["status"], SUCCESS))
+    if not index["sample_id"].equals(succeeded["sample_id"]):
+        raise DownloadError(f"shard {shard}: {index.num_rows} samples in the tar, {succeeded.num_rows} in its table")
+    pq.write_table(index, output.path(f"images/index/{shard}.parquet"))
+    pq.write_table(statuses, output.path(f"images/{shard}.parquet"), compression="zstd")
+    output.rows = statuses.num_rows
+    counts = Counter(statuses["status"].to_pylist())
+    downloaded = counts.pop(SUCCESS, 0)
+    output.stats = {"downloaded": downloaded, "failed": statuses.num_rows - downloaded, **dict(sorted(counts.items()))}
+    if previous is not None:
+        output.stats |= compare_bytes(previous, statuses)
+
+
+def compare_bytes(before: pa.Table, now: pa.Table) -> dict[str, int]:
+    """How the images of ``before`` fared: the same bytes were served again, others were, or none."""
+    images = before.filter(pc.equal(before["status"], SUCCESS)).select(["sample_id", "sha256"])
+    joined = images.join(now.select(["sample_id", "sha256"]), "sample_id", right_suffix="_now")
+    same = pc.sum(pc.equal(joined["sha256"], joined["sha256_now"])).as_py() or 0
+    gone = joined["sha256_now"].null_count
+    return {"bytes_match": same, "bytes_mismatch": joined.num_rows - same - gone, "bytes_gone": gone}
+
+
+def _previous(path: Path) -> pa.Table | None:
+    """The table that is about to be replaced, if there is one that can be read."""
+    try:
+        return pq.read_table(path, columns=["sample_id", "status", "sha256"])
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _statuses(staging: Path, shard: str, source: Path) -> pa.Table:
     """img2dataset's table of one shard in our columns: a row for every pair asked for, ordered by key (it writes in the
     order of arrival). A sample on which its worker stumbled has no row there; it gets one here."""
-    table = pq.read_table(path)
+    table = pq.read_table(staging / f"{shard}.parquet")
     table = table.rename_columns(["error" if name == "error_message" else name for name in table.column_names])
     asked = pq.read_table(source)
     lost = asked.filter(pc.invert(pc.is_in(asked["sample_id"], table["sample_id"])))
@@ -171,5 +150,8 @@ def _statuses(path: Path, shard: str, source: Path) -> pa.Table:
     table = pa.concat_tables([table, lost], promote_options="default").sort_by(
         [("key", "ascending"), ("sample_id", "ascending")]
     )
+    status, error = split_outcomes(table["status"], table["error"])
+    table = table.set_column(table.column_names.index("status"), "status", status)
+    table = table.set_column(table.column_names.index("error"), "error", error)
     table = table.append_column("shard", pa.array([shard] * table.num_rows, pa.string()))
     return table.select(schema.IMAGES.names).cast(schema.IMAGES)

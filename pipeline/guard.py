@@ -1,92 +1,163 @@
-"""What may be fetched. img2dataset asks urllib, so the guard is a urllib opener that is installed in its workers.
+"""What may be fetched, and how much of it. img2dataset asks urllib, so the guard is a urllib opener in its workers.
 
-Only http and https; every address is checked after the name was resolved and is the one connected to, so that neither
-a redirect nor a name that changes its answer leads into a private network. Proxies of the environment are not used:
-behind a proxy the address could not be checked.
+Proxies of the environment are not used: behind a proxy the address could not be checked.
 """
 
+import contextlib
 import dataclasses
 import http.client
-import ipaddress
-import socket
+import io
+import threading
+import time
+import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from email.message import Message
 from typing import Any
 
+from pipeline.errors import ConfigError
+from pipeline.handlers import director, failure
+from pipeline.optout import RobotsCache, opted_out
+from pipeline.outcomes import SampleError
 
-class RefusedAddressError(OSError):
-    """A URL led to an address that must not be fetched."""
+_CHUNK_BYTES = 1 << 18
+_ROBOTS_BYTES = 1 << 19
+# What a browser leaves as it is in a path; all else, spaces and letters beyond ASCII first of all, is percent-encoded.
+_URL_LETTERS = "%/:=&?~#+!$,;'@()*[]|"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guard:
-    """``connect_to`` maps a host, as written in URLs, to the trusted ``address:port`` to connect to instead."""
+    """The rules. Plain values only: it travels inside the pickled downloader to workers on any machine.
+
+    ``connect_to`` maps a host, as written in URLs, to the trusted ``address:port`` to connect to instead; every other
+    address must be public unless ``allow_private_addresses``. ``sample_timeout_s`` bounds a sample with its redirects
+    and ``retries``; ``max_bytes`` its body. ``opt_out`` are directives of ``X-Robots-Tag`` that are honoured.
+    """
 
     connect_to: Mapping[str, str] = dataclasses.field(default_factory=dict)
     allow_private_addresses: bool = False
+    schemes: tuple[str, ...] = ("http", "https")
+    max_bytes: int = 50_000_000
+    max_redirects: int = 5
+    sample_timeout_s: float = 60
+    retries: int = 0
+    agent: str = "clip-cid"
+    contact: str | None = None
+    opt_out: tuple[str, ...] = ()
+    robots_txt: bool = False
 
-    def install(self) -> None:
-        """Make ``urllib.request.urlopen`` in this process obey the guard."""
-        urllib.request.install_opener(self.opener())
+    def __post_init__(self) -> None:
+        for host, address in self.connect_to.items():
+            if not address.rpartition(":")[2].isdigit():
+                raise ConfigError(f"connect_to[{host!r}] is {address!r}, expected address:port")
 
-    def opener(self) -> urllib.request.OpenerDirector:
-        """An opener that knows http and https alone."""
-        guard = self
+    @property
+    def user_agent(self) -> str:
+        """Who asks: the agent's token, the program that fetches, and where to complain."""
+        return f"{self.agent} (img2dataset{f'; +{self.contact}' if self.contact else ''})"
 
-        class HTTPHandler(urllib.request.HTTPHandler):
-            def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-                return self.do_open(guard._http_connection, request)
-
-        class HTTPSHandler(urllib.request.HTTPSHandler):
-            def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-                return self.do_open(guard._https_connection, request, context=self._context)  # type: ignore
-
-        opener = urllib.request.OpenerDirector()
-        for handler in (
-            urllib.request.UnknownHandler,
-            urllib.request.HTTPDefaultErrorHandler,
-            urllib.request.HTTPRedirectHandler,
-            urllib.request.HTTPErrorProcessor,
-            HTTPHandler,
-            HTTPSHandler,
-        ):
-            opener.add_handler(handler())
-        return opener
-
-    def connect(
-        self, address: tuple[str, int], timeout: Any = None, source_address: Any = None, **_ignored: Any
-    ) -> socket.socket:
-        """Like ``socket.create_connection``, to an address that is public or named in ``connect_to``."""
-        host, port = address
-        trusted: str | None = self.connect_to.get(host.lower())
-        if trusted is not None:
-            trusted_host, _, trusted_port = trusted.rpartition(":")
-            return socket.create_connection((trusted_host.strip("[]"), int(trusted_port)), timeout, source_address)
-        last: OSError | None = None
-        resolutions = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for resolved in [str(resolution[4][0]) for resolution in resolutions]:
-            if not self.allow_private_addresses and not is_public(resolved):
-                raise RefusedAddressError(f"address {resolved} of host {host!r} is not public")
-            try:
-                return socket.create_connection((resolved, port), timeout, source_address)
-            except OSError as error:
-                last = error
-        raise last or OSError(f"host {host!r} has no address")
-
-    def _http_connection(self, host: str, **options: Any) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection(host, **options)
-        connection._create_connection = self.connect  # type: ignore[attr-defined]
-        return connection
-
-    def _https_connection(self, host: str, **options: Any) -> http.client.HTTPSConnection:
-        connection = http.client.HTTPSConnection(host, **options)
-        connection._create_connection = self.connect  # type: ignore[attr-defined]
-        return connection
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["GuardedOpener"]:
+        """While the block lasts, ``urllib.request.urlopen`` in this process obeys the guard."""
+        opener, before = GuardedOpener(self), urllib.request._opener  # type: ignore[attr-defined]
+        urllib.request.install_opener(opener)  # type: ignore[arg-type]
+        try:
+            yield opener
+        finally:
+            urllib.request.install_opener(before)
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address, as a resolver returned it, is on the public internet."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    # An IPv6 address may carry an IPv4 one, which is where the packets go in the end.
-    inner = (ip.ipv4_mapped or ip.sixtofour) if isinstance(ip, ipaddress.IPv6Address) else None
-    return (inner or ip).is_global and not (inner or ip).is_multicast
+class Fetched(io.BytesIO):
+    """A whole body in memory, with the headers it came with."""
+
+    def __init__(self, body: bytes, headers: Message):
+        super().__init__(body)
+        self.headers = headers
+
+
+class GuardedOpener:
+    """Takes the place of a urllib opener: ``open`` returns a whole body or raises :class:`SampleError`.
+
+    ``finished`` counts the calls that ended; ``in_flight`` holds URL and start (of ``time.monotonic``) of the others.
+    """
+
+    def __init__(self, guard: Guard):
+        self.guard = guard
+        self.finished = 0
+        self.in_flight: dict[int, tuple[str, float]] = {}
+        self._aborted = False
+        self._director = director(guard)
+        self._robots = RobotsCache(guard.agent, self._robots_text) if guard.robots_txt else None
+
+    def abort(self) -> None:
+        """Let every further call fail at once: what is fetched could not be stored."""
+        self._aborted = True
+
+    def open(self, fullurl: Any, data: None = None, timeout: Any = None) -> Fetched:
+        """Fetch a URL or a ``Request``; ``timeout`` is how many seconds the server may stay silent."""
+        if self._aborted:
+            raise SampleError("failed_in_worker", "the shard was given up")
+        deadline = time.monotonic() + self.guard.sample_timeout_s
+        url = fullurl if isinstance(fullurl, str) else fullurl.full_url
+        me = threading.get_ident()
+        self.in_flight[me] = (url, time.monotonic())
+        try:
+            for left in range(self.guard.retries, -1, -1):
+                try:
+                    return self._attempt(url, timeout, deadline)
+                except SampleError as error:
+                    if not (left and error.transient):
+                        raise
+            raise AssertionError("the last attempt returns or raises")
+        finally:
+            del self.in_flight[me]
+            self.finished += 1
+
+    def _attempt(self, url: str, timeout: float | None, deadline: float) -> Fetched:
+        try:
+            if self._robots is not None and url.lower().startswith("http") and not self._robots.allows(url):
+                raise SampleError("opted_out", "robots.txt disallows it")
+            with self._director.open(self._request(url, deadline), timeout=timeout) as response:
+                found = opted_out(response.headers.get_all("X-Robots-Tag", []), self.guard.agent, self.guard.opt_out)
+                if found:
+                    raise SampleError("opted_out", "X-Robots-Tag", found)
+                return Fetched(read_bounded(response, self.guard.max_bytes), response.headers)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise failure(error) from error
+
+    def _request(self, url: str, deadline: float) -> urllib.request.Request:
+        if not url.isascii() or " " in url:
+            parts = urllib.parse.urlsplit(url)
+            path, query = (urllib.parse.quote(part, safe=_URL_LETTERS) for part in (parts.path, parts.query))
+            url = parts._replace(netloc=parts.netloc.encode("idna").decode(), path=path, query=query).geturl()
+        request = urllib.request.Request(url, headers={"User-Agent": self.guard.user_agent})
+        request.deadline = deadline  # type: ignore[attr-defined]
+        return request
+
+    def _robots_text(self, url: str) -> tuple[int, str]:
+        request = self._request(url, time.monotonic() + self.guard.sample_timeout_s)
+        try:
+            with self._director.open(request, timeout=self.guard.sample_timeout_s) as response:
+                return response.status, response.read(_ROBOTS_BYTES).decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code, ""
+
+
+def read_bounded(response: Any, max_bytes: int) -> bytes:
+    """The body of a response; :class:`SampleError` as soon as it is known to be larger, or if it ends early."""
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise SampleError("too_large", "more bytes than allowed", f"{announced} of at most {max_bytes}")
+    chunks, size = [], 0
+    while chunk := response.read(_CHUNK_BYTES):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            raise SampleError("too_large", "more bytes than allowed", f"at most {max_bytes}")
+    # http.client reports a body cut short only to those who read it in one piece.
+    if getattr(response, "length", None):
+        raise SampleError("failed_to_download", "body cut short", f"{size} of {announced} bytes", transient=True)
+    return b"".join(chunks)

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from pipeline.compute import map_shards
 from pipeline.config import ComputeConfig
 from pipeline.errors import ConfigError
+from pipeline.files import fingerprint_of, write_text_atomically
 from pipeline.forest import Edges, ForestBuilder
 from pipeline.packed import Packed, pack, release
 from pipeline.plan import Calibration, ForestPlan, calibrate, memory_needed
 from pipeline.prefix import Precision, left_columns
 from pipeline.progress import Progress
-from pipeline.store import fingerprint_of, write_text_atomically
 from pipeline.tiles import Tile, TileResult, read_edges, read_result, run_tile, write_edges
 
 log = logging.getLogger(__name__)

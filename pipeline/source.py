@@ -35,7 +35,7 @@ def import_pairs(root: Path, config: SourceConfig, query_config: QueryConfig, *,
     found = _expand(lists)
     content = config.model_dump(exclude={"lists"})
     stage = Stage(
-        root, "source_pairs", version=1, config=content, inputs={"pairs": [_identity(name) for name in found]}
+        root, "source_pairs", version=2, config=content, inputs={"pairs": [_identity(name) for name in found]}
     )
     if stage.is_complete():
         return stage.result()
@@ -117,7 +117,7 @@ def _counts(connection: duckdb.DuckDBPyConnection, config: SourceConfig, found: 
         raise SourceError(f"sample ids still collide after a second minting, among {counts['pairs']} pairs")
     if not counts["pairs"]:
         raise SourceError(
-            f"no usable pair in {found}: {counts['listed']} rows, {counts['unusable']} of them without an http(s) URL "
+            f"no usable pair in {found}: {counts['listed']} rows, {counts['unusable']} of them without a URL "
             f"in column {config.url_column!r} or without a caption in column {config.caption_column!r}"
         )
     return counts

@@ -8,8 +8,9 @@ from typing import Any
 
 from pipeline.blocklist import blocked_ids, write_unblocked_index
 from pipeline.errors import ShardError
+from pipeline.files import fingerprint_of
 from pipeline.shards import read_manifest
-from pipeline.store import Stage, StageResult, fingerprint_of, read_result
+from pipeline.store import Stage, StageResult, read_result
 from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info
 from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
 from training.job import TrainingJob

@@ -1,9 +1,10 @@
--- Mint sample_id, drop unusable rows and exact repeats. A pair that stands in several lists belongs to the first of
+-- Mint sample_id, drop unusable rows and exact repeats. A URL of any scheme is kept: whether it may be fetched is for the
+-- download to say, in the status of the sample. A pair that stands in several lists belongs to the first of
 -- them, so that a list added at the end leaves the shards of earlier lists as they are.
 CREATE OR REPLACE TEMP TABLE usable AS
 SELECT trim(url) AS url, caption, min(list_index) AS list_index, count(*) AS occurrences
 FROM source_rows
-WHERE regexp_matches(trim(url), '^https?://[^/\s]+', 'i') AND caption IS NOT NULL AND trim(caption) <> ''
+WHERE regexp_matches(trim(url), '^[a-z][a-z0-9+.-]*:\S', 'i') AND regexp_matches(caption, '\S')
 GROUP BY ALL;
 
 -- 64 bits of MD5 over url, unit separator, caption, shifted into BIGINT's range.

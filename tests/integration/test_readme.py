@@ -41,6 +41,8 @@ def test_five_lines_for_a_folder_of_embeddings_run(
     (tmp_path / "embeddings").symlink_to(finished.root / "teacher_embeddings")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    verdicts = duckdb.sql("SELECT count(*), count(*) FILTER (kept) FROM 'balanced/balance_groups.parquet'").fetchall()[0]
+    verdicts = duckdb.sql("SELECT count(*), count(*) FILTER (kept) FROM 'balanced/balance_groups.parquet'").fetchall()[
+        0
+    ]
     assert verdicts[0] > verdicts[1] > 0
     assert (tmp_path / "balanced" / "removed_pairs.parquet").exists()

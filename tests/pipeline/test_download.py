@@ -88,7 +88,7 @@ def test_unreachable_hosts_are_failures_not_errors(tmp_path: Path) -> None:
     settings = small_settings(tmp_path / "root")
     config = SourceConfig(lists=[str(tmp_path / "list.csv")])
     import_pairs(settings.path, config, settings.query, lists=config.lists)
-    assert download_images(settings.path, settings.images).stats == {"downloaded": 0, "failed": 2}
+    assert download_images(settings.path, settings.images).stats == {"downloaded": 0, "failed": 2, "refused_address": 2}
     assert all("not public" in row["error"] for row in rows(settings.path))
 
 

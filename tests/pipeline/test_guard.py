@@ -1,91 +1,169 @@
 import http.server
+import pickle
 import threading
-import urllib.error
 from collections.abc import Iterator
 
 import pytest
 
-from pipeline.guard import Guard, is_public
+from pipeline.errors import ConfigError
+from pipeline.guard import Guard, GuardedOpener
+from pipeline.optout import opted_out
+from pipeline.outcomes import SampleError
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.paths.append(self.path)
+        failures = getattr(self.server, "failures", 0)
+        if self.path == "/robots.txt":
+            self.answer(200, b"User-agent: clip-cid\nDisallow: /private\n")
+        elif self.path == "/busy" and failures:
+            self.server.failures = failures - 1
+            self.answer(503, b"")
+        elif self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+        elif self.path == "/chunked":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"5\r\nhello\r\n0\r\n\r\n")
+        else:
+            self.answer(200, b"ok")
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.startswith("/to/"):
-                self.send_response(302)
-                self.send_header("Location", self.path.removeprefix("/to/"))
-                self.end_headers()
-                return
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"ok")
+def running() -> Iterator[http.server.ThreadingHTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.paths = []
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield server
+        server.shutdown()
 
-        def log_message(self, *_: object) -> None:
-            pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
+@pytest.fixture
+def server(running: http.server.ThreadingHTTPServer) -> str:
+    return f"127.0.0.1:{running.server_address[1]}"
 
 
 def fetch(guard: Guard, url: str) -> bytes:
-    with guard.opener().open(url, timeout=5) as response:
+    with GuardedOpener(guard).open(url, timeout=5) as response:
         return response.read()
 
 
 def test_mapped_host_is_reached_and_only_by_that_name(server: str) -> None:
     guard = Guard(connect_to={"demo.test": server})
     assert fetch(guard, "http://demo.test/picture") == b"ok"
-    with pytest.raises(urllib.error.URLError, match="not public"):
+    with pytest.raises(SampleError, match=r"\[refused_address\] address is not public"):
         fetch(guard, f"http://{server}/picture")
 
 
-@pytest.mark.parametrize(
-    "spelling", ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]"]
-)
-def test_loopback_is_refused_however_it_is_spelt(server: str, spelling: str) -> None:
-    port = server.partition(":")[2]
-    for url in (f"http://{spelling}:{port}/", f"http://user@{spelling}:{port}/"):
-        with pytest.raises(urllib.error.URLError):
-            fetch(Guard(), url)
+def test_the_opener_is_urllibs_while_installed_and_no_longer(server: str) -> None:
+    import urllib.request
+
+    before = urllib.request._opener
+    with Guard(connect_to={"demo.test": server}).installed() as opener:
+        with urllib.request.urlopen("http://demo.test/picture", timeout=5) as response:
+            assert response.read() == b"ok"
+        assert opener.finished == 1
+        assert not opener.in_flight
+    assert urllib.request._opener is before
 
 
-def test_redirect_into_a_private_network_is_refused(server: str) -> None:
-    guard = Guard(connect_to={"demo.test": server})
-    with pytest.raises(urllib.error.URLError, match="not public"):
-        fetch(guard, f"http://demo.test/to/http://{server}/")
+def test_a_guard_travels_whole(server: str) -> None:
+    guard = pickle.loads(pickle.dumps(Guard(connect_to={"demo.test": server})))
+    assert fetch(guard, "http://demo.test/picture") == b"ok"
+    with pytest.raises(SampleError):
+        fetch(guard, f"http://{server}/picture")
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x"])
+def test_a_chunked_body_is_read(server: str) -> None:
+    assert fetch(Guard(allow_private_addresses=True), f"http://{server}/chunked") == b"hello"
+
+
+def test_redirects_are_followed_up_to_a_number(server: str) -> None:
+    url = f"http://{server}/to/http://{server}/to/http://{server}/x"
+    assert fetch(Guard(allow_private_addresses=True, max_redirects=2), url) == b"ok"
+    with pytest.raises(SampleError, match="too many redirects"):
+        fetch(Guard(allow_private_addresses=True, max_redirects=1), url)
+
+
+def test_passing_failures_are_tried_again_and_others_not(running: http.server.ThreadingHTTPServer, server: str) -> None:
+    guard = Guard(allow_private_addresses=True, retries=2)
+    running.failures = 2
+    assert fetch(guard, f"http://{server}/busy") == b"ok"
+    running.paths.clear()
+    with pytest.raises(SampleError, match="more bytes than allowed"):
+        fetch(Guard(allow_private_addresses=True, retries=2, max_bytes=1), f"http://{server}/x")
+    assert running.paths == ["/x"]
+
+
+def test_robots_txt_is_asked_once_and_honoured(running: http.server.ThreadingHTTPServer, server: str) -> None:
+    opener = GuardedOpener(Guard(allow_private_addresses=True, robots_txt=True))
+    assert opener.open(f"http://{server}/a").read() == b"ok"
+    with pytest.raises(SampleError, match=r"\[opted_out\] robots.txt"):
+        opener.open(f"http://{server}/private/b")
+    assert running.paths == ["/robots.txt", "/a"]
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x", "gopher://x/"])
 def test_other_schemes_are_refused(url: str) -> None:
-    with pytest.raises(urllib.error.URLError, match="unknown url type"):
+    with pytest.raises(SampleError, match=r"\[refused_address\] scheme is not allowed"):
         fetch(Guard(allow_private_addresses=True), url)
 
 
-def test_private_addresses_can_be_allowed(server: str) -> None:
-    assert fetch(Guard(allow_private_addresses=True), f"http://{server}/") == b"ok"
+def test_more_schemes_can_be_allowed_but_not_for_redirects(server: str) -> None:
+    guard = Guard(allow_private_addresses=True, schemes=("http", "data", "file"))
+    assert fetch(guard, "data:text/plain,x") == b"x"
+    for target in ("data:text/plain,x", "file:///etc/hostname"):
+        with pytest.raises(SampleError, match=r"\[refused_address\] scheme is not allowed"):
+            fetch(guard, f"http://{server}/to/{target}")
+
+
+def test_the_environments_proxies_are_not_used(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert fetch(Guard(connect_to={"demo.test": server}), "http://demo.test/x") == b"ok"
+
+
+def test_a_map_without_a_port_is_named() -> None:
+    with pytest.raises(ConfigError, match="expected address:port"):
+        Guard(connect_to={"demo.test": "localhost"})
 
 
 @pytest.mark.parametrize(
-    ("address", "public"),
+    ("header", "found"),
     [
-        ("93.184.216.34", True),
-        ("2606:2800:220:1:248:1893:25c8:1946", True),
-        ("10.0.0.1", False),
-        ("172.16.0.1", False),
-        ("192.168.1.1", False),
-        ("169.254.169.254", False),
-        ("100.64.0.1", False),
-        ("0.0.0.0", False),
-        ("224.0.0.1", False),
-        ("::1", False),
-        ("fe80::1%eth0", False),
-        ("fc00::1", False),
-        ("::ffff:10.0.0.1", False),
-        ("2002:7f00:1::", False),
+        ("noai", "noai"),
+        ("NoAI, noimageai", "noai"),
+        ("all", None),
+        ("noindex, max-snippet: -1", "noindex"),
+        ("max-snippet: -1, noml", "noml"),
+        ("unavailable_after: 25 Jun 2030 15:00:00 PST", None),
+        ("otherbot: noai", None),
+        ("otherbot: noai, noindex", None),
+        ("clip-cid: noai", "noai"),
+        ("clip-cid/1.0: noai", "noai"),
+        ("*: noai", "noai"),
+        ("otherbot: noai, clip-cid: noml", "noml"),
+        ("", None),
     ],
 )
-def test_addresses(address: str, public: bool) -> None:
-    assert is_public(address) is public
+def test_robots_tags(header: str, found: str | None) -> None:
+    assert opted_out([header], "Clip-CID", ["noai", "noindex", "noml"]) == found
+
+
+def test_every_robots_tag_counts() -> None:
+    assert opted_out(["otherbot: noai", "all", "noml"], "clip-cid", ["noml"]) == "noml"
