@@ -20,6 +20,8 @@ SMALL: dict[str, Any] = {
         teacher=DemoTeacherConfig(images_per_concept=1, concepts_per_batch=48, steps=6),
     ).model_dump(),
     "source": {"samples_per_shard": 120},
+    # On a busy machine the corpus's own server may be slow to answer; that should not look like a dead link.
+    "images": {"timeout_s": 60},
     "neighbours": {"max_distance": 0.5},
     # A teacher of a few steps puts all images close together, so shares are asked for here, not distances.
     "balance": {"target_removal": 0.3},

@@ -79,6 +79,13 @@ class Job:
         paths = {stage: self.root / ".marks" / stage / "complete.json" for stage in STAGES}
         return {stage: path.stat().st_mtime_ns for stage, path in paths.items()}
 
+    def assert_equals(self, other: "Job") -> None:
+        """Tables in the order in which they are made, so that the first that differs is the one that is named."""
+        mine, theirs = self.tables(), other.tables()
+        for table in TABLES:
+            assert mine[table] == theirs[table], f"{table} differs"
+        assert self.weights() == other.weights()
+
     def weights(self) -> dict[str, str]:
         """A digest of every trained model."""
         return {model: file_digest(self.root / model / "open_clip_model.safetensors") for model in MODELS}
