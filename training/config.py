@@ -28,6 +28,17 @@ class ClusterConfig(Section):
     teacher_temperature: float = Field(
         0.07, description="Temperature of the teacher's cluster logits (unconfirmed).", gt=0
     )
+    sample_rate: float = Field(
+        1.0,
+        description="Share of the centroids that are negatives in a step; the batch's own clusters always take part. "
+        "MLCD has 0.1 at 1M clusters (proxy, unconfirmed).",
+        gt=0,
+        le=1,
+    )
+    storage: Literal["fp32", "fp16"] = Field("fp32", description="How fixed centroids are held; logits are float32.")
+    divided: bool = runtime(
+        False, "Divide the centroids over the ranks, instead of a copy for each. For those that fill a device's memory."
+    )
 
 
 class InstanceConfig(Section):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from training.config import LossesConfig
+from training.losses.centroids import Centroids
 from training.losses.cluster import ClusterDiscriminationLoss
 from training.losses.contrastive import ContrastiveLoss
 from training.losses.instance import InstanceDiscriminationLoss
@@ -53,7 +54,7 @@ class Task(Protocol):
 class DistillationTask:
     """Contrastive learning, cluster discrimination and instance discrimination, each as its weight says."""
 
-    def __init__(self, losses: LossesConfig, *, centroids: Tensor | None, device: torch.device):
+    def __init__(self, losses: LossesConfig, *, centroids: Centroids | None, device: torch.device):
         self.weights = weights_of(losses)
         self._contrastive = ContrastiveLoss() if losses.contrastive.weight else None
         self._cluster = None

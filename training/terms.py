@@ -24,7 +24,7 @@ class Needs:
         return cls(
             teacher_image=divergence or instance,
             teacher_text=instance,
-            cluster_id=label,
+            cluster_id=label or (divergence and losses.cluster.sample_rate < 1),
             centroids=divergence or label,
         )
 

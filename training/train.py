@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, EmbeddingError
 from pipeline.processes import die_with_parent
 from pipeline.progress import Progress
 from pipeline.store import write_text_atomically
@@ -23,6 +23,7 @@ from training.terms import Needs
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from training.centroids import CentroidTable
     from training.checkpoint import Checkpoints
     from training.data import TrainingSet
     from training.engine import Engine
@@ -108,12 +109,13 @@ class _Inputs:
     student: "BuiltStudent"
     samples: "TrainingSet"
     order: "SampleOrder"
-    centroids: "Tensor | None"
+    centroids: "CentroidTable | None"
 
 
 def _open_inputs(job: TrainingJob) -> _Inputs:
     """Everything that needs no other rank, checked as far as can be without training."""
-    from training.data import TrainingSet, preflight, read_centroids
+    from training.centroids import CentroidTable
+    from training.data import TrainingSet, preflight
     from training.order import SampleOrder
     from training.student import build_student
 
@@ -125,16 +127,25 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         temperature=config.losses.contrastive.temperature,
         seed=config.seed,
     )
+    centroids = CentroidTable.open(job.centroids) if job.centroids and needs.centroids else None
+    if centroids and centroids.width != job.teacher_dim:
+        raise EmbeddingError(f"centroids are {centroids.width} wide, the teacher's embeddings {job.teacher_dim}")
     samples = TrainingSet(
-        job.shards, job.index_folder, needs=needs, preprocess=student.preprocess, tokenizer=student.tokenizer
+        job.shards,
+        job.index_folder,
+        needs=needs,
+        preprocess=student.preprocess,
+        tokenizer=student.tokenizer,
+        teacher_dim=job.teacher_dim,
+        clusters=centroids.total if centroids else None,
     )
-    centroids = read_centroids(job.centroids) if job.centroids and needs.centroids else None
-    preflight(samples, teacher_dim=job.teacher_dim, centroids=centroids)
+    preflight(samples)
     order = SampleOrder(samples.shard_rows, batch_size=config.batch_size, seed=config.seed)
     return _Inputs(student=student, samples=samples, order=order, centroids=centroids)
 
 
 def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTask, Checkpoints]":
+    from training.centroids import load_centroids
     from training.checkpoint import Checkpoints
     from training.engine import Engine
     from training.task import DistillationTask
@@ -143,7 +154,8 @@ def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTa
     engine = Engine(inputs.student.module, config)
     if engine.world != config.ranks:
         raise ConfigError(f"the launcher started {engine.world} ranks, the job says {config.ranks}")
-    task = DistillationTask(config.losses, centroids=inputs.centroids, device=engine.device)
+    centroids = load_centroids(inputs.centroids, config.losses.cluster) if inputs.centroids else None
+    task = DistillationTask(config.losses, centroids=centroids, device=engine.device)
     checkpoints = Checkpoints(job.checkpoints, fingerprint=job.fingerprint(), keep=config.keep_checkpoints)
     return engine, task, checkpoints
 
