@@ -7,6 +7,7 @@ it (the centroids and the batch), and with the centroids. The term alone: no stu
 import multiprocessing
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 _CENTROIDS, _WIDTH = 1_000_000, 512
@@ -43,10 +44,10 @@ def _measure(batch: int, rate: float, storage: str, terms: str = "label and dive
     loss = ClusterDiscriminationLoss(Centroids(weight), divergence=divergence, sample_rate=rate)
     student = torch.nn.functional.normalize(torch.randn(batch, _WIDTH), dim=-1).requires_grad_()
     teacher, labels = torch.randn(batch, _WIDTH), torch.randint(_CENTROIDS, (batch,))
-    _reset_peak()
-    before, started = _peak_gb(), time.perf_counter()
+    reset_peak()
+    before, started = peak_gb(), time.perf_counter()
     sum(loss(student, teacher, labels).values()).backward()  # type: ignore[union-attr]
-    seconds, peak = time.perf_counter() - started, _peak_gb()
+    seconds, peak = time.perf_counter() - started, peak_gb()
     elements = batch * (_CENTROIDS if rate == 1 else round(_CENTROIDS * rate))
     return {
         "batch": batch,
@@ -61,15 +62,15 @@ def _measure(batch: int, rate: float, storage: str, terms: str = "label and dive
     }
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
     """Start the kernel's high-water mark anew (Linux)."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_gb() -> float:
+def peak_gb() -> float:
+    """Peak resident set of this process in GB, since its start or the last :func:`reset_peak`."""
     try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1.024e-6
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1.024e-6
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024e-6

@@ -63,7 +63,7 @@ class LossesConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """AdamW and its learning rate by step."""
 
     learning_rate: float = Field(
         3e-3, description="Peak learning rate; RealSyn has 1e-3, the small student of the demo takes more.", gt=0
@@ -74,6 +74,10 @@ class OptimizerConfig(Section):
     beta1: float = Field(0.9, description="AdamW (RealSyn).", ge=0, lt=1)
     beta2: float = Field(0.98, description="AdamW (RealSyn).", ge=0, lt=1)
     eps: float = Field(1e-6, description="AdamW (RealSyn).", gt=0)
+    schedule: Literal["cosine", "one_cycle"] = Field(
+        "cosine",
+        description="`cosine`: linear warm-up, cosine to zero (CLIP); `one_cycle`: torch's OneCycleLR (RealSyn).",
+    )
     warmup: float = Field(
         0.1, description="Share of the steps that warm up (RealSyn's OneCycle pct_start).", ge=0, lt=1
     )
@@ -89,6 +93,23 @@ class StudentConfig(Section):
     batch_size: int = Field(256, description="Global batch: samples of one step over all ranks.", ge=2)
     steps: int = Field(400, description="Optimizer steps.", ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of the engine.")
+    micro_batches: int = Field(
+        1,
+        description="Parts of a rank's batch that go through the model one at a time, for less memory at the price of "
+        "one more forward pass. Losses see the whole batch (GradCache); only BatchNorm normalises each part by itself.",
+        ge=1,
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations of transformer blocks again in the backward pass, for less memory."
+    )
+    compile: bool = Field(False, description="Compile the student with torch.compile; pays on GPUs.")
+    average_decay: float = Field(
+        0.0,
+        description="Decay of an exponential moving average of the weights, which is exported then; 0 keeps none. Not "
+        "with ZeRO stage 3.",
+        ge=0,
+        lt=1,
+    )
     zero_stage: int = Field(1, description="DeepSpeed ZeRO stage.", ge=0, le=3)
     ranks: int = Field(2, description="Processes on this machine; one per GPU, or one per few cores.", ge=1)
     seed: int = Field(0, description="Seed of initial weights and of the order of samples.")

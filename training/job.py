@@ -10,6 +10,8 @@ from pipeline.store import fingerprint_of
 from training.config import StudentConfig
 from training.terms import Needs, weights_of
 
+_DIVISION = ("ranks", "zero_stage", "micro_batches", "gradient_checkpointing", "compile")
+
 
 class TrainingJob(Section):
     """One training run: a student, what it learns from, and where everything about it is written."""
@@ -26,8 +28,13 @@ class TrainingJob(Section):
     def check(self) -> None:
         """Raise :class:`ConfigError` if settings contradict each other."""
         student, needs = self.student, Needs.of(self.student.losses)
-        if student.batch_size % student.ranks:
-            raise ConfigError(f"batch_size {student.batch_size} is not a multiple of ranks, {student.ranks}")
+        if student.batch_size % (student.ranks * student.micro_batches):
+            raise ConfigError(
+                f"batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
+                f"{student.ranks} x {student.micro_batches}"
+            )
+        if student.average_decay and student.zero_stage == 3:
+            raise ConfigError("average_decay needs whole weights on every rank: use ZeRO stage 0, 1 or 2")
         if not weights_of(student.losses):
             raise ConfigError("every loss term has weight 0; at least one must be positive")
         if needs.teacher_space and self.teacher_dim is None:
@@ -69,7 +76,12 @@ class TrainingJob(Section):
         return self.output / "failure.json"
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the weights; a checkpoint is resumed only by a job that has the same."""
+        """A hash of what is trained and on what; a checkpoint is resumed only by a job that has the same.
+
+        How the work is divided is left out: a run may go on with other ranks, at the price of rounding (and, with
+        BatchNorm, of other parts of the batch to normalise by).
+        """
         model = Path(self.student.model)
         model_file = model.read_text() if model.is_file() else None
-        return fingerprint_of(self.student.content(), model_file, self.teacher_dim, self.inputs)
+        content = {name: value for name, value in self.student.content().items() if name not in _DIVISION}
+        return fingerprint_of(content, model_file, self.teacher_dim, self.inputs)

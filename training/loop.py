@@ -26,14 +26,16 @@ class LoopEngine(Protocol):
 
     rank: int
     world: int
-    model: Any
     device: torch.device
+
+    @property
+    def model(self) -> Any: ...
 
     def sum_over_ranks(self, values: Tensor) -> Tensor: ...
 
     def gather(self, value: Any) -> list[Any]: ...
 
-    def step(self, loss: Tensor, *, learning_rate: float) -> None: ...
+    def step(self, loss: Tensor, *, learning_rate: float) -> float | None: ...
 
     def save(self, folder: Path, tag: str) -> None: ...
 
@@ -149,15 +151,3 @@ class Loop:
             f"step {step}: the loss is not finite ({values}); not finite: {', '.join(names)}; the optimizer step was "
             f"not taken; sample ids: {', '.join(map(str, ids))}"
         )
-
-
-def warmup_cosine(*, peak: float, steps: int, warmup: float) -> Callable[[int], float]:
-    """Learning rate of the steps 1 to ``steps``: linear over the first ``warmup`` share, then a cosine towards zero."""
-    warm = round(steps * warmup)
-
-    def rate(step: int) -> float:
-        if step <= warm:
-            return peak * step / warm
-        return peak * (1 + math.cos(math.pi * (step - 1 - warm) / (steps - warm))) / 2
-
-    return rate

@@ -126,6 +126,8 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         teacher_dim=job.teacher_dim if needs.teacher_space else None,
         temperature=config.losses.contrastive.temperature,
         seed=config.seed,
+        precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
     )
     centroids = CentroidTable.open(job.centroids) if job.centroids and needs.centroids else None
     if centroids and centroids.width != job.teacher_dim:
@@ -161,13 +163,14 @@ def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTa
 
 
 def _loop_settings(job: TrainingJob) -> "LoopSettings":
-    from training.loop import LoopSettings, warmup_cosine
+    from training.loop import LoopSettings
+    from training.schedule import schedule_of
 
     config = job.student
     return LoopSettings(
         steps=config.steps,
         batch_size=config.batch_size,
-        schedule=warmup_cosine(peak=config.optimizer.learning_rate, steps=config.steps, warmup=config.optimizer.warmup),
+        schedule=schedule_of(config.optimizer, steps=config.steps),
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,

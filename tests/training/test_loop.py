@@ -10,8 +10,9 @@ import torch
 
 from pipeline.errors import NonFiniteLossError
 from training.checkpoint import Checkpoints
-from training.loop import Loop, LoopSettings, StopFlag, StopRequested, warmup_cosine
+from training.loop import Loop, LoopSettings, StopFlag, StopRequested
 from training.metrics import read_rows
+from training.schedule import warmup_cosine
 
 
 @dataclasses.dataclass
@@ -148,11 +149,3 @@ def test_checkpoints_of_another_job_and_half_written_ones_are_not_used(tmp_path:
     assert _loop(tmp_path, ToyEngine(), fingerprint="b")[1].newest() == 0
     (tmp_path / "checkpoints/step-10/complete.json").unlink()
     assert checkpoints.newest() == 9
-
-
-def test_schedule() -> None:
-    rate = warmup_cosine(peak=1.0, steps=10, warmup=0.2)
-    assert [rate(1), rate(2), rate(3)] == [0.5, 1.0, 1.0]
-    assert rate(7) == pytest.approx(0.5)
-    assert 0 < rate(10) < rate(9) < 0.2
-    assert warmup_cosine(peak=1.0, steps=4, warmup=0.0)(1) == 1.0
