@@ -1,7 +1,6 @@
 """DeepSpeed behind a small interface: ranks, ZeRO, precision, clipping, checkpoints. Nothing here knows the task."""
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -11,15 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training import portable
+from training import state
 from training.average import WeightAverage, average_statistics
 from training.config import StudentConfig
 from training.microbatch import MicroBatches
 from training.student import has_batch_norm
 
-log = logging.getLogger(__name__)
-
-_LAYOUT_FILE = "layout.json"
 _PARAMETERS_WITHOUT_DECAY = ("logit_scale", "logit_bias", "positional_embedding", "class_embedding")
 # DeepSpeed prints a line of its own every so many steps; never.
 _NEVER = 1 << 30
@@ -127,8 +123,8 @@ class Engine:
 
         Where weights are averaged, their averages.
         """
-        state = self._state()
-        return state | self._average.weights if self._average else state
+        whole = self._state()
+        return whole | self._average.weights if self._average else whole
 
     @contextlib.contextmanager
     def exported(self) -> Iterator[Any]:
@@ -146,41 +142,25 @@ class Engine:
             for name, value in values.items():
                 self._parameters[name].copy_(value)
 
-    def save(self, folder: Path, tag: str) -> None:
-        """DeepSpeed checkpoint ``folder/tag``, and beside it the same for any number of ranks; see ``portable.py``."""
-        self._deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
-        tensors = portable.collect(self._deepspeed, self._parameters, self._state())
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer and averages into ``folder``; rank 0 raises :class:`StorageError` if it cannot."""
+        tensors = state.collect(self._deepspeed, self._parameters, self._state())
         if self.rank == 0:
-            tensors |= self._average.tensors() if self._average else {}
-            portable.write(folder / tag, tensors)
-            (folder / tag / _LAYOUT_FILE).write_text(json.dumps(self._layout()))
+            state.write(folder, tensors | (self._average.tensors() if self._average else {}))
 
-    def load(self, folder: Path, tag: str) -> None:
-        """Restore weights and optimizer from ``folder/tag``; exactly, if written by as many ranks with this stage."""
-        layout = json.loads((folder / tag / _LAYOUT_FILE).read_text())
-        tensors = portable.read(folder / tag)
-        if layout == self._layout():
-            path, _ = self._deepspeed.load_checkpoint(str(folder), tag=tag)
-            assert path is not None, f"{folder}/{tag} was marked complete"
-        elif portable.restore(self._deepspeed, self._parameters, tensors):
-            log.info(f"checkpoint {tag} of {layout} goes on with {self._layout()}")
-        else:
-            log.warning(
-                f"checkpoint {tag} of {layout} goes on with {self._layout()}: weights and schedule; AdamW's moments "
-                "start anew"
-            )
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote, with whatever number of ranks, ZeRO stage and micro-batches."""
+        tensors = state.read(folder)
+        state.restore(self._deepspeed, self._parameters, tensors)
         if self._average:
             self._average.load(tensors)
 
-    def _layout(self) -> dict[str, int]:
-        return {"ranks": self.world, "zero_stage": self._deepspeed.zero_optimization_stage()}
-
     def _state(self) -> dict[str, Tensor]:
-        state = {}
+        whole = {}
         for name, value in self._module.state_dict().items():
             full = self._full(self._parameters[name]) if name in self._parameters else value
-            state[name] = full.float() if full.is_floating_point() else full
-        return state
+            whole[name] = full.float() if full.is_floating_point() else full
+        return whole
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: self._full(parameter) for name, parameter in self._parameters.items()}

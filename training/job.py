@@ -33,6 +33,8 @@ class TrainingJob(Section):
                 f"batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
                 f"{student.ranks} x {student.micro_batches}"
             )
+        if student.precision == "fp16" and student.zero_stage == 0:
+            raise ConfigError("precision fp16 needs ZeRO stage 1, 2 or 3, which keep float32 weights that can be saved")
         if student.average_decay and student.zero_stage == 3:
             raise ConfigError("average_decay needs whole weights on every rank: use ZeRO stage 0, 1 or 2")
         if not weights_of(student.losses):

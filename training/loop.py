@@ -37,15 +37,15 @@ class LoopEngine(Protocol):
 
     def step(self, loss: Tensor, *, learning_rate: float) -> float | None: ...
 
-    def save(self, folder: Path, tag: str) -> None: ...
+    def save(self, folder: Path) -> None: ...
 
-    def load(self, folder: Path, tag: str) -> None: ...
+    def load(self, folder: Path) -> None: ...
 
     def barrier(self) -> None: ...
 
 
 class StopRequested(Exception):
-    """Not an error: a SIGTERM asked the run to end, and a checkpoint was written."""
+    """Not an error: a SIGTERM asked the run to end; the message says whether a checkpoint was written."""
 
 
 class StopFlag:
@@ -105,12 +105,15 @@ class Loop:
                 rate = (step - logged) * settings.batch_size / (time.monotonic() - since)
                 logged, since = step, time.monotonic()
                 writer.write(self._row(step, terms, extra, rate))
+            saved = False
             if stopping or step % settings.checkpoint_every == 0 or step == settings.steps:
-                self._checkpoints.save(self._engine, step)
+                saved = self._checkpoints.save(self._engine, step)
             if progress:
                 progress.add(1, f"loss {terms['loss']:.3f}")
             if stopping and step < settings.steps:
-                raise StopRequested(f"stopped by SIGTERM after step {step}, checkpoint written")
+                raise StopRequested(
+                    f"stopped by SIGTERM after step {step}, checkpoint {'' if saved else 'not '}written"
+                )
         if writer:
             writer.close()
 

@@ -74,14 +74,14 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
         for name, variant in VARIANTS.items():
             engine = Engine(Toy(), _config(world, **variant))
             _steps(engine, 0, 2)
-            engine.save(Path(folder) / name, f"ranks-{world}")
+            engine.save(Path(folder) / name / f"ranks-{world}")
             value = _steps(engine, 2, 4)
             states[name] = {**engine.state(), "clamped": torch.tensor(value)}
         other = f"ranks-{3 - world}"
         for name, variant in VARIANTS.items():
             if (Path(folder) / name / other).is_dir():
                 engine = Engine(Toy(), _config(world, **variant))
-                engine.load(Path(folder) / name, other)
+                engine.load(Path(folder) / name / other)
                 value = _steps(engine, 2, 4)
                 states[f"{name}, resumed"] = {**engine.state(), "clamped": torch.tensor(value)}
         if rank == 0:

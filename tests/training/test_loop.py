@@ -1,6 +1,7 @@
 """The loop, with a model of three numbers and an engine without DeepSpeed."""
 
 import dataclasses
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from training.checkpoint import Checkpoints
 from training.loop import Loop, LoopSettings, StopFlag, StopRequested
 from training.metrics import read_rows
 from training.schedule import warmup_cosine
+from training.state import read, write
 
 
 @dataclasses.dataclass
@@ -54,12 +56,11 @@ class ToyEngine:
         with torch.no_grad():
             self.model -= learning_rate * gradient
 
-    def save(self, folder: Path, tag: str) -> None:
-        (folder / tag).mkdir(parents=True)
-        torch.save(self.model, folder / tag / "model.pt")
+    def save(self, folder: Path) -> None:
+        write(folder, {"model": self.model})
 
-    def load(self, folder: Path, tag: str) -> None:
-        self.model = torch.load(folder / tag / "model.pt", weights_only=True).requires_grad_()
+    def load(self, folder: Path) -> None:
+        self.model = read(folder)["model"].requires_grad_()
 
 
 STEPS = 10
@@ -149,3 +150,30 @@ def test_checkpoints_of_another_job_and_half_written_ones_are_not_used(tmp_path:
     assert _loop(tmp_path, ToyEngine(), fingerprint="b")[1].newest() == 0
     (tmp_path / "checkpoints/step-10/complete.json").unlink()
     assert checkpoints.newest() == 9
+
+
+def test_a_full_disk_costs_a_checkpoint_but_not_those_before_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel refuses to let any file grow beyond 30 bytes while step 6 is saved."""
+    engine = ToyEngine()
+    loop, checkpoints = _loop(tmp_path, engine)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    write_state = engine.save
+
+    def save(folder: Path) -> None:
+        if folder.name == "step-6":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30, before[1]))
+        try:
+            write_state(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    engine.save = save  # type: ignore[method-assign]
+    try:
+        loop.run(_batches()[:8], start=0, stop=StopFlag())
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+    assert checkpoints.newest() == 3
+    assert "no checkpoint after step 6" in caplog.text and "the newest is that after step 3" in caplog.text
+    assert not (tmp_path / "checkpoints/step-6").exists()

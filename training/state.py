@@ -1,11 +1,9 @@
-"""What a run needs to go on with another number of ranks: weights and AdamW's moments, whole, in one file.
+"""The state of a DeepSpeed engine, whole, in one file, whatever the number of ranks and the ZeRO stage.
 
-DeepSpeed's own checkpoints are divided by rank and open only for as many. This file is written beside them by rank 0,
-in float32, with a name for each tensor. ZeRO stages 1, 2, 3 and, in fp32, 0 give moments; otherwise weights alone are
-kept, and AdamW starts its moments anew.
+DeepSpeed's own checkpoints are divided by rank and open only for as many. Here float32 weights and AdamW's moments are
+gathered under their parameters' names, rank 0 writes them, and any number of ranks takes them up again, bit for bit.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from pipeline.errors import StorageError
 
-PORTABLE_FILE = "portable.safetensors"
+STATE_FILE = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_WEIGHT, _COUNT = "weight", "steps"
+_WEIGHT, _COUNT, _SCALER = "weight", "steps", "loss_scaler"
+_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def collect(engine: Any, parameters: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``<kind>/<parameter>`` on every rank; ``weights`` is the module's state. All ranks call it together."""
+    """``<kind>/<parameter>`` on every rank; ``weights`` is the module's state. After a step;
+    all ranks call it together."""
     tensors = {f"{_WEIGHT}/{name}": value for name, value in weights.items()}
     _link(engine)
     for name, parameter in parameters.items():
         for key in _MOMENTS:
-            moment = _moment(engine, parameter, key)
-            if moment is not None:
-                tensors[f"{key}/{name}"] = moment
-    count = _count(engine)
-    if count is not None:
-        tensors[_COUNT] = count.reshape(1)
-    return tensors
+            tensors[f"{key}/{name}"] = _moment(engine, parameter, key)
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    numbers = [float(getattr(scaler, field, 0)) for field in _SCALER_FIELDS]
+    return {**tensors, _COUNT: _count(engine).reshape(1), _SCALER: torch.tensor(numbers, dtype=torch.float64)}
 
 
-def restore(engine: Any, parameters: dict[str, Tensor], tensors: dict[str, Tensor]) -> bool:
-    """Bring a fresh engine to that state; false if AdamW's moments could not be restored."""
+def restore(engine: Any, parameters: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Bring a fresh engine to the state that :func:`collect` found; all ranks call it together."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     module = engine.module
@@ -46,8 +43,6 @@ def restore(engine: Any, parameters: dict[str, Tensor], tensors: dict[str, Tenso
                 buffer.copy_(tensors[f"{_WEIGHT}/{name}"])
         for name, parameter in parameters.items():
             _set_weight(parameter, tensors[f"{_WEIGHT}/{name}"].to(parameter.device))
-    if _COUNT not in tensors or not _partitions(engine):
-        return False
     _start_moments(engine, tensors[_COUNT])
     for name, parameter in parameters.items():
         for key in _MOMENTS:
@@ -58,7 +53,10 @@ def restore(engine: Any, parameters: dict[str, Tensor], tensors: dict[str, Tenso
                 safe_set_local_optimizer_state(parameter, _own_part(parameter, value), key)
             else:
                 safe_set_full_optimizer_state(parameter, value, key)
-    return True
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    for field, number in zip(_SCALER_FIELDS, tensors[_SCALER].tolist()):
+        if hasattr(scaler, field):
+            setattr(scaler, field, number if field == "cur_scale" else int(number))
 
 
 def _set_weight(parameter: Any, value: Tensor) -> None:
@@ -86,26 +84,31 @@ def _own_part(parameter: Any, value: Tensor) -> Tensor:
 
 
 def write(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write the state file; :class:`StorageError` if it does not go onto the disk."""
     import safetensors.torch
 
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(stored, str(folder / PORTABLE_FILE))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(stored, str(folder / STATE_FILE))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise StorageError(f"{folder / STATE_FILE} cannot be written: {error}") from error
 
 
 def read(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a state file."""
     import safetensors.torch
 
-    return dict(safetensors.torch.load_file(str(folder / PORTABLE_FILE)))
+    return dict(safetensors.torch.load_file(str(folder / STATE_FILE)))
 
 
 def _partitions(engine: Any) -> list[Tensor]:
-    """What AdamW steps on: the parameters themselves, or ZeRO's parts of this rank; none for other engines."""
+    """What AdamW steps on: the parameters themselves, or ZeRO's parts of this rank."""
     if isinstance(engine.optimizer, torch.optim.Optimizer):
         return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
-    for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
-        if hasattr(engine.optimizer, name):
-            return list(getattr(engine.optimizer, name))
-    return []
+    names = ("single_partition_of_fp32_groups", "fp32_groups_flat_partition", "fp32_partitioned_groups_flat")
+    (partitions,) = [getattr(engine.optimizer, name) for name in names if hasattr(engine.optimizer, name)]
+    return list(partitions)
 
 
 def _state(engine: Any) -> Any:
@@ -116,20 +119,17 @@ def _state(engine: Any) -> Any:
     )
 
 
-def _moment(engine: Any, parameter: Tensor, key: str) -> Tensor | None:
+def _moment(engine: Any, parameter: Tensor, key: str) -> Tensor:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    if not _partitions(engine):
-        return None
     if isinstance(engine.optimizer, torch.optim.Optimizer):
-        return engine.optimizer.state.get(parameter, {}).get(key)
-    return safe_get_full_optimizer_state(parameter, key)
+        return torch.as_tensor(engine.optimizer.state[parameter][key])
+    return torch.as_tensor(safe_get_full_optimizer_state(parameter, key))
 
 
-def _count(engine: Any) -> Tensor | None:
+def _count(engine: Any) -> Tensor:
     """Steps that AdamW has done, for its bias correction."""
-    partitions = _partitions(engine)
-    return _state(engine)[partitions[0]]["step"].clone() if partitions else None
+    return torch.as_tensor(_state(engine)[_partitions(engine)[0]]["step"])
 
 
 def _start_moments(engine: Any, count: Tensor) -> None:
