@@ -116,6 +116,11 @@ class StudentConfig(Section):
     checkpoint_every: int = runtime(100, "Steps between checkpoints.", ge=1)
     keep_checkpoints: int = runtime(2, "Checkpoints kept; older ones are removed.", ge=1)
     log_every: int = Field(10, description="Steps between two rows of training_metrics.", ge=1)
+    loggers: list[Literal["tensorboard", "wandb"]] = runtime(
+        [],
+        "Where metrics go besides their table: TensorBoard files in `runs/`, Weights & Biases. Each needs its extra, "
+        "`pip install clip-cid[tensorboard]`.",
+    )
     loader_workers: int = runtime(0, "Loader processes per rank; 0 loads in the training process.", ge=0)
 
 

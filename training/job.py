@@ -59,6 +59,11 @@ class TrainingJob(Section):
         return self.output / "metrics.parquet"
 
     @property
+    def tensorboard_folder(self) -> Path:
+        """Event files, kept beside the output folder, which is removed once its results were taken."""
+        return self.output.with_name(f"{self.output.name}-tensorboard")
+
+    @property
     def export_folder(self) -> Path:
         """The trained student as an open_clip folder."""
         return self.output / "export"

@@ -10,6 +10,7 @@ from pipeline.errors import ShardError
 from pipeline.shards import read_manifest
 from pipeline.store import Stage, StageResult, read_result
 from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info
+from training.card import CARD_FILE
 from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
 from training.job import TrainingJob
 from training.launch import run_training
@@ -83,7 +84,7 @@ def _train(
             # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
             trained = run_training(job, env=env, on_metrics=on_metrics)
             with stage.output(shard) as output:
-                for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE):
+                for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE, CARD_FILE):
                     (trained.export / name).replace(output.path(f"{job.name}/{name}"))
                 trained.metrics.replace(output.path(f"{metrics_table}/metrics.parquet"))
                 output.rows = trained.steps

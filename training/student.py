@@ -53,11 +53,12 @@ class Student(nn.Module):
         with torch.autocast(image.device.type, self._autocast, enabled=self.training and self._autocast is not None):
             image_BE = model.encode_image(image.to(next(model.visual.parameters()).dtype))
             text_BE = model.encode_text(text)
+            image_BD, text_BD = self.projection(image_BE), self.projection(text_BE)
         return Features(
             image=F.normalize(image_BE.float(), dim=-1),
             text=F.normalize(text_BE.float(), dim=-1),
-            image_to_teacher=F.normalize(self.projection(image_BE).float(), dim=-1),
-            text_to_teacher=F.normalize(self.projection(text_BE).float(), dim=-1),
+            image_to_teacher=F.normalize(image_BD.float(), dim=-1),
+            text_to_teacher=F.normalize(text_BD.float(), dim=-1),
             logit_scale=model.logit_scale.float().exp().reshape(()),
         )
 

@@ -77,6 +77,7 @@ def run(job: TrainingJob, logger: logging.Logger) -> None:
 
     # DeepSpeed is slow to import, so all that can be wrong with the input is found out before.
     from training.engine import init_distributed
+    from training.loggers import open_loggers
     from training.probe import write_probe
 
     init_distributed()
@@ -90,6 +91,7 @@ def run(job: TrainingJob, logger: logging.Logger) -> None:
         checkpoints=checkpoints,
         metrics_file=job.metrics_file,
         settings=_loop_settings(job),
+        loggers=open_loggers(job, resume_step=start) if engine.rank == 0 else (),
     )
     startup_s, training_started = time.monotonic() - started, time.monotonic()
     with _progress(job, logger, engine) as progress:
@@ -193,11 +195,15 @@ def _batches(job: TrainingJob, inputs: _Inputs, engine: "Engine", start: int) ->
 
 def _write_results(job: TrainingJob, inputs: _Inputs, state: "dict[str, Tensor]", result: dict[str, float]) -> None:
     """Export, metrics table, and the result file, last."""
+    from training.card import CARD_FILE, model_card
     from training.metrics import read_rows, write_table
     from training.student import export_student
 
+    rows = read_rows(job.metrics_file)
     export_student(job.export_folder, inputs.student, state)
-    write_table(read_rows(job.metrics_file), job.metrics_table)
+    card = model_card(job, samples=len(inputs.samples), rows=rows, resumed_from=int(result["resumed_from"]))
+    write_text_atomically(job.export_folder / CARD_FILE, card)
+    write_table(rows, job.metrics_table)
     write_text_atomically(job.result_file, json.dumps(result))
 
 

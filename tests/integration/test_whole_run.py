@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline import schema
 from pipeline.store import read_result
 from tests.conftest import SMALL, small_settings
 
@@ -73,7 +74,8 @@ class Job:
             table: [row for path in paths for row in pq.read_table(path).to_pylist()] for table, paths in files.items()
         }
         for row in rows["training_metrics"]:
-            row.pop("samples_per_second")
+            for name in schema.MACHINE_METRICS:
+                row.pop(name)
         return rows
 
     def marks(self) -> dict[str, float]:

@@ -3,6 +3,8 @@
 import dataclasses
 import resource
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import NonFiniteLossError
+from pipeline.schema import MACHINE_METRICS
 from training.checkpoint import Checkpoints
 from training.loop import Loop, LoopSettings, StopFlag, StopRequested
 from training.metrics import read_rows
@@ -90,7 +93,7 @@ def _loop(folder: Path, engine: ToyEngine, *, fingerprint: str = "a") -> tuple[L
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in read_rows(folder / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in MACHINE_METRICS} for row in read_rows(folder / "metrics.jsonl")]
 
 
 def test_rows_checkpoints_and_pruning(tmp_path: Path) -> None:
@@ -177,3 +180,25 @@ def test_a_full_disk_costs_a_checkpoint_but_not_those_before_it(
     assert checkpoints.newest() == 3
     assert "no checkpoint after step 6" in caplog.text and "the newest is that after step 3" in caplog.text
     assert not (tmp_path / "checkpoints/step-6").exists()
+
+
+def test_rows_tell_how_long_data_took(tmp_path: Path) -> None:
+    def slow() -> Iterator[ToyBatch]:
+        for batch in _batches():
+            time.sleep(0.02)
+            yield batch
+
+    seen: list[dict[str, Any]] = []
+
+    class Logger:
+        def write(self, row: dict[str, Any]) -> None:
+            seen.append(row)
+
+        def close(self) -> None:
+            seen.append({})
+
+    loop, _ = _loop(tmp_path, ToyEngine())
+    loop._loggers = [Logger()]
+    loop.run(slow(), start=0, stop=StopFlag())
+    assert seen[-1] == {} and seen[:-1] == read_rows(tmp_path / "metrics.jsonl")
+    assert 0.5 < seen[1]["data_stall"] <= 1 and seen[1]["memory_gb"] > 0.01
