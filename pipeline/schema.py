@@ -111,6 +111,7 @@ TABLES = (
     "training_metrics",
     "baseline_metrics",
     "evaluation",
+    "ablation",
 )
 
 # Rows per Parquet row group where there are embeddings: 1,048,576 rows (the default of pyarrow) of a

@@ -46,6 +46,9 @@ class InstanceConfig(Section):
 
     weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
     temperature: float = Field(0.07, description="Temperature of its cross-entropies (unconfirmed).", gt=0)
+    discrimination_weight: float = Field(
+        1.0, description="Weight of the mean of its four cross-entropies (unconfirmed).", ge=0
+    )
     feature_weight: float = Field(
         1000.0,
         description="Weight of the mean squared error between embeddings (CLIP-KD's feature term, there with weight "
@@ -122,6 +125,24 @@ class StudentConfig(Section):
         "`pip install clip-cid[tensorboard]`.",
     )
     loader_workers: int = runtime(0, "Loader processes per rank; 0 loads in the training process.", ge=0)
+
+
+class AblationConfig(Section):
+    """The grid of the ablation: every choice of data with every choice of losses, for every seed."""
+
+    data: list[Literal["all", "random", "balanced"]] = Field(
+        ["all", "random", "balanced"], description="`random` has as many pairs as `balanced`."
+    )
+    losses: list[Literal["contrastive", "cluster", "instance", "both", "feature", "configured"]] = Field(
+        ["contrastive", "cluster", "instance", "both", "feature", "configured"],
+        description="Terms beside the contrastive one, weighted as the student: none, `cluster`, the cross-entropies "
+        "of `instance`, `both`, mean squared error alone (`feature`, as in CLIP-KD), or all as configured.",
+    )
+    seeds: list[int] = Field([0, 1, 2], description="Seeds of weights and of the order of samples.", min_length=1)
+    steps: int | None = Field(None, description="Steps of every cell; none means the student's.", ge=1)
+    tasks: list[Literal["zero_shot", "linear_probe", "retrieval"]] = Field(
+        ["zero_shot"], description="What each cell's student is measured by."
+    )
 
 
 class BaselineConfig(Section):

@@ -61,7 +61,9 @@ class DistillationTask:
         if Needs.of(losses).centroids:
             assert centroids is not None, "the job checks that centroids are given"
             self._cluster = ClusterDiscriminationLoss.from_config(losses.cluster, centroids).to(device)
-        self._instance = InstanceDiscriminationLoss.from_config(losses.instance) if losses.instance.weight else None
+        self._instance = (
+            InstanceDiscriminationLoss.from_config(losses.instance) if Needs.of(losses).teacher_text else None
+        )
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Named terms of one batch; see :class:`Task`."""

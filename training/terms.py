@@ -20,7 +20,7 @@ class Needs:
     def of(cls, losses: LossesConfig) -> "Needs":
         divergence = losses.cluster.weight * losses.cluster.divergence_weight > 0
         label = losses.cluster.weight * losses.cluster.label_weight > 0
-        instance = losses.instance.weight > 0
+        instance = losses.instance.weight * (losses.instance.discrimination_weight + losses.instance.feature_weight) > 0
         return cls(
             teacher_image=divergence or instance,
             teacher_text=instance,
@@ -37,14 +37,15 @@ class Needs:
 def weights_of(losses: LossesConfig) -> dict[str, float]:
     """Weight of every active term by its name. The four cross-entropies of the instance term share its weight."""
     cluster, instance = losses.cluster, losses.instance
+    pair_weight = instance.weight * instance.discrimination_weight / _INSTANCE_PAIRS
     weights = {
         "contrastive": losses.contrastive.weight,
         "cluster_label": cluster.weight * cluster.label_weight,
         "cluster_divergence": cluster.weight * cluster.divergence_weight,
-        "instance_image_image": instance.weight / _INSTANCE_PAIRS,
-        "instance_text_text": instance.weight / _INSTANCE_PAIRS,
-        "instance_image_text": instance.weight / _INSTANCE_PAIRS,
-        "instance_text_image": instance.weight / _INSTANCE_PAIRS,
+        "instance_image_image": pair_weight,
+        "instance_text_text": pair_weight,
+        "instance_image_text": pair_weight,
+        "instance_text_image": pair_weight,
         "instance_feature": instance.weight * instance.feature_weight,
     }
     return {name: weight for name, weight in weights.items() if weight > 0}

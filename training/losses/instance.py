@@ -33,7 +33,11 @@ class InstanceDiscriminationLoss(nn.Module):
     @classmethod
     def from_config(cls, config: InstanceConfig) -> "InstanceDiscriminationLoss":
         """Terms of weight zero are left out."""
-        return cls(temperature=config.temperature, feature=config.feature_weight > 0)
+        return cls(
+            temperature=config.temperature,
+            discrimination=config.discrimination_weight > 0,
+            feature=config.feature_weight > 0,
+        )
 
     def forward(
         self,
