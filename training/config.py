@@ -91,6 +91,11 @@ class StudentConfig(Section):
     """The student and how it is trained."""
 
     model: str = Field(DEMO, description="`demo`, an open_clip model name, or a JSON model config file.")
+    initial: str = Field(
+        "scratch",
+        description="First weights: `scratch`; `teacher` (evenly spaced layers and channels of it); "
+        "or a checkpoint file, an open_clip folder, or a pretrained tag of `model`.",
+    )
     losses: LossesConfig = LossesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(256, description="Global batch: samples of one step over all ranks.", ge=2)

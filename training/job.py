@@ -6,9 +6,13 @@ from pydantic import Field
 
 from pipeline.config import Section
 from pipeline.errors import ConfigError
-from pipeline.store import fingerprint_of
+from pipeline.store import file_digest, fingerprint_of
+from pipeline.teacher import WEIGHTS_FILE
 from training.config import StudentConfig
 from training.terms import Needs, weights_of
+
+TEACHER = "teacher"
+"""The value of ``student.initial`` that inherits from it."""
 
 _DIVISION = ("ranks", "zero_stage", "micro_batches", "gradient_checkpointing", "compile")
 
@@ -21,6 +25,9 @@ class TrainingJob(Section):
     shards: Path = Field(description="Folder of `<shard>.tar`.")
     index: Path | None = Field(None, description="Folder of `<shard>.parquet` (TAR_INDEX); default `<shards>/index`.")
     centroids: Path | None = Field(None, description="Parquet file with `cluster_id, centroid`, for the cluster term.")
+    teacher: Path | None = Field(
+        None, description="The teacher's open_clip folder, where the student inherits from it."
+    )
     teacher_dim: int | None = Field(None, description="Width of the teacher's embeddings, where a term needs them.")
     inputs: str = Field("", description="Digest of what the shards hold; other checkpoints are not resumed from.")
     output: Path = Field(description="Folder for checkpoints, metrics and the export.")
@@ -91,4 +98,7 @@ class TrainingJob(Section):
         model = Path(self.student.model)
         model_file = model.read_text() if model.is_file() else None
         content = {name: value for name, value in self.student.content().items() if name not in _DIVISION}
-        return fingerprint_of(content, model_file, self.teacher_dim, self.inputs)
+        start = Path(self.student.initial)
+        files = [self.teacher / WEIGHTS_FILE if self.teacher and self.student.initial == TEACHER else start]
+        digests = [file_digest(path) for path in files if path.is_file()]
+        return fingerprint_of(content, model_file, self.teacher_dim, self.inputs, digests)

@@ -12,7 +12,7 @@ from pipeline.store import Stage, StageResult, read_result
 from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info
 from training.card import CARD_FILE
 from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
-from training.job import TrainingJob
+from training.job import TEACHER, TrainingJob
 from training.launch import run_training
 from training.probe import PROBE_FILE
 
@@ -41,6 +41,7 @@ def train_student(
         student=config,
         shards=(root / "training_shards").resolve(),
         centroids=clusters.parquet("centroids")[0].resolve(),
+        teacher=_teacher(root, config),
         teacher_dim=manifest.embed_dim,
         inputs=shards.digest,
         output=(root / "runs" / "student").resolve(),
@@ -61,6 +62,7 @@ def train_baseline(
         name="baseline",
         student=config,
         shards=(root / "images").resolve(),
+        teacher=_teacher(root, config),
         inputs=images.digest,
         output=(root / "runs" / "baseline").resolve(),
     )
@@ -76,7 +78,13 @@ def _train(
     env: dict[str, str] | None,
     on_metrics: MetricsCallback | None,
 ) -> StageResult:
-    stage = Stage(root, job.name, version=1, config=config.content(), inputs={job.name: [job.inputs, _model(config)]})
+    stage = Stage(
+        root,
+        job.name,
+        version=1,
+        config=config.content(),
+        inputs={job.name: [job.inputs, _model(config), *_inherited(job)]},
+    )
     if stage.is_complete():
         return stage.result()
     with stage.running():
@@ -91,6 +99,19 @@ def _train(
                 output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}
             shutil.rmtree(job.output, ignore_errors=True)
         return stage.finish()
+
+
+def _inherited(job: TrainingJob) -> list[str]:
+    """What first weights were made from, if not from a seed."""
+    return [job.fingerprint()] if job.student.initial != "scratch" else []
+
+
+def _teacher(root: Path, config: StudentConfig) -> Path | None:
+    """Its folder, for a student that inherits from it."""
+    if config.initial != TEACHER:
+        return None
+    read_result(root, "teacher")
+    return (root / "teacher").resolve()
 
 
 def _model(config: StudentConfig) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.config import DEMO
 from pipeline.errors import ConfigError
 from pipeline.teacher import CONFIG_FILE, write_clip_folder
+from training.initial import SCRATCH, initialise
 
 _DEMO_MODEL = Path(__file__).parents[1] / "pipeline/demo/models/demo-student.json"
 _SCALARS = ("logit_scale", "logit_bias")
@@ -82,14 +83,17 @@ def build_student(
     seed: int,
     precision: str = "fp32",
     gradient_checkpointing: bool = False,
+    initial: str = SCRATCH,
+    teacher: Path | None = None,
 ) -> BuiltStudent:
     """Build the student with weights drawn from ``seed``.
 
     ``model``: `demo`, an open_clip model name, or a JSON model config file. ``temperature``: initial temperature of
     the contrastive term. Its images are preprocessed as open_clip does for evaluation, without augmentation: the
     teacher's cached embeddings are of the image as it is. ``precision``: that of training; models with BatchNorm keep
-    their weights and statistics in float32 and go through autocast, in bf16 alone. Raises :class:`ConfigError` if there
-    is no such model, or it cannot do what is asked.
+    their weights and statistics in float32 and go through autocast, in bf16 alone. ``initial``, ``teacher``: see
+    :func:`training.initial.initialise`. Raises :class:`ConfigError` if there is no such model, or it cannot do what is
+    asked.
     """
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -106,6 +110,7 @@ def build_student(
             tokenizer = open_clip.get_tokenizer(_tokenizer_name(model_config, model, name))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise ConfigError(f"student model {model!r}: open_clip cannot build it: {error}") from error
+    initialise(clip, initial, model=model, teacher=teacher)
     with torch.no_grad():
         clip.logit_scale.fill_(math.log(1 / temperature))
     if gradient_checkpointing:

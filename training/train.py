@@ -130,6 +130,8 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         seed=config.seed,
         precision=config.precision,
         gradient_checkpointing=config.gradient_checkpointing,
+        initial=config.initial,
+        teacher=job.teacher,
     )
     centroids = CentroidTable.open(job.centroids) if job.centroids and needs.centroids else None
     if centroids and centroids.width != job.teacher_dim:

@@ -16,7 +16,7 @@ from pipeline.teacher import read_info
 from training.ablation.data import FOLDER, write_ablation_data
 from training.ablation.grid import Cell, cells_of
 from training.config import AblationConfig, EvaluationConfig, StudentConfig
-from training.job import TrainingJob
+from training.job import TEACHER, TrainingJob
 from training.launch import run_training
 from training.terms import Needs
 
@@ -92,6 +92,7 @@ def _job(root: Path, cell: Cell, data: StageResult) -> TrainingJob:
         shards=(root / FOLDER).resolve(),
         index=(root / FOLDER / cell.data).resolve(),
         centroids=read_result(root, "clusters").parquet("centroids")[0].resolve() if needs.centroids else None,
+        teacher=(root / "teacher").resolve() if cell.student.initial == TEACHER else None,
         teacher_dim=read_info(root).embed_dim,
         inputs=f"{data.digest} {cell.data}",
         output=(root / "runs" / TABLE / cell.name).resolve(),
