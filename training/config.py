@@ -35,6 +35,13 @@ class ClusterConfig(Section):
         gt=0,
         le=1,
     )
+    learnt_temperature: bool = Field(False, description="Learn the student's temperature, from the one above.")
+    learnt: bool = Field(
+        False, description="Learn the centroids, starting from those of k-means; not with precision fp16 (unconfirmed)."
+    )
+    learning_rate_factor: float = Field(
+        1.0, description="Learning rate of learnt centroids, as a multiple of the student's (unconfirmed).", gt=0
+    )
     storage: Literal["fp32", "fp16"] = Field("fp32", description="How fixed centroids are held; logits are float32.")
     divided: bool = runtime(
         False, "Divide the centroids over the ranks, instead of a copy for each. For those that fill a device's memory."
@@ -46,6 +53,7 @@ class InstanceConfig(Section):
 
     weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
     temperature: float = Field(0.07, description="Temperature of its cross-entropies (unconfirmed).", gt=0)
+    learnt_temperature: bool = Field(False, description="Learn the temperature, from the one above.")
     discrimination_weight: float = Field(
         1.0, description="Weight of the mean of its four cross-entropies (unconfirmed).", ge=0
     )

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,14 @@ from training.student import has_batch_norm
 _PARAMETERS_WITHOUT_DECAY = ("logit_scale", "logit_bias", "positional_embedding", "class_embedding")
 # DeepSpeed prints a line of its own every so many steps; never.
 _NEVER = 1 << 30
+
+
+class Stateful(Protocol):
+    """What has a state of its own on each rank."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
 
 
 class Engine:
@@ -51,6 +59,7 @@ class Engine:
         self._parts = None
         if config.micro_batches > 1:
             self._parts = MicroBatches(self._deepspeed, module=self._module, parts=config.micro_batches)
+        self._kept: list[Stateful] = []
         self._average = None
         if config.average_decay:
             self._average = WeightAverage(self._weights(), decay=config.average_decay)
@@ -126,6 +135,10 @@ class Engine:
         whole = self._state()
         return whole | self._average.weights if self._average else whole
 
+    def keep(self, part: "Stateful") -> None:
+        """Save and load something with every checkpoint, on each rank."""
+        self._kept.append(part)
+
     @contextlib.contextmanager
     def exported(self) -> Iterator[Any]:
         """The module as :meth:`state` has it, in evaluation mode, for forward passes."""
@@ -147,6 +160,8 @@ class Engine:
         tensors = state.collect(self._deepspeed, self._parameters, self._state())
         if self.rank == 0:
             state.write(folder, tensors | (self._average.tensors() if self._average else {}))
+        for part in self._kept:
+            part.save(folder)
 
     def load(self, folder: Path) -> None:
         """Restore what :meth:`save` wrote, with whatever number of ranks, ZeRO stage and micro-batches."""
@@ -154,6 +169,8 @@ class Engine:
         state.restore(self._deepspeed, self._parameters, tensors)
         if self._average:
             self._average.load(tensors)
+        for part in self._kept:
+            part.load(folder)
 
     def _state(self) -> dict[str, Tensor]:
         whole = {}

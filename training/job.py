@@ -42,6 +42,11 @@ class TrainingJob(Section):
             )
         if student.precision == "fp16" and student.zero_stage == 0:
             raise ConfigError("precision fp16 needs ZeRO stage 1, 2 or 3, which keep float32 weights that can be saved")
+        cluster = student.losses.cluster
+        if cluster.learnt and (student.precision == "fp16" or cluster.storage == "fp16"):
+            raise ConfigError("learnt centroids need float32: precision fp32 or bf16, and storage fp32")
+        if cluster.learnt and student.ranks > 1 and not cluster.divided:
+            raise ConfigError("learnt centroids are divided over the ranks: set student.losses.cluster.divided")
         if student.average_decay and student.zero_stage == 3:
             raise ConfigError("average_decay needs whole weights on every rank: use ZeRO stage 0, 1 or 2")
         if not weights_of(student.losses):

@@ -104,7 +104,7 @@ class Loop:
             # Reseeded, so that a resumed run draws what an uninterrupted one would have drawn.
             torch.manual_seed((settings.seed * settings.steps + step) * self._engine.world + self._engine.rank)
             terms, norm, stopping = self._step(step, batch, stop)
-            extra = self._task.after_step(self._engine)
+            extra = self._task.after_step(self._engine, learning_rate=settings.schedule(step))
             if writers and (step % settings.log_every == 0 or step in (1, settings.steps)):
                 extra |= {} if norm is None else {"gradient_norm": norm}
                 row = self._row(step, terms, extra | clock.lap(step, settings.batch_size))

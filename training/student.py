@@ -23,13 +23,18 @@ _MODEL_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 class Features(NamedTuple):
-    """Normalised float32 features of a batch: in the student's own space (E), and projected to the teacher's (D)."""
+    """Normalised float32 features of a batch: in the student's own space (E), and projected to the teacher's (D).
+
+    Scales are inverse temperatures; those of the teacher's terms are there where they are learnt.
+    """
 
     image: Tensor
     text: Tensor
     image_to_teacher: Tensor
     text_to_teacher: Tensor
     logit_scale: Tensor
+    cluster_scale: Tensor | None = None
+    instance_scale: Tensor | None = None
 
 
 class Student(nn.Module):
@@ -38,14 +43,25 @@ class Student(nn.Module):
     The contrastive term works in the student's own space, which is what is exported; the teacher's terms see it
     through ``projection``. One map serves images and captions, so that both keep the angle between them. ``autocast``:
     precision of the model's matrix products and convolutions, for models whose weights must stay in float32.
+    ``temperatures``: initial values of those that are learnt beside the contrastive one, by `cluster` or `instance`.
     """
 
     def __init__(
-        self, model: nn.Module, *, embed_dim: int, teacher_dim: int | None, autocast: torch.dtype | None = None
+        self,
+        model: nn.Module,
+        *,
+        embed_dim: int,
+        teacher_dim: int | None,
+        autocast: torch.dtype | None = None,
+        temperatures: Mapping[str, float] | None = None,
     ):
         super().__init__()
         self.model, self._autocast = model, autocast
         same = teacher_dim is None or teacher_dim == embed_dim
+        # Vectors of one: see the logit scale of `build_student`.
+        self.log_scales = nn.ParameterDict(
+            {name: nn.Parameter(torch.tensor([-math.log(value)])) for name, value in (temperatures or {}).items()}
+        )
         self.projection = nn.Identity() if same else nn.Linear(embed_dim, teacher_dim or embed_dim, bias=False)
 
     def forward(self, image: Tensor, text: Tensor) -> Features:
@@ -61,6 +77,7 @@ class Student(nn.Module):
             image_to_teacher=F.normalize(image_BD.float(), dim=-1),
             text_to_teacher=F.normalize(text_BD.float(), dim=-1),
             logit_scale=model.logit_scale.float().exp().reshape(()),
+            **{f"{name}_scale": value.float().exp().reshape(()) for name, value in self.log_scales.items()},
         )
 
 
@@ -85,6 +102,7 @@ def build_student(
     gradient_checkpointing: bool = False,
     initial: str = SCRATCH,
     teacher: Path | None = None,
+    temperatures: Mapping[str, float] | None = None,
 ) -> BuiltStudent:
     """Build the student with weights drawn from ``seed``.
 
@@ -120,6 +138,7 @@ def build_student(
         embed_dim=int(model_config["embed_dim"]),
         teacher_dim=teacher_dim,
         autocast=_autocast(clip, model, precision),
+        temperatures=temperatures,
     )
     preprocess = PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
     return BuiltStudent(

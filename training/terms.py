@@ -34,6 +34,16 @@ class Needs:
         return self.teacher_image or self.centroids
 
 
+def learnt_temperatures(losses: LossesConfig) -> dict[str, float]:
+    """Initial temperatures of the active terms that learn theirs, by section; the contrastive one always does."""
+    needs, found = Needs.of(losses), {}
+    if needs.centroids and losses.cluster.learnt_temperature:
+        found["cluster"] = losses.cluster.temperature
+    if needs.teacher_text and losses.instance.discrimination_weight and losses.instance.learnt_temperature:
+        found["instance"] = losses.instance.temperature
+    return found
+
+
 def weights_of(losses: LossesConfig) -> dict[str, float]:
     """Weight of every active term by its name. The four cross-entropies of the instance term share its weight."""
     cluster, instance = losses.cluster, losses.instance

@@ -18,7 +18,7 @@ from pipeline.processes import die_with_parent
 from pipeline.progress import Progress
 from pipeline.store import write_text_atomically
 from training.job import TrainingJob
-from training.terms import Needs
+from training.terms import Needs, learnt_temperatures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +132,7 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         gradient_checkpointing=config.gradient_checkpointing,
         initial=config.initial,
         teacher=job.teacher,
+        temperatures=learnt_temperatures(config.losses),
     )
     centroids = CentroidTable.open(job.centroids) if job.centroids and needs.centroids else None
     if centroids and centroids.width != job.teacher_dim:
@@ -163,6 +164,8 @@ def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTa
     centroids = load_centroids(inputs.centroids, config.losses.cluster) if inputs.centroids else None
     task = DistillationTask(config.losses, centroids=centroids, device=engine.device)
     checkpoints = Checkpoints(job.checkpoints, fingerprint=job.fingerprint(), keep=config.keep_checkpoints)
+    if task.centroid_optimizer:
+        engine.keep(task.centroid_optimizer)
     return engine, task, checkpoints
 
 

@@ -36,7 +36,7 @@ class ToyTask:
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
         return terms["distance"] + 0.1 * terms["size"]
 
-    def after_step(self, engine: Any) -> dict[str, float]:
+    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, float]:
         return {"logit_scale": 1.0}
 
 
