@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -179,14 +180,33 @@ def _open_image(data: bytes) -> Any:
 
 def _read_embedding(data: bytes, where: str, teacher_dim: int | None) -> Tensor:
     try:
-        vector = np.load(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
+        vector = _read_npy(data)
+    except (ValueError, EOFError, UnicodeDecodeError) as error:
         raise EmbeddingError(f"{where}: teacher embedding is not an .npy array: {error}") from error
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise EmbeddingError(f"{where}: teacher embedding of shape {vector.shape} is not a finite vector")
     if teacher_dim is not None and len(vector) != teacher_dim:
         raise EmbeddingError(f"{where}: teacher embedding has shape {vector.shape}, expected ({teacher_dim},)")
     return torch.from_numpy(vector)
+
+
+def _read_npy(data: bytes) -> np.ndarray:
+    """``numpy.load``, which takes longer to parse a header than to read a vector: equal headers are parsed once."""
+    length = 10 + int.from_bytes(data[8:10], "little")
+    dtype, shape = _npy_header(data[:length])
+    if dtype is None or len(data) - length != dtype.itemsize * math.prod(shape):
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    return np.frombuffer(data, dtype, offset=length).reshape(shape).copy()
+
+
+@functools.lru_cache(maxsize=64)
+def _npy_header(header: bytes) -> tuple[np.dtype[Any] | None, tuple[int, ...]]:
+    """Type and shape of a plain vector of format 1.0; no type for any other array."""
+    stream = io.BytesIO(header)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        return None, ()
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    return (None if fortran or dtype.hasobject else dtype), shape
 
 
 def _read_cluster_id(data: bytes, where: str, clusters: int | None) -> int:
