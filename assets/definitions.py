@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets import balance, clusters, embeddings, evaluation, source, student
+from assets import ablation, balance, clusters, embeddings, evaluation, source, student
 from assets.checks import CHECKS
 from assets.jobs import JOBS
 from assets.resources import SettingsResource
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([source, embeddings, balance, clusters, student, evaluation]),
+    assets=dg.load_assets_from_modules([source, embeddings, balance, clusters, student, evaluation, ablation]),
     asset_checks=CHECKS,
     jobs=JOBS,
     resources={"settings": SettingsResource()},

@@ -19,4 +19,10 @@ distill = dg.define_asset_job(
     "distill", selection=_DISTILLATION, description="From the training shards to an evaluated student."
 )
 
-JOBS = [clip_cid, curate, distill]
+ablation = dg.define_asset_job(
+    "ablation",
+    selection=_CURATION | dg.AssetSelection.assets("ablation_results"),
+    description="The grid of data, losses and seeds, and the stages that it needs.",
+)
+
+JOBS = [clip_cid, curate, distill, ablation]

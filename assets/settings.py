@@ -21,7 +21,7 @@ from pipeline.config import (
 )
 from pipeline.demo.config import DemoConfig
 from pipeline.errors import ConfigError
-from training.config import BaselineConfig, EvaluationConfig, StudentConfig
+from training.config import AblationConfig, BaselineConfig, EvaluationConfig, StudentConfig
 
 
 class Settings(Section):
@@ -42,6 +42,7 @@ class Settings(Section):
     student: StudentConfig = StudentConfig()
     baseline: BaselineConfig = BaselineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    ablation: AblationConfig = AblationConfig()
     checks: ChecksConfig = ChecksConfig()
 
     @model_validator(mode="after")

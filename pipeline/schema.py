@@ -93,7 +93,12 @@ TAR_INDEX = pa.schema(
 )
 
 # Metric columns that every run has; one column per loss term is added to them.
-TRAINING_METRICS = ("step", "samples_seen", "loss", "learning_rate", "logit_scale", "samples_per_second")
+TRAINING_METRICS = (
+    *("step", "samples_seen", "loss", "learning_rate", "logit_scale", "gradient_norm"),
+    *("samples_per_second", "data_stall", "memory_gb"),
+)
+# Those that no two runs share.
+MACHINE_METRICS = ("samples_per_second", "data_stall", "memory_gb")
 
 TABLES = (
     "source_pairs",
@@ -109,6 +114,7 @@ TABLES = (
     "training_metrics",
     "baseline_metrics",
     "evaluation",
+    "ablation",
 )
 
 # Rows per Parquet row group where there are embeddings: 1,048,576 rows (the default of pyarrow) of a

@@ -99,12 +99,14 @@ def read_manifest(folder: Path) -> ShardsManifest:
 def _write_shard(stage: Stage, root: Path, name: str, table: pa.Table, *, first: int) -> None:
     with stage.output(name) as output:
         tar = output.path(f"training_shards/{name}.tar")
-        output.rows = write_tar(tar, _samples(root, table, first))
+        output.rows = write_tar(tar, training_samples(root, table, first))
         pq.write_table(index_tar(tar), output.path(f"training_shards/index/{name}.parquet"))
         output.stats = {"samples": output.rows}
 
 
-def _samples(root: Path, table: pa.Table, first: int) -> Iterator[dict[str, Any]]:
+def training_samples(root: Path, table: pa.Table, first: int) -> Iterator[dict[str, Any]]:
+    """Members of the samples of a table with the columns of ``training_order.sql``; ``first`` numbers their keys."""
+
     @functools.lru_cache(maxsize=_OPEN_TARS)
     def reader(shard: str) -> TarReader:
         return TarReader(root / "images" / f"{shard}.tar")

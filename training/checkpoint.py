@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.errors import StorageError
 from pipeline.files import write_text_atomically
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,11 @@ class CheckpointingEngine(Protocol):
 
     rank: int
 
-    def save(self, folder: Path, tag: str) -> None: ...
+    def save(self, folder: Path) -> None: ...
 
-    def load(self, folder: Path, tag: str) -> None: ...
+    def load(self, folder: Path) -> None: ...
+
+    def gather(self, value: Any) -> list[Any]: ...
 
     def barrier(self) -> None: ...
 
@@ -42,23 +45,41 @@ class Checkpoints:
 
     def load(self, engine: CheckpointingEngine, step: int) -> None:
         """Bring the engine to the state after ``step``."""
-        engine.load(self._folder, _tag(step))
+        engine.load(self._folder / _tag(step))
 
-    def save(self, engine: CheckpointingEngine, step: int) -> None:
-        """Save the state after ``step`` on all ranks, mark it, prune older ones; the step of a whole one is skipped."""
+    def save(self, engine: CheckpointingEngine, step: int) -> bool:
+        """Save the state after ``step`` on all ranks, mark it, prune older ones; the step of a whole one is skipped.
+
+        A checkpoint that does not fit on the disk is removed again and reported, those before it stay, and the run goes
+        on: it may find room the next time. Returns whether there is a checkpoint of this step.
+        """
         if step in self._complete():
-            return
+            return True
         if engine.rank == 0:
             # What an interrupted save left behind under this name must not mix with this one.
             shutil.rmtree(self._folder / _tag(step), ignore_errors=True)
         engine.barrier()
-        engine.save(self._folder, _tag(step))
-        engine.barrier()
+        failure = None
+        try:
+            engine.save(self._folder / _tag(step))
+            if engine.rank == 0:
+                mark = json.dumps({"step": step, "fingerprint": self._fingerprint})
+                write_text_atomically(self._folder / _tag(step) / _MARK, mark)
+        except (OSError, StorageError) as error:
+            failure = str(error)
+        # No rank may go on alone: all hear of it.
+        failures = [text for text in engine.gather(failure) if text]
         if engine.rank == 0:
-            mark = json.dumps({"step": step, "fingerprint": self._fingerprint})
-            write_text_atomically(self._folder / _tag(step) / _MARK, mark)
-            self._prune()
+            if failures:
+                shutil.rmtree(self._folder / _tag(step), ignore_errors=True)
+                log.error(
+                    f"no checkpoint after step {step}: {failures[0]}; the newest is that after step {self.newest()}, "
+                    "training goes on"
+                )
+            else:
+                self._prune()
         engine.barrier()
+        return not failures
 
     def _complete(self) -> list[int]:
         steps = []

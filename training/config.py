@@ -28,6 +28,24 @@ class ClusterConfig(Section):
     teacher_temperature: float = Field(
         0.07, description="Temperature of the teacher's cluster logits (unconfirmed).", gt=0
     )
+    sample_rate: float = Field(
+        1.0,
+        description="Share of the centroids that are negatives in a step; the batch's own clusters always take part. "
+        "MLCD has 0.1 at 1M clusters (proxy, unconfirmed).",
+        gt=0,
+        le=1,
+    )
+    learnt_temperature: bool = Field(False, description="Learn the student's temperature, from the one above.")
+    learnt: bool = Field(
+        False, description="Learn the centroids, starting from those of k-means; not with precision fp16 (unconfirmed)."
+    )
+    learning_rate_factor: float = Field(
+        1.0, description="Learning rate of learnt centroids, as a multiple of the student's (unconfirmed).", gt=0
+    )
+    storage: Literal["fp32", "fp16"] = Field("fp32", description="How fixed centroids are held; logits are float32.")
+    divided: bool = runtime(
+        False, "Divide the centroids over the ranks, instead of a copy for each. For those that fill a device's memory."
+    )
 
 
 class InstanceConfig(Section):
@@ -35,6 +53,10 @@ class InstanceConfig(Section):
 
     weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
     temperature: float = Field(0.07, description="Temperature of its cross-entropies (unconfirmed).", gt=0)
+    learnt_temperature: bool = Field(False, description="Learn the temperature, from the one above.")
+    discrimination_weight: float = Field(
+        1.0, description="Weight of the mean of its four cross-entropies (unconfirmed).", ge=0
+    )
     feature_weight: float = Field(
         1000.0,
         description="Weight of the mean squared error between embeddings (CLIP-KD's feature term, there with weight "
@@ -52,7 +74,7 @@ class LossesConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """AdamW and its learning rate by step."""
 
     learning_rate: float = Field(
         3e-3, description="Peak learning rate; RealSyn has 1e-3, the small student of the demo takes more.", gt=0
@@ -63,6 +85,10 @@ class OptimizerConfig(Section):
     beta1: float = Field(0.9, description="AdamW (RealSyn).", ge=0, lt=1)
     beta2: float = Field(0.98, description="AdamW (RealSyn).", ge=0, lt=1)
     eps: float = Field(1e-6, description="AdamW (RealSyn).", gt=0)
+    schedule: Literal["cosine", "one_cycle"] = Field(
+        "cosine",
+        description="`cosine`: linear warm-up, cosine to zero (CLIP); `one_cycle`: torch's OneCycleLR (RealSyn).",
+    )
     warmup: float = Field(
         0.1, description="Share of the steps that warm up (RealSyn's OneCycle pct_start).", ge=0, lt=1
     )
@@ -73,18 +99,63 @@ class StudentConfig(Section):
     """The student and how it is trained."""
 
     model: str = Field(DEMO, description="`demo`, an open_clip model name, or a JSON model config file.")
+    initial: str = Field(
+        "scratch",
+        description="First weights: `scratch`; `teacher` (evenly spaced layers and channels of it); "
+        "or a checkpoint file, an open_clip folder, or a pretrained tag of `model`.",
+    )
     losses: LossesConfig = LossesConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(256, description="Global batch: samples of one step over all ranks.", ge=2)
     steps: int = Field(400, description="Optimizer steps.", ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of the engine.")
+    micro_batches: int = Field(
+        1,
+        description="Parts of a rank's batch that go through the model one at a time, for less memory at the price of "
+        "one more forward pass. Losses see the whole batch (GradCache); only BatchNorm normalises each part by itself.",
+        ge=1,
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations of transformer blocks again in the backward pass, for less memory."
+    )
+    compile: bool = Field(False, description="Compile the student with torch.compile; pays on GPUs.")
+    average_decay: float = Field(
+        0.0,
+        description="Decay of an exponential moving average of the weights, which is exported then; 0 keeps none. Not "
+        "with ZeRO stage 3.",
+        ge=0,
+        lt=1,
+    )
     zero_stage: int = Field(1, description="DeepSpeed ZeRO stage.", ge=0, le=3)
     ranks: int = Field(2, description="Processes on this machine; one per GPU, or one per few cores.", ge=1)
     seed: int = Field(0, description="Seed of initial weights and of the order of samples.")
     checkpoint_every: int = runtime(100, "Steps between checkpoints.", ge=1)
     keep_checkpoints: int = runtime(2, "Checkpoints kept; older ones are removed.", ge=1)
     log_every: int = Field(10, description="Steps between two rows of training_metrics.", ge=1)
+    loggers: list[Literal["tensorboard", "wandb"]] = runtime(
+        [],
+        "Where metrics go besides their table: TensorBoard files in `runs/`, Weights & Biases. Each needs its extra, "
+        "`pip install clip-cid[tensorboard]`.",
+    )
     loader_workers: int = runtime(0, "Loader processes per rank; 0 loads in the training process.", ge=0)
+
+
+class AblationConfig(Section):
+    """The grid of the ablation: every choice of data with every choice of losses, for every seed."""
+
+    data: list[Literal["all", "random", "balanced"]] = Field(
+        ["all", "random", "balanced"], description="`random` has as many pairs as `balanced`."
+    )
+    losses: list[Literal["contrastive", "cluster", "instance", "both", "feature", "configured"]] = Field(
+        ["contrastive", "cluster", "instance", "both", "feature", "configured"],
+        description="Terms beside the contrastive one, weighted as the student: none, `cluster`, the cross-entropies "
+        "of `instance`, `both`, mean squared error alone (`feature`, as in CLIP-KD), or all as configured.",
+    )
+    seeds: list[int] = Field([0, 1, 2], description="Seeds of weights and of the order of samples.", min_length=1)
+    steps: int | None = Field(None, description="Steps of every cell; none means the student's.", ge=1)
+    tasks: list[Literal["zero_shot", "linear_probe", "retrieval"]] = Field(
+        ["zero_shot"], description="What each cell's student is measured by."
+    )
 
 
 class BaselineConfig(Section):

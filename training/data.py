@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError, EmbeddingError, ShardError
+from pipeline.errors import EmbeddingError, ShardError
 from pipeline.tars import TarReader
 from training.order import WINDOW_SHARDS, SampleOrder
 from training.task import Batch
@@ -27,8 +28,9 @@ class TrainingSet:
     """Samples of a shard folder by ``(shard, row)``, decoded for the student.
 
     ``folder`` holds ``<shard>.tar``, ``index`` holds ``<shard>.parquet`` (``schema.TAR_INDEX``). ``preprocess`` maps a
-    PIL image to ``(3, H, W)``, ``tokenizer`` a list of captions to ``(N, L)``. Raises :class:`ShardError` if an index
-    or tar is missing.
+    PIL image to ``(3, H, W)``, ``tokenizer`` a list of captions to ``(N, L)``. ``teacher_dim``: width that teacher
+    embeddings must have; ``clusters``: number that labels must stay below; none leaves them unchecked. Raises
+    :class:`ShardError` if an index or tar is missing.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class TrainingSet:
         needs: Needs,
         preprocess: Callable[[Any], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
+        teacher_dim: int | None = None,
+        clusters: int | None = None,
     ):
         self._indexes = sorted(index.glob("*.parquet"))
         if not self._indexes:
@@ -49,6 +53,7 @@ class TrainingSet:
             raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
         self.shard_rows = [pq.read_metadata(path).num_rows for path in self._indexes]
         self._needs, self._preprocess, self._tokenizer = needs, preprocess, tokenizer
+        self._teacher_dim, self._clusters = teacher_dim, clusters
         self._index = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_index)
         self._reader = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._open)
         self._cache: dict[tuple[int, int], dict[str, Any]] = {}
@@ -60,8 +65,9 @@ class TrainingSet:
     def sample(self, shard: int, row: int) -> dict[str, Any]:
         """One sample: ``sample_id``, ``image``, ``text`` and what the terms need.
 
-        Raises :class:`ShardError` that names the members found where one is missing or cannot be decoded, and
-        :class:`EmbeddingError` for a teacher embedding that is not a finite vector.
+        Raises :class:`ShardError` that names the members found where one is missing or cannot be decoded, or that has a
+        label without centroid, and :class:`EmbeddingError` for a teacher embedding that is not a finite vector of the
+        teacher's width. Each names tar and key.
         """
         found = self._cache.get((shard, row))
         if found is not None:
@@ -85,11 +91,11 @@ class TrainingSet:
                 "text": self._tokenizer([members["txt"].decode()])[0],
             }
             if self._needs.teacher_image:
-                decoded["teacher_image"] = _read_embedding(members["image.npy"], where)
+                decoded["teacher_image"] = _read_embedding(members["image.npy"], where, self._teacher_dim)
             if self._needs.teacher_text:
-                decoded["teacher_text"] = _read_embedding(members["text.npy"], where)
+                decoded["teacher_text"] = _read_embedding(members["text.npy"], where, self._teacher_dim)
             if self._needs.cluster_id:
-                decoded["cluster_id"] = _read_cluster_id(members["json"], where)
+                decoded["cluster_id"] = _read_cluster_id(members["json"], where, self._clusters)
         except KeyError as error:
             names = ", ".join(sorted(members)) or "none"
             raise ShardError(f"{where}: member {error} is missing; members found: {names}") from error
@@ -108,33 +114,18 @@ class TrainingSet:
         return TarReader(self._tars[shard])
 
 
-def preflight(samples: TrainingSet, *, teacher_dim: int | None, centroids: Tensor | None) -> None:
-    """Decode a few samples from all over the data and check them, before anything slow or dear is started.
+def preflight(samples: TrainingSet) -> None:
+    """Decode a few samples from all over the data, before anything slow or dear is started.
 
-    Raises :class:`EmbeddingError` if embeddings or centroids are not ``teacher_dim`` wide, :class:`ConfigError` if a
-    label has no centroid, and what :meth:`TrainingSet.sample` raises.
+    Raises :class:`ShardError` if there is none, and what :meth:`TrainingSet.sample` raises.
     """
-    if centroids is not None and centroids.shape[1] != teacher_dim:
-        raise EmbeddingError(f"centroids are {centroids.shape[1]} wide, the teacher's embeddings {teacher_dim}")
     filled = [shard for shard, rows in enumerate(samples.shard_rows) if rows]
     if not filled:
         raise ShardError("the training shards hold no sample")
     step = -(-len(filled) // _PREFLIGHT_SHARDS)
     for shard in filled[::step]:
         for row in {0, samples.shard_rows[shard] - 1}:
-            _check(samples.sample(shard, row), teacher_dim, 0 if centroids is None else len(centroids))
-
-
-def _check(sample: dict[str, Any], teacher_dim: int | None, clusters: int) -> None:
-    for name in ("teacher_image", "teacher_text"):
-        if name in sample and sample[name].shape != (teacher_dim,):
-            raise EmbeddingError(
-                f"sample {sample['sample_id']}: {name} has shape {tuple(sample[name].shape)}, expected ({teacher_dim},)"
-            )
-    if "cluster_id" in sample and not 0 <= sample["cluster_id"] < clusters:
-        raise ConfigError(
-            f"sample {sample['sample_id']}: cluster_id {sample['cluster_id']} is none of the {clusters} centroids"
-        )
+            samples.sample(shard, row)
 
 
 def batches(
@@ -187,30 +178,43 @@ def _open_image(data: bytes) -> Any:
     return Image.open(io.BytesIO(data))
 
 
-def _read_embedding(data: bytes, where: str) -> Tensor:
+def _read_embedding(data: bytes, where: str, teacher_dim: int | None) -> Tensor:
     try:
-        vector = np.load(io.BytesIO(data), allow_pickle=False)
-    except ValueError as error:
+        vector = _read_npy(data)
+    except (ValueError, EOFError, UnicodeDecodeError) as error:
         raise EmbeddingError(f"{where}: teacher embedding is not an .npy array: {error}") from error
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise EmbeddingError(f"{where}: teacher embedding of shape {vector.shape} is not a finite vector")
+    if teacher_dim is not None and len(vector) != teacher_dim:
+        raise EmbeddingError(f"{where}: teacher embedding has shape {vector.shape}, expected ({teacher_dim},)")
     return torch.from_numpy(vector)
 
 
-def _read_cluster_id(data: bytes, where: str) -> int:
+def _read_npy(data: bytes) -> np.ndarray:
+    """``numpy.load``, which takes longer to parse a header than to read a vector: equal headers are parsed once."""
+    length = 10 + int.from_bytes(data[8:10], "little")
+    dtype, shape = _npy_header(data[:length])
+    if dtype is None or len(data) - length != dtype.itemsize * math.prod(shape):
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    return np.frombuffer(data, dtype, offset=length).reshape(shape).copy()
+
+
+@functools.lru_cache(maxsize=64)
+def _npy_header(header: bytes) -> tuple[np.dtype[Any] | None, tuple[int, ...]]:
+    """Type and shape of a plain vector of format 1.0; no type for any other array."""
+    stream = io.BytesIO(header)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        return None, ()
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    return (None if fortran or dtype.hasobject else dtype), shape
+
+
+def _read_cluster_id(data: bytes, where: str, clusters: int | None) -> int:
     content = json.loads(data)
     if "cluster_id" not in content:
         raise ShardError(f"{where}: its .json has no cluster_id, only {', '.join(sorted(content))}")
-    return int(content["cluster_id"])
-
-
-def read_centroids(path: Path) -> Tensor:
-    """``(K, D)`` float32 in the order of ``cluster_id``; :class:`ShardError` if the ids are not 0 to K - 1."""
-    try:
-        table = pq.read_table(path, columns=["cluster_id", "centroid"]).sort_by("cluster_id")
-    except (OSError, KeyError, ValueError) as error:
-        raise ShardError(f"{path}: not a table of cluster_id and centroid: {error}") from error
-    if table["cluster_id"].to_pylist() != list(range(table.num_rows)):
-        raise ShardError(f"{path}: cluster_id must run from 0 to {table.num_rows - 1} without gaps")
-    flat = table["centroid"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.reshape(table.num_rows, -1).astype(np.float32))
+    cluster_id = int(content["cluster_id"])
+    if clusters is not None and not 0 <= cluster_id < clusters:
+        # Divided centroids would not notice: none of the ranks would hold the label's.
+        raise ShardError(f"{where}: cluster_id {cluster_id} is none of the {clusters} centroids")
+    return cluster_id

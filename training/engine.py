@@ -1,19 +1,32 @@
 """DeepSpeed behind a small interface: ranks, ZeRO, precision, clipping, checkpoints. Nothing here knows the task."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
+from training import state
+from training.average import WeightAverage, average_statistics
 from training.config import StudentConfig
+from training.microbatch import MicroBatches
+from training.student import has_batch_norm
 
 _PARAMETERS_WITHOUT_DECAY = ("logit_scale", "logit_bias", "positional_embedding", "class_embedding")
 # DeepSpeed prints a line of its own every so many steps; never.
 _NEVER = 1 << 30
+
+
+class Stateful(Protocol):
+    """What has a state of its own on each rank."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
 
 
 class Engine:
@@ -27,21 +40,34 @@ class Engine:
 
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.device = _device()
-        if config.precision != "fp32" and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()):
-            raise ConfigError(
-                f"precision {config.precision} does not go with a student that has BatchNorm (its statistics need "
-                f"float32); use fp32, or a student with a ViT image tower"
-            )
+        if config.compile:
+            module.compile()
         optimizer = torch.optim.AdamW(
             parameter_groups(module, weight_decay=config.optimizer.weight_decay),
             lr=config.optimizer.learning_rate,
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             eps=config.optimizer.eps,
+            fused=self.device.type == "cuda",
         )
-        self.model, self._optimizer, _, _ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=deepspeed_config(config, world=self.world)
+        self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=deepspeed_config(config, world=self.world, autocast=has_batch_norm(module)),
         )
-        self._parameters = dict(self.model.module.named_parameters())
+        self._module = self._deepspeed.module
+        self._parameters = dict(self._module.named_parameters())
+        self._parts = None
+        if config.micro_batches > 1:
+            self._parts = MicroBatches(self._deepspeed, module=self._module, parts=config.micro_batches)
+        self._kept: list[Stateful] = []
+        self._average = None
+        if config.average_decay:
+            self._average = WeightAverage(self._weights(), decay=config.average_decay)
+
+    @property
+    def model(self) -> Any:
+        """What a task calls for the features of a batch."""
+        return self._parts or self._deepspeed
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """The element-wise sum of a small tensor over all ranks."""
@@ -58,12 +84,29 @@ class Engine:
         """Wait until all ranks are here."""
         torch.distributed.barrier()
 
-    def step(self, loss: Tensor, *, learning_rate: float) -> None:
-        """Backward pass, mean of the gradients over ranks, clipping, and an AdamW step with ``learning_rate``."""
+    def step(self, loss: Tensor, *, learning_rate: float) -> float | None:
+        """Backward pass, mean of the gradients over ranks, clipping, and an AdamW step with ``learning_rate``.
+
+        Returns the norm of the gradient before clipping, where DeepSpeed tells it: not at stage 0 in fp32.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self.model.backward(loss)
-        self.model.step()
+        if self._parts:
+            loss.backward()
+            self._parts.replay(self._backward)
+        else:
+            self._backward(loss)
+        with torch.no_grad():
+            average_statistics(self._module)
+            if self._average:
+                self._average.update(self._weights())
+        norm = self._deepspeed.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def _backward(self, loss: Tensor) -> None:
+        # The parts of a batch have their share of the whole loss already, so DeepSpeed must not divide by their number.
+        self._deepspeed.backward(loss, scale_wrt_gas=False)
+        self._deepspeed.step()
 
     def clamp_parameter(self, name: str, maximum: float) -> float:
         """Bound a one-element parameter from above, in the optimizer's own copy too; returns its value."""
@@ -85,21 +128,59 @@ class Engine:
         return maximum
 
     def state(self) -> dict[str, Tensor]:
-        """The module's whole state in float32 on every rank, whatever the ZeRO stage and precision."""
-        state = {}
-        for name, value in self.model.module.state_dict().items():
+        """The module's whole state in float32 on every rank, whatever the ZeRO stage and precision.
+
+        Where weights are averaged, their averages.
+        """
+        whole = self._state()
+        return whole | self._average.weights if self._average else whole
+
+    def keep(self, part: "Stateful") -> None:
+        """Save and load something with every checkpoint, on each rank."""
+        self._kept.append(part)
+
+    @contextlib.contextmanager
+    def exported(self) -> Iterator[Any]:
+        """The module as :meth:`state` has it, in evaluation mode, for forward passes."""
+        swapped = self._average.weights if self._average else {}
+        kept = {name: self._parameters[name].detach().clone() for name in swapped}
+        self._fill(swapped)
+        self._deepspeed.eval()
+        yield self._deepspeed
+        self._deepspeed.train()
+        self._fill(kept)
+
+    def _fill(self, values: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self._parameters[name].copy_(value)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer and averages into ``folder``; rank 0 raises :class:`StorageError` if it cannot."""
+        tensors = state.collect(self._deepspeed, self._parameters, self._state())
+        if self.rank == 0:
+            state.write(folder, tensors | (self._average.tensors() if self._average else {}))
+        for part in self._kept:
+            part.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote, with whatever number of ranks, ZeRO stage and micro-batches."""
+        tensors = state.read(folder)
+        state.restore(self._deepspeed, self._parameters, tensors)
+        if self._average:
+            self._average.load(tensors)
+        for part in self._kept:
+            part.load(folder)
+
+    def _state(self) -> dict[str, Tensor]:
+        whole = {}
+        for name, value in self._module.state_dict().items():
             full = self._full(self._parameters[name]) if name in self._parameters else value
-            state[name] = full.float() if full.is_floating_point() else full
-        return state
+            whole[name] = full.float() if full.is_floating_point() else full
+        return whole
 
-    def save(self, folder: Path, tag: str) -> None:
-        """DeepSpeed checkpoint ``folder/tag``."""
-        self.model.save_checkpoint(str(folder), tag=tag, save_latest=False)
-
-    def load(self, folder: Path, tag: str) -> None:
-        """Restore weights and optimizer from ``folder/tag``, written with the same number of ranks."""
-        path, _ = self.model.load_checkpoint(str(folder), tag=tag)
-        assert path is not None, f"{folder}/{tag} was marked complete"
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: self._full(parameter) for name, parameter in self._parameters.items()}
 
     def close(self) -> None:
         """Leave the process group."""
@@ -113,14 +194,14 @@ class Engine:
         return parameter.detach() if full is None else full.detach()
 
 
-def deepspeed_config(config: StudentConfig, *, world: int) -> dict[str, Any]:
-    """DeepSpeed's config dictionary of a student."""
+def deepspeed_config(config: StudentConfig, *, world: int, autocast: bool = False) -> dict[str, Any]:
+    """DeepSpeed's config dictionary of a student. ``autocast``: the module sees to bf16 itself."""
     return {
         "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": config.batch_size // world,
-        "gradient_accumulation_steps": 1,
+        "train_micro_batch_size_per_gpu": config.batch_size // world // config.micro_batches,
+        "gradient_accumulation_steps": config.micro_batches,
         "gradient_clipping": config.optimizer.clip_gradient_norm,
-        "bf16": {"enabled": config.precision == "bf16"},
+        "bf16": {"enabled": config.precision == "bf16" and not autocast},
         "fp16": {"enabled": config.precision == "fp16"},
         "zero_optimization": {"stage": config.zero_stage},
         # torch's AdamW needs no compiler, which DeepSpeed's own would.

@@ -6,9 +6,15 @@ from pydantic import Field
 
 from pipeline.config import Section
 from pipeline.errors import ConfigError
-from pipeline.files import fingerprint_of
+from pipeline.files import file_digest, fingerprint_of
+from pipeline.teacher import WEIGHTS_FILE
 from training.config import StudentConfig
 from training.terms import Needs, weights_of
+
+TEACHER = "teacher"
+"""The value of ``student.initial`` that inherits from it."""
+
+_DIVISION = ("ranks", "zero_stage", "micro_batches", "gradient_checkpointing", "compile")
 
 
 class TrainingJob(Section):
@@ -19,6 +25,9 @@ class TrainingJob(Section):
     shards: Path = Field(description="Folder of `<shard>.tar`.")
     index: Path | None = Field(None, description="Folder of `<shard>.parquet` (TAR_INDEX); default `<shards>/index`.")
     centroids: Path | None = Field(None, description="Parquet file with `cluster_id, centroid`, for the cluster term.")
+    teacher: Path | None = Field(
+        None, description="The teacher's open_clip folder, where the student inherits from it."
+    )
     teacher_dim: int | None = Field(None, description="Width of the teacher's embeddings, where a term needs them.")
     inputs: str = Field("", description="Digest of what the shards hold; other checkpoints are not resumed from.")
     output: Path = Field(description="Folder for checkpoints, metrics and the export.")
@@ -26,8 +35,20 @@ class TrainingJob(Section):
     def check(self) -> None:
         """Raise :class:`ConfigError` if settings contradict each other."""
         student, needs = self.student, Needs.of(self.student.losses)
-        if student.batch_size % student.ranks:
-            raise ConfigError(f"batch_size {student.batch_size} is not a multiple of ranks, {student.ranks}")
+        if student.batch_size % (student.ranks * student.micro_batches):
+            raise ConfigError(
+                f"batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
+                f"{student.ranks} x {student.micro_batches}"
+            )
+        if student.precision == "fp16" and student.zero_stage == 0:
+            raise ConfigError("precision fp16 needs ZeRO stage 1, 2 or 3, which keep float32 weights that can be saved")
+        cluster = student.losses.cluster
+        if cluster.learnt and (student.precision == "fp16" or cluster.storage == "fp16"):
+            raise ConfigError("learnt centroids need float32: precision fp32 or bf16, and storage fp32")
+        if cluster.learnt and student.ranks > 1 and not cluster.divided:
+            raise ConfigError("learnt centroids are divided over the ranks: set student.losses.cluster.divided")
+        if student.average_decay and student.zero_stage == 3:
+            raise ConfigError("average_decay needs whole weights on every rank: use ZeRO stage 0, 1 or 2")
         if not weights_of(student.losses):
             raise ConfigError("every loss term has weight 0; at least one must be positive")
         if needs.teacher_space and self.teacher_dim is None:
@@ -50,6 +71,11 @@ class TrainingJob(Section):
         return self.output / "metrics.parquet"
 
     @property
+    def tensorboard_folder(self) -> Path:
+        """Event files, kept beside the output folder, which is removed once its results were taken."""
+        return self.output.with_name(f"{self.output.name}-tensorboard")
+
+    @property
     def export_folder(self) -> Path:
         """The trained student as an open_clip folder."""
         return self.output / "export"
@@ -69,7 +95,15 @@ class TrainingJob(Section):
         return self.output / "failure.json"
 
     def fingerprint(self) -> str:
-        """A hash of all that decides the weights; a checkpoint is resumed only by a job that has the same."""
+        """A hash of what is trained and on what; a checkpoint is resumed only by a job that has the same.
+
+        How the work is divided is left out: a run may go on with other ranks, at the price of rounding (and, with
+        BatchNorm, of other parts of the batch to normalise by).
+        """
         model = Path(self.student.model)
         model_file = model.read_text() if model.is_file() else None
-        return fingerprint_of(self.student.content(), model_file, self.teacher_dim, self.inputs)
+        content = {name: value for name, value in self.student.content().items() if name not in _DIVISION}
+        start = Path(self.student.initial)
+        files = [self.teacher / WEIGHTS_FILE if self.teacher and self.student.initial == TEACHER else start]
+        digests = [file_digest(path) for path in files if path.is_file()]
+        return fingerprint_of(content, model_file, self.teacher_dim, self.inputs, digests)

@@ -4,8 +4,7 @@ import dataclasses
 import logging
 import math
 import signal
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +14,8 @@ from torch import Tensor
 from pipeline.errors import NonFiniteLossError
 from pipeline.progress import Progress
 from training.checkpoint import Checkpoints
+from training.clock import Clock
+from training.loggers import RowLogger
 from training.metrics import MetricsWriter
 from training.task import Task
 
@@ -26,24 +27,26 @@ class LoopEngine(Protocol):
 
     rank: int
     world: int
-    model: Any
     device: torch.device
+
+    @property
+    def model(self) -> Any: ...
 
     def sum_over_ranks(self, values: Tensor) -> Tensor: ...
 
     def gather(self, value: Any) -> list[Any]: ...
 
-    def step(self, loss: Tensor, *, learning_rate: float) -> None: ...
+    def step(self, loss: Tensor, *, learning_rate: float) -> float | None: ...
 
-    def save(self, folder: Path, tag: str) -> None: ...
+    def save(self, folder: Path) -> None: ...
 
-    def load(self, folder: Path, tag: str) -> None: ...
+    def load(self, folder: Path) -> None: ...
 
     def barrier(self) -> None: ...
 
 
 class StopRequested(Exception):
-    """Not an error: a SIGTERM asked the run to end, and a checkpoint was written."""
+    """Not an error: a SIGTERM asked the run to end; the message says whether a checkpoint was written."""
 
 
 class StopFlag:
@@ -82,8 +85,9 @@ class Loop:
         checkpoints: Checkpoints,
         metrics_file: Path,
         settings: LoopSettings,
+        loggers: Sequence[RowLogger] = (),
     ):
-        self._engine, self._task, self._checkpoints = engine, task, checkpoints
+        self._engine, self._task, self._checkpoints, self._loggers = engine, task, checkpoints, loggers
         self._metrics_file, self._settings = metrics_file, settings
 
     def run(self, batches: Iterable[Any], *, start: int, stop: StopFlag, progress: Progress | None = None) -> None:
@@ -92,28 +96,34 @@ class Loop:
         Raises :class:`NonFiniteLossError` before the optimizer would have taken a loss that is not finite, and
         :class:`StopRequested` after the checkpoint that a SIGTERM asks for.
         """
-        writer = MetricsWriter(self._metrics_file, resume_step=start) if self._engine.rank == 0 else None
-        settings, logged, since = self._settings, start, time.monotonic()
-        for step, batch in enumerate(batches, start=start + 1):
+        writers: list[RowLogger] = []
+        if self._engine.rank == 0:
+            writers = [MetricsWriter(self._metrics_file, resume_step=start), *self._loggers]
+        settings, clock = self._settings, Clock(batches, step=start)
+        for step, batch in enumerate(clock, start=start + 1):
             # Reseeded, so that a resumed run draws what an uninterrupted one would have drawn.
             torch.manual_seed((settings.seed * settings.steps + step) * self._engine.world + self._engine.rank)
-            terms, stopping = self._step(step, batch, stop)
-            extra = self._task.after_step(self._engine)
-            if writer and (step % settings.log_every == 0 or step in (1, settings.steps)):
-                rate = (step - logged) * settings.batch_size / (time.monotonic() - since)
-                logged, since = step, time.monotonic()
-                writer.write(self._row(step, terms, extra, rate))
+            terms, norm, stopping = self._step(step, batch, stop)
+            extra = self._task.after_step(self._engine, learning_rate=settings.schedule(step))
+            if writers and (step % settings.log_every == 0 or step in (1, settings.steps)):
+                extra |= {} if norm is None else {"gradient_norm": norm}
+                row = self._row(step, terms, extra | clock.lap(step, settings.batch_size))
+                for writer in writers:
+                    writer.write(row)
+            saved = False
             if stopping or step % settings.checkpoint_every == 0 or step == settings.steps:
-                self._checkpoints.save(self._engine, step)
+                saved = self._checkpoints.save(self._engine, step)
             if progress:
                 progress.add(1, f"loss {terms['loss']:.3f}")
             if stopping and step < settings.steps:
-                raise StopRequested(f"stopped by SIGTERM after step {step}, checkpoint written")
-        if writer:
+                raise StopRequested(
+                    f"stopped by SIGTERM after step {step}, checkpoint {'' if saved else 'not '}written"
+                )
+        for writer in writers:
             writer.close()
 
-    def _step(self, step: int, batch: Any, stop: StopFlag) -> tuple[dict[str, float], bool]:
-        """One optimizer step; returns the loss terms of the global batch, and whether any rank was asked to stop."""
+    def _step(self, step: int, batch: Any, stop: StopFlag) -> tuple[dict[str, float], float | None, bool]:
+        """One optimizer step: the terms of the global batch, the gradient's norm, whether a rank was asked to stop."""
         terms = self._task.losses(self._engine.model, batch.to(self._engine.device))
         loss = self._task.total(terms)
         values = [loss.detach(), *(term.detach() for term in terms.values())]
@@ -123,17 +133,16 @@ class Loop:
         means = {name: value / self._engine.world for name, value in zip(("loss", *terms), sums, strict=True)}
         if not all(math.isfinite(value) for value in means.values()):
             raise self._non_finite(step, batch, terms, means)
-        self._engine.step(loss, learning_rate=self._settings.schedule(step))
-        return means, stops > 0
+        norm = self._engine.step(loss, learning_rate=self._settings.schedule(step))
+        return means, norm, stops > 0
 
-    def _row(self, step: int, terms: dict[str, float], extra: dict[str, float], rate: float) -> dict[str, Any]:
+    def _row(self, step: int, terms: dict[str, float], extra: dict[str, float]) -> dict[str, Any]:
         return {
             "step": step,
             "samples_seen": step * self._settings.batch_size,
             **terms,
             "learning_rate": self._settings.schedule(step),
             **extra,
-            "samples_per_second": rate,
         }
 
     def _non_finite(
@@ -149,15 +158,3 @@ class Loop:
             f"step {step}: the loss is not finite ({values}); not finite: {', '.join(names)}; the optimizer step was "
             f"not taken; sample ids: {', '.join(map(str, ids))}"
         )
-
-
-def warmup_cosine(*, peak: float, steps: int, warmup: float) -> Callable[[int], float]:
-    """Learning rate of the steps 1 to ``steps``: linear over the first ``warmup`` share, then a cosine towards zero."""
-    warm = round(steps * warmup)
-
-    def rate(step: int) -> float:
-        if step <= warm:
-            return peak * step / warm
-        return peak * (1 + math.cos(math.pi * (step - 1 - warm) / (steps - warm))) / 2
-
-    return rate

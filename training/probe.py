@@ -18,10 +18,8 @@ def write_probe(folder: Path, engine: "Engine", samples: "TrainingSet") -> None:
 
     first = [samples.sample(0, row) for row in range(min(_SAMPLES, samples.shard_rows[0]))]
     image, text = (torch.stack([sample[name] for sample in first]) for name in ("image", "text"))
-    engine.model.eval()
-    with torch.no_grad():
-        features = engine.model(image.to(engine.device), text.to(engine.device))
-    engine.model.train()
+    with torch.no_grad(), engine.exported() as model:
+        features = model(image.to(engine.device), text.to(engine.device))
     if engine.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"image": image, "text": text, "image_embedding": features.image, "text_embedding": features.text}

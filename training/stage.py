@@ -12,8 +12,9 @@ from pipeline.files import fingerprint_of
 from pipeline.shards import read_manifest
 from pipeline.store import Stage, StageResult, read_result
 from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info
+from training.card import CARD_FILE
 from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
-from training.job import TrainingJob
+from training.job import TEACHER, TrainingJob
 from training.launch import run_training
 from training.probe import PROBE_FILE
 
@@ -42,6 +43,7 @@ def train_student(
         student=config,
         shards=(root / "training_shards").resolve(),
         centroids=clusters.parquet("centroids")[0].resolve(),
+        teacher=_teacher(root, config),
         teacher_dim=manifest.embed_dim,
         inputs=shards.digest,
         output=(root / "runs" / "student").resolve(),
@@ -69,6 +71,7 @@ def train_baseline(
         index=output / "index" if len(blocked) else None,
         # Not the digest of the balance: another threshold leaves the baseline as it is.
         inputs=fingerprint_of(images.digest, blocked.tolist()) if len(blocked) else images.digest,
+        teacher=_teacher(root, config),
         output=output,
     )
 
@@ -90,7 +93,13 @@ def _train(
     on_metrics: MetricsCallback | None,
     prepare: Callable[[], None] = lambda: None,
 ) -> StageResult:
-    stage = Stage(root, job.name, version=1, config=config.content(), inputs={job.name: [job.inputs, _model(config)]})
+    stage = Stage(
+        root,
+        job.name,
+        version=1,
+        config=config.content(),
+        inputs={job.name: [job.inputs, _model(config), *_inherited(job)]},
+    )
     if stage.is_complete():
         return stage.result()
     with stage.running():
@@ -99,13 +108,26 @@ def _train(
             # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
             trained = run_training(job, env=env, on_metrics=on_metrics)
             with stage.output(shard) as output:
-                for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE):
+                for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE, CARD_FILE):
                     (trained.export / name).replace(output.path(f"{job.name}/{name}"))
                 trained.metrics.replace(output.path(f"{metrics_table}/metrics.parquet"))
                 output.rows = trained.steps
                 output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}
             shutil.rmtree(job.output, ignore_errors=True)
         return stage.finish()
+
+
+def _inherited(job: TrainingJob) -> list[str]:
+    """What first weights were made from, if not from a seed."""
+    return [job.fingerprint()] if job.student.initial != "scratch" else []
+
+
+def _teacher(root: Path, config: StudentConfig) -> Path | None:
+    """Its folder, for a student that inherits from it."""
+    if config.initial != TEACHER:
+        return None
+    read_result(root, "teacher")
+    return (root / "teacher").resolve()
 
 
 def _model(config: StudentConfig) -> Any:

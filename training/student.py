@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.config import DEMO
 from pipeline.errors import ConfigError
 from pipeline.teacher import CONFIG_FILE, write_clip_folder
+from training.initial import SCRATCH, initialise
 
 _DEMO_MODEL = Path(__file__).parents[1] / "pipeline/demo/models/demo-student.json"
 _SCALARS = ("logit_scale", "logit_bias")
@@ -22,39 +23,61 @@ _MODEL_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 class Features(NamedTuple):
-    """Normalised float32 features of a batch: in the student's own space (E), and projected to the teacher's (D)."""
+    """Normalised float32 features of a batch: in the student's own space (E), and projected to the teacher's (D).
+
+    Scales are inverse temperatures; those of the teacher's terms are there where they are learnt.
+    """
 
     image: Tensor
     text: Tensor
     image_to_teacher: Tensor
     text_to_teacher: Tensor
     logit_scale: Tensor
+    cluster_scale: Tensor | None = None
+    instance_scale: Tensor | None = None
 
 
 class Student(nn.Module):
     """An open_clip model with a learnt linear map to the teacher's width, so that the engine sees one module.
 
     The contrastive term works in the student's own space, which is what is exported; the teacher's terms see it
-    through ``projection``. One map serves images and captions, so that both keep the angle between them.
+    through ``projection``. One map serves images and captions, so that both keep the angle between them. ``autocast``:
+    precision of the model's matrix products and convolutions, for models whose weights must stay in float32.
+    ``temperatures``: initial values of those that are learnt beside the contrastive one, by `cluster` or `instance`.
     """
 
-    def __init__(self, model: nn.Module, *, embed_dim: int, teacher_dim: int | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        embed_dim: int,
+        teacher_dim: int | None,
+        autocast: torch.dtype | None = None,
+        temperatures: Mapping[str, float] | None = None,
+    ):
         super().__init__()
-        self.model = model
+        self.model, self._autocast = model, autocast
         same = teacher_dim is None or teacher_dim == embed_dim
+        # Vectors of one: see the logit scale of `build_student`.
+        self.log_scales = nn.ParameterDict(
+            {name: nn.Parameter(torch.tensor([-math.log(value)])) for name, value in (temperatures or {}).items()}
+        )
         self.projection = nn.Identity() if same else nn.Linear(embed_dim, teacher_dim or embed_dim, bias=False)
 
     def forward(self, image: Tensor, text: Tensor) -> Features:
         """``image``: ``(B, 3, H, W)`` preprocessed; ``text``: ``(B, L)`` token ids."""
         model: Any = self.model
-        image_BE = model.encode_image(image.to(next(model.visual.parameters()).dtype))
-        text_BE = model.encode_text(text)
+        with torch.autocast(image.device.type, self._autocast, enabled=self.training and self._autocast is not None):
+            image_BE = model.encode_image(image.to(next(model.visual.parameters()).dtype))
+            text_BE = model.encode_text(text)
+            image_BD, text_BD = self.projection(image_BE), self.projection(text_BE)
         return Features(
             image=F.normalize(image_BE.float(), dim=-1),
             text=F.normalize(text_BE.float(), dim=-1),
-            image_to_teacher=F.normalize(self.projection(image_BE).float(), dim=-1),
-            text_to_teacher=F.normalize(self.projection(text_BE).float(), dim=-1),
+            image_to_teacher=F.normalize(image_BD.float(), dim=-1),
+            text_to_teacher=F.normalize(text_BD.float(), dim=-1),
             logit_scale=model.logit_scale.float().exp().reshape(()),
+            **{f"{name}_scale": value.float().exp().reshape(()) for name, value in self.log_scales.items()},
         )
 
 
@@ -69,12 +92,26 @@ class BuiltStudent:
     tokenizer: Callable[[list[str]], Tensor]
 
 
-def build_student(model: str, *, teacher_dim: int | None, temperature: float, seed: int) -> BuiltStudent:
+def build_student(
+    model: str,
+    *,
+    teacher_dim: int | None,
+    temperature: float,
+    seed: int,
+    precision: str = "fp32",
+    gradient_checkpointing: bool = False,
+    initial: str = SCRATCH,
+    teacher: Path | None = None,
+    temperatures: Mapping[str, float] | None = None,
+) -> BuiltStudent:
     """Build the student with weights drawn from ``seed``.
 
     ``model``: `demo`, an open_clip model name, or a JSON model config file. ``temperature``: initial temperature of
     the contrastive term. Its images are preprocessed as open_clip does for evaluation, without augmentation: the
-    teacher's cached embeddings are of the image as it is. Raises :class:`ConfigError` if there is no such model.
+    teacher's cached embeddings are of the image as it is. ``precision``: that of training; models with BatchNorm keep
+    their weights and statistics in float32 and go through autocast, in bf16 alone. ``initial``, ``teacher``: see
+    :func:`training.initial.initialise`. Raises :class:`ConfigError` if there is no such model, or it cannot do what is
+    asked.
     """
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -91,9 +128,18 @@ def build_student(model: str, *, teacher_dim: int | None, temperature: float, se
             tokenizer = open_clip.get_tokenizer(_tokenizer_name(model_config, model, name))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise ConfigError(f"student model {model!r}: open_clip cannot build it: {error}") from error
+    initialise(clip, initial, model=model, teacher=teacher)
     with torch.no_grad():
         clip.logit_scale.fill_(math.log(1 / temperature))
-    module = Student(clip, embed_dim=int(model_config["embed_dim"]), teacher_dim=teacher_dim)
+    if gradient_checkpointing:
+        clip.set_grad_checkpointing()
+    module = Student(
+        clip,
+        embed_dim=int(model_config["embed_dim"]),
+        teacher_dim=teacher_dim,
+        autocast=_autocast(clip, model, precision),
+        temperatures=temperatures,
+    )
     preprocess = PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
     return BuiltStudent(
         module=module,
@@ -102,6 +148,22 @@ def build_student(model: str, *, teacher_dim: int | None, temperature: float, se
         preprocess=image_transform_v2(preprocess, is_train=False),
         tokenizer=tokenizer,
     )
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether it has running statistics, which need float32."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+
+def _autocast(clip: nn.Module, model: str, precision: str) -> torch.dtype | None:
+    if precision == "fp32" or not has_batch_norm(clip):
+        return None
+    if precision == "fp16":
+        raise ConfigError(
+            f"student model {model!r} has BatchNorm: its statistics need float32, and autocast would need a loss scale "
+            "that knows it; use bf16 or fp32, or a student with a ViT image tower"
+        )
+    return torch.bfloat16
 
 
 def read_model_config(model: str) -> dict[str, Any]:

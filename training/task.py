@@ -6,11 +6,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from training.centroid_optimizer import CentroidOptimizer
 from training.config import LossesConfig
+from training.losses.centroids import Centroids
 from training.losses.cluster import ClusterDiscriminationLoss
 from training.losses.contrastive import ContrastiveLoss
 from training.losses.instance import InstanceDiscriminationLoss
-from training.terms import Needs, weights_of
+from training.terms import Needs, learnt_temperatures, weights_of
 
 # CLIP bounds its learnt temperature: the logit scale never exceeds 100 (arXiv 2103.00020, section 2.5).
 MAX_LOGIT_SCALE = 4.605170185988092
@@ -46,21 +48,30 @@ class Task(Protocol):
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is minimised."""
 
-    def after_step(self, engine: Any) -> dict[str, float]:
-        """Constrain parameters after an optimizer step; returns further columns of the metrics row."""
+    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, float]:
+        """After an optimizer step: constrain parameters, do the steps that are not the engine's.
+
+        Returns further columns of the metrics row.
+        """
 
 
 class DistillationTask:
     """Contrastive learning, cluster discrimination and instance discrimination, each as its weight says."""
 
-    def __init__(self, losses: LossesConfig, *, centroids: Tensor | None, device: torch.device):
+    def __init__(self, losses: LossesConfig, *, centroids: Centroids | None, device: torch.device):
         self.weights = weights_of(losses)
         self._contrastive = ContrastiveLoss() if losses.contrastive.weight else None
         self._cluster = None
         if Needs.of(losses).centroids:
             assert centroids is not None, "the job checks that centroids are given"
             self._cluster = ClusterDiscriminationLoss.from_config(losses.cluster, centroids).to(device)
-        self._instance = InstanceDiscriminationLoss.from_config(losses.instance) if losses.instance.weight else None
+        self.centroid_optimizer = None
+        if centroids is not None and centroids.learnt:
+            self.centroid_optimizer = CentroidOptimizer(centroids, factor=losses.cluster.learning_rate_factor)
+        self._scales = [f"log_scales.{name}" for name in learnt_temperatures(losses)]
+        self._instance = (
+            InstanceDiscriminationLoss.from_config(losses.instance) if Needs.of(losses).teacher_text else None
+        )
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Named terms of one batch; see :class:`Task`."""
@@ -69,10 +80,16 @@ class DistillationTask:
         if self._contrastive:
             terms |= self._contrastive(features.image, features.text, features.logit_scale)
         if self._cluster:
-            terms |= self._cluster(features.image_to_teacher, batch.teacher_image, batch.cluster_ids)
+            terms |= self._cluster(
+                features.image_to_teacher, batch.teacher_image, batch.cluster_ids, scale=features.cluster_scale
+            )
         if self._instance:
             terms |= self._instance(
-                features.image_to_teacher, features.text_to_teacher, batch.teacher_image, batch.teacher_text
+                features.image_to_teacher,
+                features.text_to_teacher,
+                batch.teacher_image,
+                batch.teacher_text,
+                scale=features.instance_scale,
             )
         return terms
 
@@ -80,7 +97,11 @@ class DistillationTask:
         """Sum of weight times term."""
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
-    def after_step(self, engine: Any) -> dict[str, float]:
-        """Bound the logit scale; its value (not its logarithm) goes to the metrics."""
+    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, float]:
+        """Step on learnt centroids and bound the scales; the logit scale (not its logarithm) goes to the metrics."""
+        if self.centroid_optimizer:
+            self.centroid_optimizer.step(learning_rate)
+        for name in self._scales:
+            engine.clamp_parameter(name, MAX_LOGIT_SCALE)
         logarithm = engine.clamp_parameter("model.logit_scale", MAX_LOGIT_SCALE)
         return {"logit_scale": float(torch.tensor(logarithm).exp())}

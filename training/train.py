@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, EmbeddingError
 from pipeline.files import write_text_atomically
 from pipeline.processes import die_with_parent
 from pipeline.progress import Progress
 from training.job import TrainingJob
-from training.terms import Needs
+from training.terms import Needs, learnt_temperatures
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from training.centroids import CentroidTable
     from training.checkpoint import Checkpoints
     from training.data import TrainingSet
     from training.engine import Engine
@@ -79,6 +80,7 @@ def run(job: TrainingJob, logger: logging.Logger) -> None:
 
     # DeepSpeed is slow to import, so all that can be wrong with the input is found out before.
     from training.engine import init_distributed
+    from training.loggers import open_loggers
     from training.probe import write_probe
 
     init_distributed()
@@ -92,6 +94,7 @@ def run(job: TrainingJob, logger: logging.Logger) -> None:
         checkpoints=checkpoints,
         metrics_file=job.metrics_file,
         settings=_loop_settings(job),
+        loggers=open_loggers(job, resume_step=start) if engine.rank == 0 else (),
     )
     startup_s, training_started = time.monotonic() - started, time.monotonic()
     with _progress(job, logger, engine) as progress:
@@ -111,12 +114,13 @@ class _Inputs:
     student: "BuiltStudent"
     samples: "TrainingSet"
     order: "SampleOrder"
-    centroids: "Tensor | None"
+    centroids: "CentroidTable | None"
 
 
 def _open_inputs(job: TrainingJob) -> _Inputs:
     """Everything that needs no other rank, checked as far as can be without training."""
-    from training.data import TrainingSet, preflight, read_centroids
+    from training.centroids import CentroidTable
+    from training.data import TrainingSet, preflight
     from training.order import SampleOrder
     from training.student import build_student
 
@@ -127,17 +131,31 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         teacher_dim=job.teacher_dim if needs.teacher_space else None,
         temperature=config.losses.contrastive.temperature,
         seed=config.seed,
+        precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
+        initial=config.initial,
+        teacher=job.teacher,
+        temperatures=learnt_temperatures(config.losses),
     )
+    centroids = CentroidTable.open(job.centroids) if job.centroids and needs.centroids else None
+    if centroids and centroids.width != job.teacher_dim:
+        raise EmbeddingError(f"centroids are {centroids.width} wide, the teacher's embeddings {job.teacher_dim}")
     samples = TrainingSet(
-        job.shards, job.index_folder, needs=needs, preprocess=student.preprocess, tokenizer=student.tokenizer
+        job.shards,
+        job.index_folder,
+        needs=needs,
+        preprocess=student.preprocess,
+        tokenizer=student.tokenizer,
+        teacher_dim=job.teacher_dim,
+        clusters=centroids.total if centroids else None,
     )
-    centroids = read_centroids(job.centroids) if job.centroids and needs.centroids else None
-    preflight(samples, teacher_dim=job.teacher_dim, centroids=centroids)
+    preflight(samples)
     order = SampleOrder(samples.shard_rows, batch_size=config.batch_size, seed=config.seed)
     return _Inputs(student=student, samples=samples, order=order, centroids=centroids)
 
 
 def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTask, Checkpoints]":
+    from training.centroids import load_centroids
     from training.checkpoint import Checkpoints
     from training.engine import Engine
     from training.task import DistillationTask
@@ -146,19 +164,23 @@ def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTa
     engine = Engine(inputs.student.module, config)
     if engine.world != config.ranks:
         raise ConfigError(f"the launcher started {engine.world} ranks, the job says {config.ranks}")
-    task = DistillationTask(config.losses, centroids=inputs.centroids, device=engine.device)
+    centroids = load_centroids(inputs.centroids, config.losses.cluster) if inputs.centroids else None
+    task = DistillationTask(config.losses, centroids=centroids, device=engine.device)
     checkpoints = Checkpoints(job.checkpoints, fingerprint=job.fingerprint(), keep=config.keep_checkpoints)
+    if task.centroid_optimizer:
+        engine.keep(task.centroid_optimizer)
     return engine, task, checkpoints
 
 
 def _loop_settings(job: TrainingJob) -> "LoopSettings":
-    from training.loop import LoopSettings, warmup_cosine
+    from training.loop import LoopSettings
+    from training.schedule import schedule_of
 
     config = job.student
     return LoopSettings(
         steps=config.steps,
         batch_size=config.batch_size,
-        schedule=warmup_cosine(peak=config.optimizer.learning_rate, steps=config.steps, warmup=config.optimizer.warmup),
+        schedule=schedule_of(config.optimizer, steps=config.steps),
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,
@@ -181,11 +203,15 @@ def _batches(job: TrainingJob, inputs: _Inputs, engine: "Engine", start: int) ->
 
 def _write_results(job: TrainingJob, inputs: _Inputs, state: "dict[str, Tensor]", result: dict[str, float]) -> None:
     """Export, metrics table, and the result file, last."""
+    from training.card import CARD_FILE, model_card
     from training.metrics import read_rows, write_table
     from training.student import export_student
 
+    rows = read_rows(job.metrics_file)
     export_student(job.export_folder, inputs.student, state)
-    write_table(read_rows(job.metrics_file), job.metrics_table)
+    card = model_card(job, samples=len(inputs.samples), rows=rows, resumed_from=int(result["resumed_from"]))
+    write_text_atomically(job.export_folder / CARD_FILE, card)
+    write_table(rows, job.metrics_table)
     write_text_atomically(job.result_file, json.dumps(result))
 
 

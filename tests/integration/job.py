@@ -12,6 +12,7 @@ import psutil
 import pyarrow.parquet as pq
 import yaml
 
+from pipeline import schema
 from pipeline.files import file_digest
 from tests.conftest import small_settings
 
@@ -72,7 +73,8 @@ class Job:
             table: [row for path in paths for row in pq.read_table(path).to_pylist()] for table, paths in files.items()
         }
         for row in rows["training_metrics"]:
-            row.pop("samples_per_second")
+            for name in schema.MACHINE_METRICS:
+                row.pop(name)
         return rows
 
     def marks(self) -> dict[str, float]:

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from training.config import ClusterConfig
+from training.losses.centroids import Centroids
 from training.losses.cluster import ClusterDiscriminationLoss
+from training.losses.sampling import sample_centroids
 
 
 def _softmax(*logits: float) -> list[float]:
@@ -39,7 +42,7 @@ def test_divergence_vanishes_where_student_and_teacher_agree() -> None:
 
 def test_centroids_are_normalised_and_fixed() -> None:
     loss = ClusterDiscriminationLoss(torch.tensor([[3.0, 4.0]]))
-    assert torch.allclose(loss.centroids, torch.tensor([[0.6, 0.8]]))
+    assert torch.allclose(loss.centroids.weight, torch.tensor([[0.6, 0.8]]))
     assert not list(loss.parameters()) and not loss.state_dict()
 
 
@@ -61,3 +64,76 @@ def test_terms_of_weight_zero_are_left_out() -> None:
 def test_centroids_must_be_a_finite_matrix() -> None:
     with pytest.raises(ValueError, match=r"\(K, D\)"):
         ClusterDiscriminationLoss(torch.zeros(3))
+
+
+def _plain(features: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, centroids: torch.Tensor) -> list:
+    """Both terms in plain torch, all logits at once, temperatures 0.3 and 0.07; the teacher's side is a target."""
+    unit = F.normalize(centroids, dim=-1)
+    logits = features @ unit.T / 0.3
+    target = F.log_softmax(F.normalize(teacher, dim=-1) @ unit.detach().T / 0.07, dim=-1)
+    divergence = F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="batchmean", log_target=True)
+    return [F.cross_entropy(logits, labels), divergence]
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+@pytest.mark.parametrize("elements", [1, 20, 1000])
+def test_value_and_gradients_are_those_of_the_full_softmax(learnt: bool, elements: int) -> None:
+    torch.manual_seed(0)
+    start, weight, teacher = (torch.randn(n, 5, dtype=torch.float64) for n in (6, 9, 6))
+    labels = torch.randint(9, (6,))
+    head = Centroids(weight.clone(), learnt=learnt)
+    loss = ClusterDiscriminationLoss(head, temperature=0.3, elements=elements)
+    found_rows, expected_rows = start.clone().requires_grad_(), start.clone().requires_grad_()
+    expected_weight = weight.clone().requires_grad_()
+    found = list(loss(F.normalize(found_rows, dim=-1), teacher, labels).values())
+    expected = _plain(F.normalize(expected_rows, dim=-1), teacher, labels, expected_weight)
+    torch.testing.assert_close(found, expected)
+    (found[0] + 2 * found[1]).backward()
+    (expected[0] + 2 * expected[1]).backward()
+    torch.testing.assert_close(found_rows.grad, expected_rows.grad)
+    if learnt:
+        assert head.weight.grad is not None
+        torch.testing.assert_close(head.weight.grad.to_dense(), expected_weight.grad)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    rows, teacher, weight = (torch.randn(n, 3, dtype=torch.float64) for n in (4, 4, 7))
+    labels = torch.tensor([0, 3, 3, 6])
+    loss = ClusterDiscriminationLoss(weight, temperature=0.5, elements=8)
+    scale = torch.tensor(2.0, dtype=torch.float64)
+    inputs = (rows.requires_grad_(), scale.requires_grad_())
+    assert torch.autograd.gradcheck(lambda r, s: tuple(loss(r, teacher, labels, scale=s).values()), inputs)
+
+
+def test_a_sample_holds_every_label_and_its_share_of_the_rest() -> None:
+    labels = torch.tensor([3, 99_999, 3])
+    chosen = sample_centroids(100_000, rate=0.1, labels=labels, seed=5)
+    assert chosen[labels].all() and 9_500 < int(chosen.sum()) < 10_500
+    assert chosen.equal(sample_centroids(100_000, rate=0.1, labels=labels, seed=5))
+    assert not chosen.equal(sample_centroids(100_000, rate=0.1, labels=labels, seed=6))
+    assert sample_centroids(9, rate=1e-9, labels=labels[:1], seed=0).nonzero().tolist() == [[3]]
+
+
+def test_a_sampled_softmax_is_the_full_one_over_the_sample() -> None:
+    torch.manual_seed(0)
+    features, teacher = (F.normalize(torch.randn(4, 3), dim=-1) for _ in range(2))
+    weight, labels = torch.randn(50, 3), torch.tensor([7, 41, 7, 0])
+    torch.manual_seed(1)
+    terms = ClusterDiscriminationLoss(weight, temperature=0.3, sample_rate=0.2)(features, teacher, labels)
+    torch.manual_seed(1)
+    seed = int(torch.randint(1 << 62, (1,)))
+    positions = sample_centroids(50, rate=0.2, labels=labels, seed=seed).nonzero().squeeze(1)
+    assert len(positions) < 25
+    expected = _plain(features, teacher, torch.searchsorted(positions, labels), weight[positions])
+    torch.testing.assert_close(list(terms.values()), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_half_precision_centroids_are_used_in_float32() -> None:
+    torch.manual_seed(0)
+    features, weight = F.normalize(torch.randn(4, 8), dim=-1), torch.randn(50, 8)
+    labels = torch.tensor([1, 2, 3, 4])
+    half = ClusterDiscriminationLoss(Centroids(weight.half()), divergence=False)(features, cluster_ids=labels)
+    full = ClusterDiscriminationLoss(weight, divergence=False)(features, cluster_ids=labels)
+    assert half["cluster_label"].dtype == torch.float32
+    torch.testing.assert_close(half, full, atol=1e-2, rtol=1e-2)

@@ -1,6 +1,7 @@
 """DeepSpeed behind our interface, in processes of its own."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,6 +17,13 @@ BATCH, DIM = 8, 6
 BOUND = 1.5
 
 
+class ToyFeatures(NamedTuple):
+    image: torch.Tensor
+    text: torch.Tensor
+    scale: torch.Tensor
+    nothing: None = None
+
+
 class Toy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -24,17 +32,38 @@ class Toy(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor([BOUND]))
         self.register_buffer("seen", torch.tensor(7))
 
-    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return nn.functional.normalize(self.map(rows), dim=-1), self.logit_scale.exp().reshape(())
+    def forward(self, rows: torch.Tensor) -> ToyFeatures:
+        image, text = (nn.functional.normalize(self.map(part), dim=-1) for part in (rows, rows.flip(-1)))
+        return ToyFeatures(image, text, self.logit_scale.exp().reshape(()))
 
 
-def _config(world: int, stage: int) -> StudentConfig:
+def _config(world: int, stage: int, **changes: Any) -> StudentConfig:
     optimizer = OptimizerConfig(learning_rate=1e-2, eps=1e-3)
-    return StudentConfig(batch_size=BATCH, ranks=world, zero_stage=stage, optimizer=optimizer)
+    return StudentConfig(batch_size=BATCH, ranks=world, zero_stage=stage, optimizer=optimizer, **changes)
+
+
+def _steps(engine: Engine, first: int, last: int) -> float:
+    """Steps of one run; returns the bounded value."""
+    rows, value = torch.randn(4, BATCH, DIM, generator=torch.Generator().manual_seed(1)), 0.0
+    part = slice(engine.rank * BATCH // engine.world, (engine.rank + 1) * BATCH // engine.world)
+    for step_rows in rows[first:last]:
+        image, text, scale, _ = engine.model(step_rows[part])
+        loss = ContrastiveLoss()(image, text, scale)["contrastive"] - 10 * scale.log()
+        norm = engine.step(loss, learning_rate=1e-2)
+        assert norm is None or norm > 0
+        value = engine.clamp_parameter("logit_scale", BOUND)
+    return value
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{f"stage {stage}": {"stage": stage} for stage in (0, 1, 2, 3)},
+    **{f"parts, stage {stage}": {"stage": stage, "micro_batches": 2} for stage in (0, 1, 2, 3)},
+    "average": {"stage": 1, "average_decay": 0.9},
+}
 
 
 def _train(rank: int, world: int, port: int, folder: str) -> None:
-    """A few steps per ZeRO stage; rank 0 keeps the final states."""
+    """A few steps per variant, and the second half of them again from a checkpoint of the other number of ranks."""
     with pytest.MonkeyPatch.context() as patch:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1"}
         for name, value in {**names, "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}.items():
@@ -42,47 +71,63 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
         torch.set_num_threads(1)
         init_distributed()
         states = {}
-        for stage in (0, 1, 2, 3):
-            engine = Engine(Toy(), _config(world, stage))
-            rows = torch.randn(4, BATCH, DIM, generator=torch.Generator().manual_seed(1))
-            part = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
-            for step_rows in rows:
-                image, scale = engine.model(step_rows[part])
-                text, _ = engine.model(step_rows.flip(-1)[part])
-                loss = ContrastiveLoss()(image, text, scale)["contrastive"] - 10 * scale.log()
-                engine.step(loss, learning_rate=1e-2)
-                value = engine.clamp_parameter("logit_scale", BOUND)
-            states[stage] = {**engine.state(), "clamped": torch.tensor(value)}
+        for name, variant in VARIANTS.items():
+            engine = Engine(Toy(), _config(world, **variant))
+            _steps(engine, 0, 2)
+            engine.save(Path(folder) / name / f"ranks-{world}")
+            value = _steps(engine, 2, 4)
+            states[name] = {**engine.state(), "clamped": torch.tensor(value)}
+        other = f"ranks-{3 - world}"
+        for name, variant in VARIANTS.items():
+            if (Path(folder) / name / other).is_dir():
+                engine = Engine(Toy(), _config(world, **variant))
+                engine.load(Path(folder) / name / other)
+                value = _steps(engine, 2, 4)
+                states[f"{name}, resumed"] = {**engine.state(), "clamped": torch.tensor(value)}
         if rank == 0:
-            torch.save(states, f"{folder}/{world}.pt")
+            torch.save(states, f"{folder}/{world}-{'resumed' if len(states) > len(VARIANTS) else 'new'}.pt")
         engine.close()
 
 
 @pytest.fixture(scope="module")
-def states(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict[str, torch.Tensor]]:
-    """Final state by (number of ranks, ZeRO stage)."""
-    folder = tmp_path_factory.mktemp("states")
-    for world in (1, 2):
+def states(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], dict[str, torch.Tensor]]:
+    """Final state by (number of ranks, variant). Two ranks run first, one goes on from them, then two from one."""
+    folder, found = tmp_path_factory.mktemp("states"), {}
+    for world, name in ((2, "2-new"), (1, "1-resumed"), (2, "2-resumed")):
         mp.spawn(_train, args=(world, _free_port(), str(folder)), nprocs=world)
-    found = {world: torch.load(Path(folder) / f"{world}.pt", weights_only=True) for world in (1, 2)}
-    return {(world, stage): state for world, by_stage in found.items() for stage, state in by_stage.items()}
+        states = torch.load(folder / f"{name}.pt", weights_only=True)
+        found |= {(world, variant): state for variant, state in states.items()}
+    return found
 
 
 @pytest.mark.slow
-def test_ranks_and_zero_stages_do_not_change_the_weights(states: dict) -> None:
-    expected = states[1, 0]
+def test_ranks_stages_parts_and_resuming_elsewhere_do_not_change_the_weights(states: dict) -> None:
+    expected = states[1, "stage 0"]
     assert not torch.equal(expected["map.weight"], Toy().map.weight)
+    assert {(1, "stage 1, resumed"), (2, "parts, stage 2, resumed")} <= states.keys()
     for key, state in states.items():
         assert state.keys() == expected.keys(), key
+        if "average" in key[1]:
+            continue
         for name, value in expected.items():
             torch.testing.assert_close(state[name], value, atol=1e-5, rtol=1e-5, msg=f"{key} {name}")
+
+
+@pytest.mark.slow
+def test_averaged_weights_lag_behind_and_survive_a_change_of_ranks(states: dict) -> None:
+    averaged, last = states[1, "average"]["map.weight"], states[1, "stage 1"]["map.weight"]
+    start = Toy().map.weight.detach()
+    assert 0 < (averaged - start).norm() < (last - start).norm()
+    for key in ((2, "average"), (1, "average, resumed"), (2, "average, resumed")):
+        torch.testing.assert_close(states[key]["map.weight"], averaged, atol=1e-5, rtol=1e-5, msg=str(key))
 
 
 @pytest.mark.slow
 def test_a_clamped_parameter_stays_below_its_bound(states: dict) -> None:
     """Every step pushes the scale up; without the optimizer's own copy being bounded too it would drift away."""
     for key, state in states.items():
-        assert state["logit_scale"].item() == pytest.approx(BOUND), key
+        if "average" not in key[1]:
+            assert state["logit_scale"].item() == pytest.approx(BOUND), key
         assert state["clamped"].item() == pytest.approx(BOUND), key
 
 
@@ -98,3 +143,8 @@ def test_deepspeed_config_follows_the_student() -> None:
     assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (32, 8)
     assert config["bf16"]["enabled"] and not config["fp16"]["enabled"]
     assert config["zero_optimization"]["stage"] == 2 and config["gradient_clipping"] == 1.0
+
+
+def test_parts_of_a_batch_are_deepspeeds_micro_batches() -> None:
+    config = deepspeed_config(StudentConfig(batch_size=32, micro_batches=4), world=2)
+    assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (4, 4)

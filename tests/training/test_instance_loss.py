@@ -48,3 +48,15 @@ def test_feature_term_is_the_mean_squared_error_of_both_modalities() -> None:
 def test_feature_term_only_with_a_weight() -> None:
     assert not InstanceDiscriminationLoss.from_config(InstanceConfig(feature_weight=0)).feature
     assert InstanceDiscriminationLoss.from_config(InstanceConfig(feature_weight=2.0)).feature
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    rows = [torch.randn(3, 4, dtype=torch.float64) for _ in range(4)]
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    inputs = (*(student.requires_grad_() for student in rows[:2]), scale)
+    for elements in (4, 100):
+        loss = InstanceDiscriminationLoss(feature=True, elements=elements)
+        assert torch.autograd.gradcheck(
+            lambda image, text, s, loss=loss: tuple(loss(image, text, *rows[2:], scale=s).values()), inputs
+        )

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from pipeline import schema
 from pipeline.errors import ConfigError, NonFiniteLossError, ShardError, TrainingError
 from training.job import TrainingJob
 from training.launch import TrainingResult, run_training
@@ -45,7 +46,7 @@ def _all_end(job: TrainingJob, within_s: float) -> bool:
 
 
 def _metrics(result: TrainingResult) -> list[dict[str, Any]]:
-    return pq.read_table(result.metrics).drop_columns(["samples_per_second"]).to_pylist()
+    return pq.read_table(result.metrics).drop_columns(list(schema.MACHINE_METRICS)).to_pylist()
 
 
 @pytest.fixture(scope="module")

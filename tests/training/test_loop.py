@@ -1,7 +1,10 @@
 """The loop, with a model of three numbers and an engine without DeepSpeed."""
 
 import dataclasses
+import resource
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,12 @@ import pytest
 import torch
 
 from pipeline.errors import NonFiniteLossError
+from pipeline.schema import MACHINE_METRICS
 from training.checkpoint import Checkpoints
-from training.loop import Loop, LoopSettings, StopFlag, StopRequested, warmup_cosine
+from training.loop import Loop, LoopSettings, StopFlag, StopRequested
 from training.metrics import read_rows
+from training.schedule import warmup_cosine
+from training.state import read, write
 
 
 @dataclasses.dataclass
@@ -30,7 +36,7 @@ class ToyTask:
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
         return terms["distance"] + 0.1 * terms["size"]
 
-    def after_step(self, engine: Any) -> dict[str, float]:
+    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, float]:
         return {"logit_scale": 1.0}
 
 
@@ -53,12 +59,11 @@ class ToyEngine:
         with torch.no_grad():
             self.model -= learning_rate * gradient
 
-    def save(self, folder: Path, tag: str) -> None:
-        (folder / tag).mkdir(parents=True)
-        torch.save(self.model, folder / tag / "model.pt")
+    def save(self, folder: Path) -> None:
+        write(folder, {"model": self.model})
 
-    def load(self, folder: Path, tag: str) -> None:
-        self.model = torch.load(folder / tag / "model.pt", weights_only=True).requires_grad_()
+    def load(self, folder: Path) -> None:
+        self.model = read(folder)["model"].requires_grad_()
 
 
 STEPS = 10
@@ -88,7 +93,7 @@ def _loop(folder: Path, engine: ToyEngine, *, fingerprint: str = "a") -> tuple[L
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in read_rows(folder / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in MACHINE_METRICS} for row in read_rows(folder / "metrics.jsonl")]
 
 
 def test_rows_checkpoints_and_pruning(tmp_path: Path) -> None:
@@ -150,9 +155,50 @@ def test_checkpoints_of_another_job_and_half_written_ones_are_not_used(tmp_path:
     assert checkpoints.newest() == 9
 
 
-def test_schedule() -> None:
-    rate = warmup_cosine(peak=1.0, steps=10, warmup=0.2)
-    assert [rate(1), rate(2), rate(3)] == [0.5, 1.0, 1.0]
-    assert rate(7) == pytest.approx(0.5)
-    assert 0 < rate(10) < rate(9) < 0.2
-    assert warmup_cosine(peak=1.0, steps=4, warmup=0.0)(1) == 1.0
+def test_a_full_disk_costs_a_checkpoint_but_not_those_before_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel refuses to let any file grow beyond 30 bytes while step 6 is saved."""
+    engine = ToyEngine()
+    loop, checkpoints = _loop(tmp_path, engine)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    write_state = engine.save
+
+    def save(folder: Path) -> None:
+        if folder.name == "step-6":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30, before[1]))
+        try:
+            write_state(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    engine.save = save  # type: ignore[method-assign]
+    try:
+        loop.run(_batches()[:8], start=0, stop=StopFlag())
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+    assert checkpoints.newest() == 3
+    assert "no checkpoint after step 6" in caplog.text and "the newest is that after step 3" in caplog.text
+    assert not (tmp_path / "checkpoints/step-6").exists()
+
+
+def test_rows_tell_how_long_data_took(tmp_path: Path) -> None:
+    def slow() -> Iterator[ToyBatch]:
+        for batch in _batches():
+            time.sleep(0.02)
+            yield batch
+
+    seen: list[dict[str, Any]] = []
+
+    class Logger:
+        def write(self, row: dict[str, Any]) -> None:
+            seen.append(row)
+
+        def close(self) -> None:
+            seen.append({})
+
+    loop, _ = _loop(tmp_path, ToyEngine())
+    loop._loggers = [Logger()]
+    loop.run(slow(), start=0, stop=StopFlag())
+    assert seen[-1] == {} and seen[:-1] == read_rows(tmp_path / "metrics.jsonl")
+    assert 0.5 < seen[1]["data_stall"] <= 1 and seen[1]["memory_gb"] > 0.01

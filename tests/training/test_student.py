@@ -45,6 +45,12 @@ def test_an_export_gives_equal_embeddings(model_file: Path, tmp_path: Path) -> N
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert loaded.encode_image(image).equal(built.module.model.eval().encode_image(image))  # type: ignore[operator]
+    tokens = torch.randint(1, 1000, (2, 8))
+    with torch.no_grad():
+        features = built.module.eval()(image, tokens)
+        logits = loaded(image, tokens)
+    expected = features.logit_scale * features.image @ features.text.T
+    torch.testing.assert_close(logits[2] * logits[0] @ logits[1].T, expected, atol=1e-6, rtol=1e-6)
     preprocess = json.loads((tmp_path / "export/open_clip_config.json").read_text())["preprocess_cfg"]
     assert preprocess["size"] == 32 and loaded.logit_scale.ndim == 0
 
@@ -65,3 +71,27 @@ def test_unknown_and_malformed_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "wrong.json").write_text('{"embed_dim": 8, "vision_cfg": {"depth": 3}, "text_cfg": {}}')
     with pytest.raises(ConfigError, match="open_clip cannot build it"):
         build_student(str(tmp_path / "wrong.json"), teacher_dim=None, temperature=0.07, seed=0)
+
+
+def test_batch_norm_goes_through_autocast_in_bf16_alone(model_file: Path) -> None:
+    student = _build(model_file, precision="bf16").train()  # type: ignore[arg-type]
+    features = student(torch.randn(4, 3, 32, 32), torch.ones(4, 8, dtype=torch.long))
+    assert features.image.dtype == torch.float32
+    assert all(tensor.dtype != torch.bfloat16 for tensor in student.state_dict().values())
+    student.eval()
+    full = _build(model_file).eval()
+    full.load_state_dict(student.state_dict())
+    inputs = torch.randn(4, 3, 32, 32), torch.ones(4, 8, dtype=torch.long)
+    assert student(*inputs).image.equal(full(*inputs).image), "evaluation is in float32"
+    with pytest.raises(ConfigError, match="BatchNorm"):
+        _build(model_file, precision="fp16")  # type: ignore[arg-type]
+
+
+def test_onnx_files_give_the_embeddings_of_the_export(model_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from training.onnx_export import TOLERANCE, export_onnx
+
+    built = build_student(str(model_file), teacher_dim=24, temperature=0.07, seed=0)
+    export_student(tmp_path / "export", built, built.module.state_dict())
+    differences = export_onnx(tmp_path / "export", tmp_path / "onnx")
+    assert set(differences) == {"image.onnx", "text.onnx"} and max(differences.values()) <= TOLERANCE

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from pipeline import schema
-from pipeline.errors import ConfigError, EmbeddingError, ShardError
+from pipeline.errors import EmbeddingError, ShardError
+from training.centroids import CentroidTable
 from training.config import LossesConfig
-from training.data import TrainingSet, batches, preflight, read_centroids
+from training.data import TrainingSet, batches, preflight
 from training.order import SampleOrder
 from training.terms import Needs
 
@@ -29,8 +30,8 @@ def _tokenizer(captions: list[str]) -> torch.Tensor:
     return torch.tensor([[len(caption), ord(caption[-1])] for caption in captions])
 
 
-def _open(folder: Path, needs: Needs = ALL) -> TrainingSet:
-    return TrainingSet(folder, folder / "index", needs=needs, preprocess=_preprocess, tokenizer=_tokenizer)
+def _open(folder: Path, needs: Needs = ALL, **checks: int) -> TrainingSet:
+    return TrainingSet(folder, folder / "index", needs=needs, preprocess=_preprocess, tokenizer=_tokenizer, **checks)
 
 
 def test_needs_follow_the_weights() -> None:
@@ -53,10 +54,10 @@ def test_a_sample_has_what_its_members_say(shards: Path) -> None:
 def test_raw_downloads_suffice_for_the_contrastive_term(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
     folder = write_shards(tmp_path / "images", shards=1, rows=4, distil=False)
     samples = _open(folder, NONE)
-    preflight(samples, teacher_dim=None, centroids=None)
+    preflight(samples)
     assert set(samples.sample(0, 0)) == {"sample_id", "image", "text"}
     with pytest.raises(ShardError, match=r"image\.npy.*members found: jpg, json, txt"):
-        preflight(_open(folder), teacher_dim=24, centroids=torch.zeros(4, 24))
+        preflight(_open(folder))
 
 
 def test_ranks_and_workers_share_one_order_of_samples(shards: Path) -> None:
@@ -73,13 +74,12 @@ def test_ranks_and_workers_share_one_order_of_samples(shards: Path) -> None:
     assert [first | second for first, second in zip(*parts)] == alone
 
 
-def test_preflight_compares_with_teacher_and_centroids(shards: Path) -> None:
-    with pytest.raises(EmbeddingError, match=r"shape \(24,\), expected \(32,\)"):
-        preflight(_open(shards), teacher_dim=32, centroids=torch.zeros(4, 32))
-    with pytest.raises(EmbeddingError, match="centroids are 32 wide"):
-        preflight(_open(shards), teacher_dim=24, centroids=torch.zeros(4, 32))
-    with pytest.raises(ConfigError, match="none of the 2 centroids"):
-        preflight(_open(shards), teacher_dim=24, centroids=torch.zeros(2, 24))
+def test_samples_are_compared_with_teacher_and_centroids(shards: Path) -> None:
+    preflight(_open(shards, teacher_dim=24, clusters=4))
+    with pytest.raises(EmbeddingError, match=r"00000\.tar, key 000000000: .*shape \(24,\), expected \(32,\)"):
+        preflight(_open(shards, teacher_dim=32))
+    with pytest.raises(ShardError, match=r"\.tar, key \d+: cluster_id 3 is none of the 3 centroids"):
+        preflight(_open(shards, clusters=3))
 
 
 def test_missing_shards_and_damaged_images_are_named(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
@@ -103,10 +103,16 @@ def test_missing_shards_and_damaged_images_are_named(tmp_path: Path, write_shard
 
 
 def test_centroids_are_read_in_the_order_of_their_ids(tmp_path: Path) -> None:
-    table = {"cluster_id": [1, 0], "centroid": [[3.0, 4.0], [1.0, 2.0]]}
-    pq.write_table(pa.table(table, schema=schema.centroids(2)), tmp_path / "c.parquet")
-    assert read_centroids(tmp_path / "c.parquet").tolist() == [[1, 2], [3, 4]]
+    columns = {"cluster_id": [1, 0, 2], "centroid": [[3.0, 4.0], [1.0, 2.0], [5.0, 6.0]]}
+    pq.write_table(pa.table(columns, schema=schema.centroids(2)), tmp_path / "c.parquet")
+    table = CentroidTable.open(tmp_path / "c.parquet")
+    assert (table.total, table.width) == (3, 2)
+    assert table.read().tolist() == [[1, 2], [3, 4], [5, 6]]
+    part = table.read(range(1, 3), dtype=torch.float16)
+    assert part.tolist() == [[3, 4], [5, 6]] and part.dtype == torch.float16
     gap = {"cluster_id": [0, 2], "centroid": [[3.0, 4.0], [1.0, 2.0]]}
     pq.write_table(pa.table(gap, schema=schema.centroids(2)), tmp_path / "gap.parquet")
     with pytest.raises(ShardError, match="from 0 to 1 without gaps"):
-        read_centroids(tmp_path / "gap.parquet")
+        CentroidTable.open(tmp_path / "gap.parquet").read()
+    with pytest.raises(ShardError, match="not a table of cluster_id and centroid"):
+        CentroidTable.open(tmp_path / "nowhere.parquet")

@@ -1,40 +1,45 @@
 """Cluster discrimination: the student's images against the centroids of the teacher's image embeddings."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ClusterConfig
+from training.losses.centroids import Centroids
+from training.losses.chunked import CHUNK_ELEMENTS
+from training.losses.precision import widen
+from training.losses.sampling import sample_centroids, share_labels
+from training.losses.softmax import softmax_over_centroids
 
 
 class ClusterDiscriminationLoss(nn.Module):
     """Teach the student which cluster an image belongs to, and how it relates to all the others.
 
-    ``centroids``: ``(K, D)`` of the teacher's k-means; fixed, and L2-normalised here, so that logits are cosines
-    (METHOD: cross-entropy with the label, and KL(softmax(V C / tau_t) || softmax(v C / tau_c)); CLIP-CID,
-    arXiv 2408.09441, second-hand). Rows are independent of each other, so ranks have nothing to exchange.
+    Cross-entropy with the label, and KL(softmax(V C / tau_t) || softmax(v C / tau_c)) (METHOD; CLIP-CID, arXiv
+    2408.09441, second-hand). ``centroids``: ``(K, D)`` of the teacher's k-means, or :class:`Centroids`,
+    all or this rank's share; unit vectors, so that logits are cosines. ``sample_rate``: below 1, each step takes the
+    batch's own clusters and this share of the others as negatives, and both softmaxes go over those alone. No matrix of
+    more than ``elements`` logits is held, and none is kept for the backward pass.
     """
-
-    centroids: Tensor
 
     def __init__(
         self,
-        centroids: Tensor,
+        centroids: Tensor | Centroids,
         *,
         temperature: float = 0.07,
         teacher_temperature: float = 0.07,
         label: bool = True,
         divergence: bool = True,
+        sample_rate: float = 1.0,
+        elements: int = CHUNK_ELEMENTS,
     ):
         super().__init__()
-        if centroids.ndim != 2 or not torch.isfinite(centroids).all():
-            raise ValueError(f"centroids must be a finite (K, D) matrix, got shape {tuple(centroids.shape)}")
-        self.register_buffer("centroids", F.normalize(centroids.float(), dim=-1), persistent=False)
+        self.centroids = centroids if isinstance(centroids, Centroids) else Centroids(centroids.clone())
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.label, self.divergence = label, divergence
+        self.sample_rate, self.elements = sample_rate, elements
 
     @classmethod
-    def from_config(cls, config: ClusterConfig, centroids: Tensor) -> "ClusterDiscriminationLoss":
+    def from_config(cls, config: ClusterConfig, centroids: Tensor | Centroids) -> "ClusterDiscriminationLoss":
         """Terms of weight zero are left out."""
         return cls(
             centroids,
@@ -42,6 +47,7 @@ class ClusterDiscriminationLoss(nn.Module):
             teacher_temperature=config.teacher_temperature,
             label=config.label_weight > 0,
             divergence=config.divergence_weight > 0,
+            sample_rate=config.sample_rate,
         )
 
     def forward(
@@ -49,21 +55,43 @@ class ClusterDiscriminationLoss(nn.Module):
         image_features: Tensor,
         teacher_image_features: Tensor | None = None,
         cluster_ids: Tensor | None = None,
+        *,
+        scale: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """``{"cluster_label": scalar, "cluster_divergence": scalar}``, each if it is turned on.
+        """``{"cluster_label": scalar, "cluster_divergence": scalar}``, each if it is turned on; means of this rank.
 
         ``image_features``: ``(B, D)`` of the student, normalised. ``teacher_image_features``: ``(B, D)``, for the
-        divergence. ``cluster_ids``: ``(B,)`` int64 in ``[0, K)``, for the label term.
+        divergence. ``cluster_ids``: ``(B,)`` int64 in ``[0, K)``, for the label and for sampling.
+        ``scale``: inverse temperature of the student, where it is learnt.
         """
-        logits_BK = image_features.float() @ self.centroids.T / self.temperature
+        rows_BD = widen(image_features) * (1 / self.temperature if scale is None else widen(scale))
+        teacher_BD = None
+        if self.divergence:
+            assert teacher_image_features is not None
+            teacher_BD = F.normalize(teacher_image_features.to(rows_BD.dtype), dim=-1) / self.teacher_temperature
+        rows = softmax_over_centroids(
+            rows_BD,
+            teacher_BD,
+            cluster_ids if self.label else None,
+            self.centroids,
+            chosen=self._sample(cluster_ids),
+            divided=len(self.centroids) < self.centroids.total,
+            elements=self.elements,
+        )
         terms = {}
         if self.label:
             assert cluster_ids is not None
-            terms["cluster_label"] = F.cross_entropy(logits_BK, cluster_ids)
+            terms["cluster_label"] = (rows.student - rows.target).mean()
         if self.divergence:
-            assert teacher_image_features is not None
-            teacher_BD = F.normalize(teacher_image_features.float(), dim=-1)
-            teacher_BK = F.log_softmax(teacher_BD @ self.centroids.T / self.teacher_temperature, dim=-1)
-            student_BK = F.log_softmax(logits_BK, dim=-1)
-            terms["cluster_divergence"] = F.kl_div(student_BK, teacher_BK, reduction="batchmean", log_target=True)
+            terms["cluster_divergence"] = (rows.student + rows.teacher).mean()
         return terms
+
+    def _sample(self, cluster_ids: Tensor | None) -> Tensor | None:
+        """Positions of the centroids held here that take part in this step; none means all."""
+        if self.sample_rate >= 1:
+            return None
+        assert cluster_ids is not None
+        labels_G, seed = share_labels(cluster_ids)
+        chosen_K = sample_centroids(self.centroids.total, rate=self.sample_rate, labels=labels_G, seed=seed)
+        first = self.centroids.start
+        return chosen_K[first : first + len(self.centroids)].nonzero().squeeze(1)

@@ -24,6 +24,25 @@ def gather_rows(rows_BD: Tensor) -> Tensor:
     return torch.as_tensor(_GatherRows.apply(rows_BD))
 
 
+def all_rows(rows_BD: Tensor) -> Tensor:
+    """As :func:`gather_rows`, without gradient."""
+    parts = [torch.empty_like(rows_BD) for _ in range(world_size())]
+    dist.all_gather(parts, rows_BD.contiguous())
+    return torch.cat(parts)
+
+
+def sum_own_rows(rows_GD: Tensor) -> Tensor:
+    """The sum over ranks of ``(world * B, D)``, of which each rank gets its own ``(B, D)``."""
+    rows = len(rows_GD) // world_size()
+    if dist.get_backend() == "nccl":
+        own = torch.empty_like(rows_GD[:rows])
+        dist.reduce_scatter_tensor(own, rows_GD.contiguous())
+        return own
+    total = rows_GD.contiguous().clone()
+    dist.all_reduce(total)
+    return total[row_offset(rows) :][:rows]
+
+
 def row_offset(rows: int) -> int:
     """Where this rank's rows start among those of all ranks."""
     return dist.get_rank() * rows if world_size() > 1 else 0
@@ -32,14 +51,8 @@ def row_offset(rows: int) -> int:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_BD: Tensor) -> Tensor:
-        ctx.rows = rows_BD.shape[0]
-        parts = [torch.empty_like(rows_BD) for _ in range(world_size())]
-        dist.all_gather(parts, rows_BD.contiguous())
-        return torch.cat(parts)
+        return all_rows(rows_BD)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        start = dist.get_rank() * ctx.rows
-        return total[start : start + ctx.rows]
+        return sum_own_rows(gradients[0])

@@ -1,0 +1,102 @@
+"""The grid, its data, and one small run of it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.demo.stage import resolve_datasets
+from pipeline.errors import ConfigError
+from pipeline.store import StageResult, read_result
+from tests.conftest import SmallRun
+from training.ablation.data import random_ids, write_ablation_data
+from training.ablation.grid import cells_of, losses_of
+from training.ablation.stage import run_ablation, summary
+from training.config import AblationConfig, LossesConfig, StudentConfig
+from training.terms import weights_of
+
+PAIRS = {"instance_image_image", "instance_text_text", "instance_image_text", "instance_text_image"}
+
+
+def test_every_choice_of_losses_has_the_terms_it_names() -> None:
+    base = LossesConfig.model_validate({"cluster": {"label_weight": 0.5}})
+    terms = {name: set(weights_of(losses_of(name, base))) - {"contrastive"} for name in AblationConfig().losses}
+    cluster = {"cluster_label", "cluster_divergence"}
+    assert terms == {
+        "contrastive": set(),
+        "cluster": cluster,
+        "instance": PAIRS,
+        "both": cluster | PAIRS,
+        "feature": {"instance_feature"},
+        "configured": cluster | PAIRS | {"instance_feature"},
+    }
+
+
+def test_a_term_that_the_student_has_not_cannot_be_turned_on() -> None:
+    with pytest.raises(ConfigError, match=r"student\.losses\.cluster\.weight"):
+        losses_of("both", LossesConfig.model_validate({"cluster": {"weight": 0}}))
+    with pytest.raises(ConfigError, match="feature_weight"):
+        losses_of("feature", LossesConfig.model_validate({"instance": {"feature_weight": 0}}))
+
+
+def test_all_cells_have_equal_steps_and_whole_rows_come_first() -> None:
+    cells = cells_of(AblationConfig(seeds=[5, 6], steps=7), StudentConfig())
+    assert len({cell.name for cell in cells}) == len(cells) == 2 * 3 * 6
+    assert {cell.student.steps for cell in cells} == {7}
+    assert [cell.seed for cell in cells] == [5] * 18 + [6] * 18 == [cell.student.seed for cell in cells]
+
+
+def test_a_random_set_does_not_depend_on_the_order_of_ids() -> None:
+    ids = np.random.default_rng(0).integers(-(2**63), 2**63, 1000)
+    chosen = random_ids(ids, 300, seed=0)
+    assert len(set(chosen.tolist())) == 300
+    assert set(random_ids(ids[::-1], 300, seed=0)) == set(chosen) != set(random_ids(ids, 300, seed=1))
+    assert abs(np.median(chosen.astype(float)) - np.median(ids.astype(float))) < 2**62
+
+
+@pytest.mark.slow
+def test_a_grid_that_was_ended_goes_on_where_it_was(copied: SmallRun) -> None:
+    settings, root = copied.settings, copied.root
+    grid = AblationConfig.model_validate({"data": ["random", "balanced"], "losses": ["both"], "seeds": [3], "steps": 2})
+    asked: list[str] = []
+
+    def run(last: int) -> StageResult:
+        def on_cell(name: str, number: int, cells: int) -> None:
+            if number > last:
+                raise KeyboardInterrupt
+            asked.append(name)
+
+        return run_ablation(
+            root,
+            grid,
+            settings.student.model_copy(update={"ranks": 1}),
+            settings.evaluation,
+            shards=settings.shards,
+            query=settings.query,
+            datasets=resolve_datasets(settings.evaluation.datasets, root, settings.demo),
+            on_cell=on_cell,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(1)
+    result = run(1)
+    assert asked == ["random-both-3", "balanced-both-3"] and result.computed == 1
+    assert run(0).computed == 0
+    rows: list[dict[str, Any]] = summary(result.parquet("ablation"))
+    assert [(row["data"], row["losses"], row["seeds"]) for row in rows] == [
+        ("balanced", "both", 1),
+        ("random", "both", 1),
+    ]
+    _check_data(root, write_ablation_data(root, settings.shards, settings.query))
+
+
+def _check_data(root: Path, data: StageResult) -> None:
+    kept = set(pq.read_table(read_result(root, "balance").parquet("balanced_pairs")[0])["sample_id"].to_pylist())
+    found = {
+        name: {i for path in data.parquet(name) for i in pq.read_table(path)["sample_id"].to_pylist()}
+        for name in ("all", "random", "balanced")
+    }
+    assert found["balanced"] == kept and len(found["random"]) == len(kept)
+    assert found["random"] < found["all"] and found["balanced"] < found["all"] and found["random"] != kept

@@ -1,0 +1,113 @@
+"""The ablation as a stage: each cell of the grid is trained, measured and kept by itself, so a killed grid goes on."""
+
+import logging
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import QueryConfig, ShardsConfig
+from pipeline.store import Stage, StageResult, read_result
+from pipeline.teacher import read_info
+from training.ablation.data import FOLDER, write_ablation_data
+from training.ablation.grid import Cell, cells_of
+from training.config import AblationConfig, EvaluationConfig, StudentConfig
+from training.job import TEACHER, TrainingJob
+from training.launch import run_training
+from training.terms import Needs
+
+log = logging.getLogger(__name__)
+
+TABLE = "ablation"
+
+
+def run_ablation(
+    root: Path,
+    config: AblationConfig,
+    student: StudentConfig,
+    evaluation: EvaluationConfig,
+    *,
+    shards: ShardsConfig,
+    query: QueryConfig,
+    datasets: list[Path],
+    on_cell: Callable[[str, int, int], None] | None = None,
+) -> StageResult:
+    """Stage ``ablation``: ``ablation/<data>-<losses>-<seed>.parquet``, a row per task, data set and metric of a cell.
+
+    ``on_cell(name, number, cells)`` is called before each cell that has to be trained. Every cell has the same student,
+    batch and number of steps. Raises what training and evaluation raise.
+    """
+    data = write_ablation_data(root, shards, query)
+    cells = {cell.name: cell for cell in cells_of(config, student)}
+    identity = [sorted(config.tasks), [path.name for path in datasets]]
+    inputs = {name: [data.digest, cell.student.content()] for name, cell in cells.items()}
+    stage = Stage(root, TABLE, version=1, config=identity, inputs=inputs)
+    if stage.is_complete():
+        return stage.result()
+    with stage.running():
+        pending = stage.pending()
+        for number, name in enumerate(pending, start=1):
+            log.info("ablation: %s, %d of %d", name, number, len(pending))
+            if on_cell:
+                on_cell(name, number, len(pending))
+            job = _job(root, cells[name], data)
+            trained = run_training(job)
+            with stage.output(name) as output:
+                table = _measure(cells[name], trained.export, config, evaluation, datasets)
+                pq.write_table(table, output.path(f"{TABLE}/{name}.parquet"))
+                output.rows = table.num_rows
+                output.stats = {"trained_s": trained.training_s}
+            shutil.rmtree(job.output, ignore_errors=True)
+        return stage.finish()
+
+
+def summary(files: list[Path], *, task: str = "zero_shot", metric: str = "top1") -> list[dict[str, Any]]:
+    """``data, losses, mean, spread, seeds`` of one metric; ``spread`` is the standard deviation over seeds."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for path in files:
+        for row in pq.read_table(path).to_pylist():
+            if (row["task"], row["metric"]) == (task, metric):
+                values.setdefault((row["data"], row["losses"]), []).append(row["value"])
+    return [
+        {
+            "data": data,
+            "losses": losses,
+            "mean": statistics.fmean(found),
+            "spread": statistics.stdev(found) if len(found) > 1 else 0.0,
+            "seeds": len(found),
+        }
+        for (data, losses), found in sorted(values.items())
+    ]
+
+
+def _job(root: Path, cell: Cell, data: StageResult) -> TrainingJob:
+    needs = Needs.of(cell.student.losses)
+    return TrainingJob(
+        name=f"ablation {cell.name}",
+        student=cell.student,
+        shards=(root / FOLDER).resolve(),
+        index=(root / FOLDER / cell.data).resolve(),
+        centroids=read_result(root, "clusters").parquet("centroids")[0].resolve() if needs.centroids else None,
+        teacher=(root / "teacher").resolve() if cell.student.initial == TEACHER else None,
+        teacher_dim=read_info(root).embed_dim,
+        inputs=f"{data.digest} {cell.data}",
+        output=(root / "runs" / TABLE / cell.name).resolve(),
+    )
+
+
+def _measure(
+    cell: Cell, export: Path, config: AblationConfig, evaluation: EvaluationConfig, datasets: list[Path]
+) -> pa.Table:
+    from training.evaluation.run import evaluate
+
+    table = evaluate(
+        {cell.name: export}, datasets, config.tasks, batch_size=evaluation.batch_size, device=evaluation.device
+    )
+    facts = {"data": cell.data, "losses": cell.losses, "seed": cell.seed, "steps": cell.student.steps}
+    for place, (name, value) in enumerate(facts.items()):
+        table = table.add_column(place, name, pa.array([value] * table.num_rows))
+    return table.drop_columns(["model"])
