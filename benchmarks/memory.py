@@ -13,12 +13,13 @@ import numpy as np
 from benchmarks.data import near_copies, pieces, unit, write
 
 _SEARCH = """
-import json, resource, sys
+import json, re, sys
 from pathlib import Path
 from pipeline.neighbours import near_duplicate_forest
 import dataclasses
 report = near_duplicate_forest(Path(sys.argv[1]), Path(sys.argv[2]), max_distance=0.447)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss, which counts what the parent had when it started this process.
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 print(json.dumps({**dataclasses.asdict(report), "peak_rss_gb": round(peak / 1e9, 2)}))
 """
 

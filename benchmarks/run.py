@@ -12,7 +12,18 @@ from typing import Any
 
 import psutil
 
-BENCHMARKS = ("near_duplicates", "memory", "million", "balance", "gpu_pairs", "demo")
+BENCHMARKS = (
+    "near_duplicates",
+    "memory",
+    "million",
+    "balance",
+    "gpu_pairs",
+    "download",
+    "cluster_head",
+    "global_batch",
+    "training_step",
+    "demo",
+)
 """Modules of this package, each with ``measure() -> list[dict]``."""
 
 RESULTS = Path(__file__).parent / "results"
