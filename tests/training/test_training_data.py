@@ -94,7 +94,7 @@ def test_missing_shards_and_damaged_images_are_named(tmp_path: Path, write_shard
     (folder / "00001.tar").write_bytes(whole[: len(whole) // 2])
     (folder / "00000.tar").write_bytes(whole)
     with pytest.raises(ShardError, match=r"00001\.tar: truncated, wanted \d+ bytes at \d+, got \d+"):
-        preflight(_open(folder), teacher_dim=24, centroids=torch.zeros(4, 24))
+        preflight(_open(folder, teacher_dim=24, clusters=4))
     (folder / "00001.tar").unlink()
     with pytest.raises(ShardError, match=r"1 of 2 training shards are missing.*00001\.tar"):
         _open(folder)
