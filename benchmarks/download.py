@@ -1,7 +1,8 @@
 """Seconds of the stage ``images`` against img2dataset alone, on 20,000 small images of a local server, in one run.
 
-Three take turns: img2dataset as it comes; img2dataset without the imports that the stage leaves out too, which shows
-what guard, checks and publishing cost by themselves; and the stage. Then the stage's memory, for few pairs and many.
+Three take turns: img2dataset as it comes; img2dataset without torch and wandb, which the stage leaves out too; and the
+stage. What is between the last two is the guard, the checks and the publishing on one side, the lighter resizer on the
+other.
 """
 
 import asyncio
@@ -37,17 +38,17 @@ if os.environ.get(_LEAN):
 
 
 def measure() -> list[dict[str, Any]]:
-    """Seconds of each, images per second, and the overhead over img2dataset; then peak memory."""
+    """Seconds of each, images per second, and the overhead over img2dataset."""
     seconds: dict[str, list[float]] = {name: [] for name in ("img2dataset", "img2dataset, fewer imports", "stage")}
     with tempfile.TemporaryDirectory() as folder, _server() as address:
         urls = [f"http://{address}/{number}.jpg" for number in range(_IMAGES)]
         for turn in range(_ROUNDS):
-            root = _source(Path(folder) / f"root-{turn}", urls)
+            root = make_source(Path(folder) / f"root-{turn}", urls)
             seconds["img2dataset"].append(_bare(root, Path(folder) / f"bare-{turn}", lean=False))
             seconds["img2dataset, fewer imports"].append(_bare(root, Path(folder) / f"lean-{turn}", lean=True))
             seconds["stage"].append(_stage(root))
         bare = min(seconds["img2dataset"])
-        rows = [
+        return [
             {
                 "what": name,
                 "images": _IMAGES,
@@ -57,10 +58,9 @@ def measure() -> list[dict[str, Any]]:
             }
             for name, found in seconds.items()
         ]
-        return rows + [_memory(Path(folder) / f"memory-{pairs}", pairs) for pairs in (20_000, 100_000)]
 
 
-def _source(root: Path, urls: list[str]) -> Path:
+def make_source(root: Path, urls: list[str]) -> Path:
     from pipeline.config import QueryConfig, SourceConfig
     from pipeline.source import import_pairs
 
@@ -114,22 +114,6 @@ def _bare(root: Path, output: Path, *, lean: bool) -> float:
     stats = [json.loads(path.read_text()) for path in output.glob("*_stats.json")]
     assert sum(shard["successes"] for shard in stats) == _IMAGES
     return seconds
-
-
-def _memory(root: Path, pairs: int) -> dict[str, Any]:
-    """Peak memory of the stage's process and of the largest below it, on addresses that are refused at once."""
-    _source(root, [f"http://10.0.0.1/{number}.jpg" for number in range(pairs)])
-    # VmHWM, not ru_maxrss of the process itself: that one counts what its parent had when it was started.
-    script = (
-        "import re, resource, sys; from pathlib import Path\n"
-        "from pipeline.config import ImagesConfig; from pipeline.download import download_images\n"
-        "download_images(Path(sys.argv[1]), ImagesConfig(processes=2, bad_shards=0))\n"
-        "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1],"
-        " resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(root)], check=True, capture_output=True, text=True)
-    own, child = (int(figure) >> 10 for figure in done.stdout.split())
-    return {"what": "peak memory", "pairs": pairs, "stage_mib": own, "largest_process_below_mib": child}
 
 
 @contextlib.contextmanager

@@ -181,9 +181,9 @@ def test_bad_shards_in_a_row_stop_the_stage_and_do_not_count_as_done(
     root = tmp_path / "root"
     make_pairs(root, PATHS)
     lost = {name: address for name, address in server.connect_to.items() if name != WEB}
-    config = config_for(server, connect_to=lost, bad_shards=3)
+    config = config_for(server, connect_to=lost, bad_shards=2, threads=16)
     with pytest.raises(
-        DownloadError, match=r"3 shards in a row.*DNS is the cause: of 1 hosts .* host not found \(120\)"
+        DownloadError, match=r"2 shards in a row.*DNS is the cause: of 1 hosts .* host not found \(80\)"
     ):
         download_images(root, config)
     assert not list((root / "images").glob("*.tar"))
