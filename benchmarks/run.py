@@ -19,6 +19,7 @@ BENCHMARKS = (
     "balance",
     "gpu_pairs",
     "download",
+    "download_memory",
     "cluster_head",
     "global_batch",
     "training_step",
