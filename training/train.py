@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--job", type=Path, required=True, help="JSON file of a TrainingJob")
     parser.add_argument("--local_rank", type=int, default=0, help="given by DeepSpeed's launcher")
     job = TrainingJob.model_validate_json(parser.parse_args().job.read_text())
+    job.output.mkdir(parents=True, exist_ok=True)
     log.setLevel(logging.INFO)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
 
