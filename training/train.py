@@ -47,12 +47,13 @@ def main() -> int:
     parser.add_argument("--job", type=Path, required=True, help="JSON file of a TrainingJob")
     parser.add_argument("--local_rank", type=int, default=0, help="given by DeepSpeed's launcher")
     job = TrainingJob.model_validate_json(parser.parse_args().job.read_text())
-    job.output.mkdir(parents=True, exist_ok=True)
     log.setLevel(logging.INFO)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
 
     from training.loop import StopRequested
 
+    # Whoever starts ranks with a plain command has not made it.
+    job.output.mkdir(parents=True, exist_ok=True)
     try:
         with _logger() as logger:
             run(job, logger)
