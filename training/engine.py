@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ConfigError
 from training import state
 from training.average import WeightAverage, average_statistics
 from training.config import StudentConfig
@@ -40,6 +41,8 @@ class Engine:
 
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.device = _device()
+        if config.precision == "fp16" and self.device.type == "cpu":
+            raise ConfigError("precision fp16 needs a GPU; on a CPU use bf16 or fp32")
         if config.compile:
             module.compile()
         optimizer = torch.optim.AdamW(

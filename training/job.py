@@ -40,8 +40,10 @@ class TrainingJob(Section):
                 f"batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
                 f"{student.ranks} x {student.micro_batches}"
             )
-        if student.precision == "fp16" and student.zero_stage == 0:
-            raise ConfigError("precision fp16 needs ZeRO stage 1, 2 or 3, which keep float32 weights that can be saved")
+        if student.precision != "fp32" and student.zero_stage == 0:
+            raise ConfigError(
+                f"precision {student.precision} needs ZeRO stage 1, 2 or 3, whose float32 weights can be saved"
+            )
         cluster = student.losses.cluster
         if cluster.learnt and (student.precision == "fp16" or cluster.storage == "fp16"):
             raise ConfigError("learnt centroids need float32: precision fp32 or bf16, and storage fp32")

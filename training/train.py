@@ -55,6 +55,8 @@ def main() -> int:
 
     from training.loop import StopRequested
 
+    # Whoever starts ranks with a plain command has not made it.
+    job.output.mkdir(parents=True, exist_ok=True)
     try:
         with _logger() as logger:
             run(job, logger)

@@ -161,6 +161,10 @@ def test_a_loss_that_is_not_finite_is_reported_as_such(job: TrainingJob, tmp_pat
 def test_bad_input_is_a_typed_error_of_the_caller(job: TrainingJob, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a multiple of ranks"):
         run_training(_with(job, tmp_path / "a", ranks=3))
+    with pytest.raises(ConfigError, match="precision bf16 needs ZeRO stage 1, 2 or 3"):
+        run_training(_with(job, tmp_path / "a", precision="bf16", zero_stage=0))
+    with pytest.raises(ConfigError, match="not a multiple of ranks x micro_batches, 2 x 3"):
+        run_training(_with(job, tmp_path / "a", micro_batches=3))
     with pytest.raises(ConfigError, match="needs centroids"):
         run_training(job.model_copy(update={"centroids": None}))
     with pytest.raises(ShardError, match="no index"):
