@@ -19,7 +19,7 @@ RULES = ("connected_components", "semdedup", "random")
 
 def balance(folder: Path, parts: list[Path], **options: object) -> tuple[BalanceReport, list[dict], list[dict]]:
     folder.mkdir(parents=True, exist_ok=True)
-    near_duplicate_forest(parts, folder / "forest.parquet", max_distance=0.6, block_rows=100)
+    near_duplicate_forest(parts, folder / "forest.parquet", max_distance=0.6, tile_rows=100)
     report = semantic_balance(parts, folder / "forest.parquet", folder, cell_iterations=5, **options)
     tables = (pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("balance_groups", "removed_pairs"))
     return report, *tables
