@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.config import ImagesConfig
+from pipeline.config import ComputeConfig, ImagesConfig
 from pipeline.errors import ConfigError, DownloadError
 from pipeline.files import file_digest
 from pipeline.floor import SuccessFloor
@@ -29,14 +29,15 @@ from pipeline.tars import index_tar
 log = logging.getLogger(__name__)
 
 
-def download_images(root: Path, config: ImagesConfig) -> StageResult:
+def download_images(root: Path, config: ImagesConfig, compute: ComputeConfig | None = None) -> StageResult:
     """Stage ``images``: a tar, an index and a status table per shard of ``source_pairs``.
 
+    ``compute`` says on which machines, unless ``config.distributor`` does.
     With ``config.retry_statuses`` pairs of those statuses are fetched again, in the shards that this call did not
     fetch anyway. Raises :class:`DownloadError` if img2dataset ends early or stalls, or if too many shards in a row are
     bad; :class:`StorageError` if the disk is full. Finished shards stay and are not fetched again.
     """
-    root = Path(root)
+    root, compute = Path(root), compute or ComputeConfig()
     source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
     inputs = {shard: file_digest(path) for shard, path in source.items()}
     stage = Stage(root, "images", version=2, config=config.content(), inputs=inputs)
@@ -46,13 +47,15 @@ def download_images(root: Path, config: ImagesConfig) -> StageResult:
         pending = stage.pending()
         most = max(pq.read_metadata(path).num_rows for path in source.values())
         if pending:
-            _fetch(stage, config, {shard: source[shard] for shard in pending}, most)
+            _fetch(stage, config, compute, {shard: source[shard] for shard in pending}, most)
         if config.retry_statuses:
-            _retry(stage, config, source, most, skip=pending)
+            _retry(stage, config, compute, source, most, skip=pending)
         return stage.finish()
 
 
-def retry_images(root: Path, config: ImagesConfig, *, statuses: Iterable[Failure]) -> StageResult:
+def retry_images(
+    root: Path, config: ImagesConfig, compute: ComputeConfig | None = None, *, statuses: Iterable[Failure]
+) -> StageResult:
     """Fetch the pairs again whose status is one of ``statuses``; all others keep status, image and bytes.
 
     Raises :class:`ConfigError` for a status that does not exist or means success, else as :func:`download_images`.
@@ -60,14 +63,14 @@ def retry_images(root: Path, config: ImagesConfig, *, statuses: Iterable[Failure
     unknown = set(statuses) - set(get_args(Failure))
     if unknown:
         raise ConfigError(f"retry: no such status {sorted(unknown)}; expected some of {list(get_args(Failure))}")
-    return download_images(root, config.model_copy(update={"retry_statuses": list(statuses)}))
+    return download_images(root, config.model_copy(update={"retry_statuses": list(statuses)}), compute)
 
 
-def _fetch(stage: Stage, config: ImagesConfig, lists: dict[str, Path], most: int) -> None:
+def _fetch(stage: Stage, config: ImagesConfig, compute: ComputeConfig, lists: dict[str, Path], most: int) -> None:
     """Fetch whole shards and publish them, but bad ones only when a better one follows or all is done."""
     floor = SuccessFloor(config)
     with _progress(lists) as progress, staging_folder(stage.root) as staging:
-        for shard in fetch_shards(staging, config, lists, samples_per_shard=most):
+        for shard in fetch_shards(staging, config, compute, lists, samples_per_shard=most):
             for ready in floor.admit(shard, _statuses(staging, shard, lists[shard])):
                 _publish(stage, ready, staging, lists[ready])
             progress.add(pq.read_metadata(lists[shard]).num_rows)
@@ -75,7 +78,9 @@ def _fetch(stage: Stage, config: ImagesConfig, lists: dict[str, Path], most: int
             _publish(stage, ready, staging, lists[ready])
 
 
-def _retry(stage: Stage, config: ImagesConfig, source: dict[str, Path], most: int, *, skip: list[str]) -> None:
+def _retry(
+    stage: Stage, config: ImagesConfig, compute: ComputeConfig, source: dict[str, Path], most: int, *, skip: list[str]
+) -> None:
     """Fetch parts of shards and merge them into what is there."""
     with staging_folder(stage.root) as staging:
         done = [shard for shard in source if shard not in skip]
@@ -83,7 +88,7 @@ def _retry(stage: Stage, config: ImagesConfig, source: dict[str, Path], most: in
         if not lists:
             return
         with _progress(lists) as progress:
-            for shard in fetch_shards(staging, config, lists, samples_per_shard=most):
+            for shard in fetch_shards(staging, config, compute, lists, samples_per_shard=most):
                 fetched = _statuses(staging, shard, lists[shard])
                 with stage.output(shard) as output:
                     tar = output.path(f"images/{shard}.tar")
