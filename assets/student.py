@@ -1,7 +1,6 @@
 """``training_shards``, ``student`` and ``baseline``."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,6 +9,7 @@ from assets.metadata import materialization
 from assets.resources import SettingsResource
 from assets.settings import Settings
 from pipeline.demo.stage import resolve_datasets
+from pipeline.storage import storage_of
 from pipeline.store import StageResult
 
 _STEPS_BETWEEN_OBSERVATIONS = 50
@@ -85,5 +85,5 @@ def _observed(context: dg.AssetExecutionContext, name: str, train: Callable[...,
 def _trained(result: StageResult, config: Settings, name: str, metrics_table: str) -> dg.MaterializeResult:
     from assets.pictures import training_pictures
 
-    extra = {"metrics": dg.MetadataValue.path(str(Path(config.root, metrics_table).resolve()))}
+    extra = {"metrics": dg.MetadataValue.path(storage_of(config.path).uri(metrics_table))}
     return materialization(result, config.path, name, extra=extra | training_pictures(config, metrics_table))

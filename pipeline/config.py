@@ -34,6 +34,21 @@ def is_runtime(field: Any) -> bool:
     return bool(isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("runtime"))
 
 
+class StorageConfig(Section):
+    """Only for a root that is a URL, such as `s3://bucket/prefix`: how it is reached, and where copies lie."""
+
+    options: dict[str, Any] = runtime(
+        {},
+        "fsspec's options for that protocol, for example `endpoint_url` and `profile` of s3fs. Credentials are better "
+        "left to the environment or `~/.aws`.",
+    )
+    scratch: str = runtime(
+        "data/scratch",
+        "Folder for local copies and for what is being made. With `compute.engine: ray` every node sees it under the "
+        "same path.",
+    )
+
+
 class ComputeConfig(Section):
     """Where shards are worked on."""
 

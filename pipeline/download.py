@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.config import ComputeConfig, ImagesConfig
-from pipeline.errors import ConfigError, DownloadError
+from pipeline.errors import ConfigError, DownloadError, MissingInputError
 from pipeline.files import file_digest
 from pipeline.floor import SuccessFloor
 from pipeline.outcomes import LOST, SUCCESS, Failure, split_outcomes
 from pipeline.progress import Progress
 from pipeline.retry import merge_shard, write_retry_lists
+from pipeline.storage import storage_of
 from pipeline.store import Output, Stage, StageResult, read_result
 from pipeline.supervise import fetch_shards, full_disk_errors, staging_folder
 from pipeline.tars import index_tar
@@ -66,6 +67,11 @@ def retry_images(
     return download_images(root, config.model_copy(update={"retry_statuses": list(statuses)}), compute)
 
 
+def shard_files(shard: str) -> list[str]:
+    """Names under the root of what this stage writes for a shard."""
+    return [f"images/{shard}.tar", f"images/{shard}.parquet", f"images/index/{shard}.parquet"]
+
+
 def _fetch(stage: Stage, config: ImagesConfig, compute: ComputeConfig, lists: dict[str, Path], most: int) -> None:
     """Fetch whole shards and publish them, but bad ones only when a better one follows or all is done."""
     floor = SuccessFloor(config)
@@ -90,7 +96,7 @@ def _retry(
         with _progress(lists) as progress:
             for shard in fetch_shards(staging, config, compute, lists, samples_per_shard=most):
                 fetched = _statuses(staging, shard, lists[shard])
-                with stage.output(shard) as output:
+                with storage_of(stage.root).borrowed(shard_files(shard)), stage.output(shard) as output:
                     tar = output.path(f"images/{shard}.tar")
                     statuses = merge_shard(stage.root, shard, fetched, staging / f"{shard}.tar", tar)
                     _finish_shard(output, shard, tar, statuses, previous=None)
@@ -107,7 +113,7 @@ def _publish(stage: Stage, shard: str, staging: Path, source: Path) -> None:
         tar = output.path(f"images/{shard}.tar")
         (staging / f"{shard}.tar").replace(tar)
         statuses = _statuses(staging, shard, source)
-        _finish_shard(output, shard, tar, statuses, previous=_previous(stage.root / "images" / f"{shard}.parquet"))
+        _finish_shard(output, shard, tar, statuses, previous=_previous(stage.root, f"images/{shard}.parquet"))
         (staging / f"{shard}.parquet").unlink()
 
 
@@ -136,11 +142,12 @@ def compare_bytes(before: pa.Table, now: pa.Table) -> dict[str, int]:
     return {"bytes_match": same, "bytes_mismatch": joined.num_rows - same - gone, "bytes_gone": gone}
 
 
-def _previous(path: Path) -> pa.Table | None:
+def _previous(root: Path, name: str) -> pa.Table | None:
     """The table that is about to be replaced, if there is one that can be read."""
     try:
-        return pq.read_table(path, columns=["sample_id", "status", "sha256"])
-    except (OSError, pa.ArrowException):
+        storage_of(root).fetch([name])
+        return pq.read_table(root / name, columns=["sample_id", "status", "sha256"])
+    except (OSError, pa.ArrowException, MissingInputError):
         return None
 
 

@@ -92,6 +92,7 @@ class GuardedDownloader(Downloader):
     """img2dataset's worker, which fetches through the guard and says every second how far it is."""
 
     sample_writer_class: Any
+    output_folder: str
 
     def __init__(self, *, guard: Guard, **options: Any):
         super().__init__(sample_writer_class=None, **options)
@@ -116,7 +117,7 @@ class GuardedDownloader(Downloader):
             Path(path).unlink(missing_ok=True)
 
     def _fetch(self, number: int, shard: str, listed: Path, staging: Path) -> None:
-        """Fetch into a folder of this attempt's own, and let the shard appear in ``staging`` whole, its statistics last.
+        """Fetch into a folder of this attempt's own; the shard appears in ``staging`` whole, its statistics last.
 
         A cluster that lost sight of a node starts its shards again elsewhere while it may still be at work; and it may
         start one that was finished, but not reported: then its list is gone.

@@ -1,4 +1,4 @@
-"""Ray: connect to a cluster, run tasks on it, or feed shards to workers that stay. What a lost node had is run again."""
+"""Ray: connect to a cluster, run tasks on it, or feed shards to workers that stay. What a lost node had is rerun."""
 
 import contextlib
 import functools
@@ -165,9 +165,7 @@ class _Workers:
         """How many workers fit on the nodes that are alive."""
         wanted = {"CPU": self._config.cpus_per_task, "GPU": self._config.gpus_per_task}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        return sum(
-            min(int(node.get(name, 0) / amount) for name, amount in wanted.items() if amount) for node in nodes
-        )
+        return sum(min(int(node.get(name, 0) / amount) for name, amount in wanted.items() if amount) for node in nodes)
 
     def _next(self, actor: Any) -> None:
         if self._waiting:

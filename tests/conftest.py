@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from assets.settings import Settings
 from pipeline.demo.config import DemoConfig, DemoTeacherConfig
 from pipeline.store import StageResult
+from tests.s3 import Store, serve
 
 SMALL: dict[str, Any] = {
     "demo": DemoConfig(
@@ -123,3 +125,15 @@ def copied(finished: SmallRun, tmp_path: Path) -> SmallRun:
     """A copy of the finished run that a test may change."""
     shutil.copytree(finished.root, tmp_path / "root")
     return SmallRun(small_settings(tmp_path / "root"))
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with serve() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, tmp_path: Path) -> Store:
+    """A root in an S3-compatible store that nobody has used yet."""
+    return Store(s3_endpoint, tmp_path)

@@ -1,15 +1,11 @@
 """Download and embeddings on a Ray cluster: nodes, workers and the stage are killed, and the tables stay the same."""
 
-import logging
-import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import ComputeConfig, EmbeddingsConfig, ImagesConfig
@@ -18,7 +14,6 @@ from pipeline.embed import embed_images
 from pipeline.errors import DownloadError
 from pipeline.store import StageResult, read_result
 from tests.conftest import SmallRun
-from tests.integration.job import Job
 from tests.pipeline.conftest import LoopbackCluster
 from tests.pipeline.hostile import GATE, WEB, Hostile, hostile_server
 from tests.pipeline.test_faults import assert_whole, config_for, make_pairs
