@@ -69,7 +69,9 @@ class Settings(Section):
     @property
     def path(self) -> Path:
         """The root, or for a URL the folder for its local copies."""
-        return open_root(self.root, self.storage)
+        path = open_root(self.root, self.storage)
+        # Workers of a cluster have working directories of their own.
+        return path.resolve() if self.compute.engine == "ray" else path
 
 
 def parse_settings(values: dict[str, Any]) -> Settings:

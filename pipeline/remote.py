@@ -50,7 +50,7 @@ class RemoteStorage(LocalStorage):
         url = url.rstrip("/")
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.partition("://")[2]).strip("-")
         digest = hashlib.blake2b(url.encode(), digest_size=4).hexdigest()
-        return cls(Path(config.scratch) / f"{readable}-{digest}", url, config.options)
+        return cls(Path(config.scratch).resolve() / f"{readable}-{digest}", url, config.options)
 
     def attach(self) -> None:
         text = json.dumps({"url": self.url, "options": self.options})

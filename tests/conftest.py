@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from assets.settings import Settings
 from pipeline.demo.config import DemoConfig, DemoTeacherConfig
 from pipeline.store import StageResult
+from tests.ray_cluster import LoopbackCluster
 from tests.s3 import Store, serve
 
 SMALL: dict[str, Any] = {
@@ -125,6 +127,15 @@ def copied(finished: SmallRun, tmp_path: Path) -> SmallRun:
     """A copy of the finished run that a test may change."""
     shutil.copytree(finished.root, tmp_path / "root")
     return SmallRun(small_settings(tmp_path / "root"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[LoopbackCluster]:
+    """A Ray cluster of two nodes; a test that loses one adds it first."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    running = LoopbackCluster()
+    yield running
+    running.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """A real S3-compatible server on loopback, and roots in it as several machines see them."""
 
 import contextlib
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ import fsspec
 from pipeline.config import StorageConfig
 
 BUCKET = "data-sets"
-_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 class Store:
@@ -20,7 +18,8 @@ class Store:
 
     def __init__(self, endpoint: str, folder: Path):
         self.endpoint, self._folder = endpoint, folder
-        self.options = {"endpoint_url": endpoint}
+        # In the options, not in the environment, so that workers elsewhere have them too.
+        self.options = {"endpoint_url": endpoint, "key": "key", "secret": "secret"}
         self.files: Any = fsspec.filesystem("s3", **self.options, use_listings_cache=False)
         self.prefix = f"{BUCKET}/{uuid.uuid4().hex[:8]}/root"
         self.url = f"s3://{self.prefix}"
@@ -45,19 +44,15 @@ class Store:
 
 @contextlib.contextmanager
 def serve() -> Iterator[str]:
-    """The server's address; credentials are in the environment while it runs."""
+    """The server's address."""
     from moto.server import ThreadedMotoServer
 
-    before = {name: os.environ.get(name) for name in _CREDENTIALS}
-    os.environ.update(_CREDENTIALS)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
         endpoint = f"http://{host}:{port}"
-        fsspec.filesystem("s3", endpoint_url=endpoint).mkdir(BUCKET)
+        fsspec.filesystem("s3", endpoint_url=endpoint, key="key", secret="secret").mkdir(BUCKET)
         yield endpoint
     finally:
         server.stop()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -13,7 +13,7 @@ from pipeline.config import ComputeConfig
 from pipeline.errors import ComputeError, ShardError
 from pipeline.neighbours import near_duplicate_forest
 from tests.oracles import brute_force_forest, read_forest, unit, write_embeddings
-from tests.pipeline.conftest import LoopbackCluster
+from tests.ray_cluster import LoopbackCluster
 from tests.shard_functions import refuse, square
 
 ENGINES = [ComputeConfig(engine="inline"), ComputeConfig(engine="processes", workers=2)]

@@ -165,7 +165,7 @@ class TestLease:
         waiting.join(2)
         assert waiting.is_alive()
         first.release()
-        waiting.join(10)
+        waiting.join(60)
         assert not waiting.is_alive()
         second.release()
         assert not s3.files.exists(self.key(s3))
@@ -184,7 +184,7 @@ class TestLease:
         numbers = stage(root, {"a": 1})
         with pytest.raises(StorageError, match="has taken this stage"), numbers.running():
             s3.write(".marks/numbers/lock", json.dumps({"token": "of another"}).encode())
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while not numbers._storage._lease.lost and time.monotonic() < deadline:  # type: ignore[attr-defined]
                 time.sleep(0.02)
             with numbers.output("a") as output:
@@ -212,10 +212,13 @@ class TestLease:
         threads = [threading.Thread(target=take, args=(mine,), daemon=True) for mine in both]
         for thread in threads:
             thread.start()
-        time.sleep(3)
+        deadline = time.monotonic() + 60
+        while not held and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.5)
         assert len(held) == 1
         held[0].release()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert len(held) == 2
         held[1].release()

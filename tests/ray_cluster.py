@@ -1,13 +1,11 @@
-"""A Ray cluster of two nodes on loopback, started once a session by the tests that need one."""
+"""A real Ray cluster on loopback, whose nodes and workers can be lost."""
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psutil
-import pytest
 
 # Ray takes 127.0.0.1 for a node without an address and puts the machine's own in its place.
 _LOOPBACK = "127.0.0.2"
@@ -15,7 +13,7 @@ _PATIENCE_S = 120
 
 
 class LoopbackCluster:
-    """Real raylets, a process each; nothing in this process is connected to them."""
+    """Two nodes at first: raylets, a process each. Nothing in this process is connected to them."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -64,11 +62,3 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline()).strip()
     except psutil.Error:
         return ""
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[LoopbackCluster]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    running = LoopbackCluster()
-    yield running
-    running.shutdown()
