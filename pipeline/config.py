@@ -66,6 +66,11 @@ class ComputeConfig(Section):
     address: str | None = runtime(
         None, "Address of a running Ray cluster, `auto` for the one this machine is part of; none starts a local one."
     )
+    join: bool = runtime(
+        False,
+        "Make this machine a node of the cluster at `address`, without cores, while a stage uses it: for a driver that "
+        "runs on none of its nodes, in a pod of its own for example.",
+    )
     cpus_per_task: float = runtime(
         1.0, "Cores that Ray sets aside for a task of the pair search, or for a worker that holds the teacher.", gt=0
     )

@@ -4,6 +4,9 @@ import contextlib
 import functools
 import logging
 import os
+import sys
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline.config import ComputeConfig
 from pipeline.errors import ComputeError, ConfigError
+from pipeline.processes import end_group, start_group, tail
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,6 +25,7 @@ log = logging.getLogger(__name__)
 _RETRIES = 5
 # Ray takes 127.0.0.1 for a node without an address and listens on the machine's own instead.
 _LOOPBACK = "127.0.0.2"
+_JOIN_S = 60.0
 # How often nodes that joined are looked for while all workers are busy.
 _LOOK_S = 10.0
 
@@ -45,12 +50,36 @@ def connected(config: ComputeConfig, **runtime_env: Any) -> Iterator[Any]:
         else {"num_cpus": config.workers, "include_dashboard": False, "_node_ip_address": _LOOPBACK}
     )
     environment = {"env_vars": {"PYTHONPATH": _python_path()}, **runtime_env}
-    # Without an address Ray would take any cluster that runs on this machine, somebody else's too.
-    ray.init(address=config.address or "local", log_to_driver=False, runtime_env=environment, **local)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with _joined(config):
+        # Without an address Ray would take any cluster that runs on this machine, somebody else's too.
+        ray.init(address=config.address or "local", log_to_driver=False, runtime_env=environment, **local)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _joined(config: ComputeConfig) -> Iterator[None]:
+    """While the block lasts, this machine is a node of the cluster, if it is asked to: a driver has to be on one."""
+    if not config.join:
+        yield
+        return
+    if not config.address:
+        raise ConfigError("compute.join needs compute.address, the cluster to join, as host:port")
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        output = Path(folder) / "ray.log"
+        command = ["start", f"--address={config.address}", "--num-cpus=0", "--num-gpus=0", "--block"]
+        process = start_group([sys.executable, "-m", "ray.scripts.scripts", *command], log=output)
+        try:
+            deadline = time.monotonic() + _JOIN_S
+            while "Ray runtime started" not in output.read_text():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise ComputeError(f"the Ray cluster at {config.address} cannot be joined:\n{tail(output)}")
+                time.sleep(0.1)
+            yield
+        finally:
+            end_group(process, grace_s=15)
 
 
 def address_of(config: ComputeConfig) -> str | None:

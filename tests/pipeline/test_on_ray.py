@@ -14,7 +14,8 @@ import pytest
 from pipeline.config import ComputeConfig, EmbeddingsConfig, ImagesConfig
 from pipeline.download import download_images
 from pipeline.embed import embed_images
-from pipeline.errors import DownloadError
+from pipeline.errors import ComputeError, DownloadError
+from pipeline.on_ray import connected
 from pipeline.store import StageResult, read_result
 from tests.conftest import SmallRun
 from tests.pipeline.hostile import GATE, WEB, Hostile, hostile_server
@@ -35,7 +36,7 @@ def server() -> Iterator[Hostile]:
 
 
 def on(cluster: LoopbackCluster, **changes: Any) -> ComputeConfig:
-    return ComputeConfig(engine="ray", address=cluster.address, **changes)
+    return ComputeConfig(**{"engine": "ray", "address": cluster.address, **changes})
 
 
 def images_config(server: Hostile, **changes: Any) -> ImagesConfig:
@@ -121,6 +122,27 @@ def test_embeddings_are_the_same_though_a_node_and_a_worker_are_lost(
     assert result.computed == 4
     assert sum("a Ray worker was lost" in record.message for record in caplog.records) == 2
     assert embeddings(root) == embeddings(local)
+
+
+def test_a_machine_that_is_no_node_joins_for_the_time(cluster: LoopbackCluster) -> None:
+    def alive() -> list[float]:
+        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        return sorted(nodes)
+
+    with connected(on(cluster)) as ray:
+        before = alive()
+    with connected(on(cluster, join=True)) as ray:
+        assert alive() == [0, *before]
+    with connected(on(cluster)) as ray:
+        deadline = time.monotonic() + 30
+        while alive() != before and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert alive() == before
+    with (
+        pytest.raises(ComputeError, match="cannot be joined"),
+        connected(on(cluster, join=True, address="127.0.0.2:9")),
+    ):
+        pass
 
 
 def without_embeddings(source: Path, root: Path) -> Path:
