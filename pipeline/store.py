@@ -24,33 +24,25 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from pipeline.catalog import write_catalog
 from pipeline.errors import MissingInputError, StorageError
 from pipeline.files import file_digest, fingerprint_of
-from pipeline.storage import LocalStorage, storage_of
-
-_COMPLETE = "complete"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mark:
-    """The record that a shard, or a whole stage, is done. ``seconds``: of writing the shard; of the run that completed
-    the stage, without those that were killed before. ``tables``: rows of each table; ``shards``: for a whole stage, the
-    digest of each of its shards."""
-
-    fingerprint: str
-    digest: str
-    rows: int
-    files: dict[str, int]
-    seconds: float
-    stats: dict[str, Any]
-    tables: dict[str, int] = dataclasses.field(default_factory=dict)
-    shards: dict[str, str] = dataclasses.field(default_factory=dict)
+from pipeline.marks import (
+    COMPLETE,
+    Mark,
+    complete_mark,
+    damaged,
+    is_table,
+    mark_name,
+    read_marks,
+    rows_by_table,
+    shard_of,
+    sum_stats,
+)
+from pipeline.storage import storage_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,16 +148,16 @@ class Stage:
             for shard in self._inputs
             if shard not in marks
             or marks[shard].fingerprint != self._shard_fingerprint(shard)
-            or _damaged(marks[shard], sizes)
+            or damaged(marks[shard], sizes)
         ]
 
     def is_complete(self) -> bool:
         """Whether there is nothing to do; asks the marks and the file sizes, reads no data."""
-        mark = _complete_mark(self._storage, self.name)
+        mark = complete_mark(self._storage, self.name)
         return (
             mark is not None
             and mark.fingerprint == self.fingerprint
-            and not _damaged(mark, self._storage.sizes(mark.files))
+            and not damaged(mark, self._storage.sizes(mark.files))
         )
 
     def attach(self) -> None:
@@ -183,16 +175,16 @@ class Stage:
         yield output
         mark = Mark(
             fingerprint=self._shard_fingerprint(shard),
-            digest=fingerprint_of([file_digest(output.path(name)) for name in output.names() if _is_table(name)]),
+            digest=fingerprint_of([file_digest(output.path(name)) for name in output.names() if is_table(name)]),
             rows=output.rows,
             files={name: output.path(name).stat().st_size for name in output.names()},
             seconds=round(time.monotonic() - started, 3),
             stats=output.stats,
-            tables=_rows_by_table(output.path(name) for name in output.names()),
+            tables=rows_by_table(output.path(name) for name in output.names()),
         )
         self._storage.check_lock(self.name)
         previous = self._marks([shard]).get(shard)
-        self._storage.remove([self._mark_name(_COMPLETE), self._mark_name(shard)])
+        self._storage.remove([self._mark_name(COMPLETE), self._mark_name(shard)])
         self._storage.remove(set(previous.files if previous else ()) - set(mark.files))
         self._storage.publish({name: output.path(name) for name in output.names()})
         self._write_mark(shard, mark)
@@ -214,8 +206,8 @@ class Stage:
 
         Without ``stats`` those of a single shard are taken as they are, those of several summed where they are numbers.
         """
-        names = {_shard_of(name): name for name in self._storage.names(f".marks/{self.name}", ".json")}
-        found = self._marks(set(names) - {_COMPLETE})
+        names = {shard_of(name): name for name in self._storage.names(f".marks/{self.name}", ".json")}
+        found = self._marks(set(names) - {COMPLETE})
         marks = {shard: found[shard] for shard in self._inputs}
         files = {name: size for mark in marks.values() for name, size in mark.files.items()}
         for shard, mark in found.items():
@@ -231,11 +223,11 @@ class Stage:
             files=files,
             # Not the sum over shards: what is made before a shard's files are moved into place is not in theirs.
             seconds=round(time.monotonic() - self._started, 3),
-            stats=dict(stats) if stats is not None else _sum_stats(list(marks.values())),
+            stats=dict(stats) if stats is not None else sum_stats(list(marks.values())),
             tables=dict(tables),
             shards={shard: mark.digest for shard, mark in sorted(marks.items())},
         )
-        self._write_mark(_COMPLETE, whole)
+        self._write_mark(COMPLETE, whole)
         write_catalog(self.root)
         return self.result()
 
@@ -254,10 +246,10 @@ class Stage:
         return fingerprint_of(self._base, shard, self._inputs[shard])
 
     def _mark_name(self, shard: str) -> str:
-        return _mark_name(self.name, shard)
+        return mark_name(self.name, shard)
 
     def _marks(self, shards: Iterable[str]) -> dict[str, Mark]:
-        return _read_marks(self._storage, self.name, shards)
+        return read_marks(self._storage, self.name, shards)
 
     def _write_mark(self, shard: str, mark: Mark) -> None:
         self._storage.write_text(self._mark_name(shard), json.dumps(dataclasses.asdict(mark), indent=1))
@@ -266,15 +258,15 @@ class Stage:
 def read_result(root: Path, name: str, *, computed: int = 0) -> StageResult:
     """The result of a completed stage; :class:`MissingInputError` if it is not complete or its files are damaged."""
     storage = storage_of(Path(root))
-    mark = _complete_mark(storage, name)
+    mark = complete_mark(storage, name)
     place = storage.uri("").rstrip("/") if storage.remote else root
     if mark is None:
         raise MissingInputError(f"stage '{name}' is not complete under {place}; run it first")
-    damaged = _damaged(mark, storage.sizes(mark.files))
-    if damaged:
+    lost = damaged(mark, storage.sizes(mark.files))
+    if lost:
         raise MissingInputError(
-            f"stage '{name}' under {place}: {damaged[0]} is missing or does not have the {mark.files[damaged[0]]} "
-            f"bytes that were written ({len(damaged)} such files); run the stage again to mend it"
+            f"stage '{name}' under {place}: {lost[0]} is missing or does not have the {mark.files[lost[0]]} "
+            f"bytes that were written ({len(lost)} such files); run the stage again to mend it"
         )
     return StageResult(
         root=Path(root),
@@ -294,61 +286,14 @@ def read_result(root: Path, name: str, *, computed: int = 0) -> StageResult:
 
 def shard_marks(root: Path, name: str) -> dict[str, Mark]:
     """The mark of every shard of a completed stage, by shard name."""
-    return _read_marks(storage_of(Path(root)), name, shard_digests(root, name))
+    return read_marks(storage_of(Path(root)), name, shard_digests(root, name))
 
 
 def shard_digests(root: Path, name: str) -> dict[str, str]:
     """The digest of every shard of a completed stage, by shard name."""
     read_result(root, name)
-    mark = _complete_mark(storage_of(Path(root)), name)
+    mark = complete_mark(storage_of(Path(root)), name)
     return mark.shards if mark else {}
-
-
-def _mark_name(stage: str, shard: str) -> str:
-    return f".marks/{stage}/{shard}.json"
-
-
-def _shard_of(mark_name: str) -> str:
-    return PurePosixPath(mark_name).stem
-
-
-def _read_marks(storage: LocalStorage, stage: str, shards: Iterable[str]) -> dict[str, Mark]:
-    """The marks that are there, by shard."""
-    texts = storage.texts(_mark_name(stage, shard) for shard in shards)
-    return {_shard_of(name): Mark(**json.loads(text)) for name, text in texts.items()}
-
-
-def _complete_mark(storage: LocalStorage, stage: str) -> Mark | None:
-    """The mark of a whole stage. One that does not name its shards, as earlier versions wrote it, is written again."""
-    mark = _read_marks(storage, stage, [_COMPLETE]).get(_COMPLETE)
-    return mark if mark and mark.shards else None
-
-
-def _rows_by_table(paths: Iterable[Path]) -> dict[str, int]:
-    rows = Counter[str]()
-    for path in paths:
-        if path.suffix == ".parquet":
-            rows[path.parent.name] += pq.read_metadata(path).num_rows
-    return dict(rows)
-
-
-def _is_table(name: str) -> bool:
-    return name.endswith((".parquet", ".json", ".safetensors"))
-
-
-def _damaged(mark: Mark, sizes: Mapping[str, int]) -> list[str]:
-    return [name for name, expected in mark.files.items() if sizes.get(name) != expected]
-
-
-def _sum_stats(marks: list[Mark]) -> dict[str, Any]:
-    if len(marks) == 1:
-        return marks[0].stats
-    total: dict[str, Any] = {}
-    for mark in marks:
-        for key, value in mark.stats.items():
-            if isinstance(value, int | float):
-                total[key] = total.get(key, 0) + value
-    return total
 
 
 @contextlib.contextmanager

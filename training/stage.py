@@ -53,10 +53,10 @@ def train_student(
     )
 
     def prepare() -> None:
-        shards.folder("training_shards")
+        shards.folder("training_shards/index")
 
     live: dict[str, Any] = {"env": env, "on_metrics": on_metrics}
-    return _train(root, job, config, metrics_table="training_metrics", prepare=prepare, **live)
+    return _train(root, job, config, samples=shards, metrics_table="training_metrics", prepare=prepare, **live)
 
 
 def train_baseline(
@@ -84,12 +84,12 @@ def train_baseline(
     )
 
     def prepare() -> None:
-        images.folder("images")
+        images.folder("images/index")
         if job.index is not None:
             write_unblocked_index(images.parquet("index"), blocked, job.index)
 
     live: dict[str, Any] = {"env": env, "on_metrics": on_metrics}
-    return _train(root, job, config, metrics_table="baseline_metrics", prepare=prepare, **live)
+    return _train(root, job, config, samples=images, metrics_table="baseline_metrics", prepare=prepare, **live)
 
 
 def _train(
@@ -97,6 +97,7 @@ def _train(
     job: TrainingJob,
     config: StudentConfig,
     *,
+    samples: StageResult,
     metrics_table: str,
     env: dict[str, str] | None,
     on_metrics: MetricsCallback | None,
@@ -115,7 +116,7 @@ def _train(
         for shard in stage.pending():
             prepare()
             # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
-            with kept_elsewhere(root, job):
+            with samples.borrowed(".tar"), kept_elsewhere(root, job):
                 trained = run_training(job, env=env, on_metrics=on_metrics)
             with stage.output(shard) as output:
                 for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE, CARD_FILE):
