@@ -166,6 +166,8 @@ class _Workers:
                     # The function's own error, of its own type.
                     raise error.cause from error
                 except self._ray.exceptions.RayActorError as error:
+                    # It may only be out of reach, and would keep its cores.
+                    self._ray.kill(actor)
                     self._note_loss(task, error)
                     continue
                 self._next(actor)
