@@ -1,6 +1,5 @@
 """Whole jobs whose root is in an S3-compatible store: killed on one machine, finished on another, asked by a third."""
 
-import logging
 import os
 import signal
 import time
@@ -18,6 +17,8 @@ from tests.conftest import SmallRun, small_settings
 from tests.integration.job import Job
 from tests.ray_cluster import LoopbackCluster
 from tests.s3 import Store
+from training.elsewhere import forget_elsewhere, kept_elsewhere
+from training.job import TrainingJob
 from training.stage import train_student
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -88,30 +89,33 @@ def test_killed_here_finished_there_and_asked_elsewhere(
     assert kept + removed == read_result(third, "teacher_embeddings").rows
 
 
-def test_training_goes_on_from_a_checkpoint_on_another_machine(
-    s3: Store, finished: SmallRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_checkpoints_of_a_killed_training_are_found_on_another_machine(
+    s3: Store, finished: SmallRun, tmp_path: Path
 ) -> None:
     # A root that was a folder is moved to a store by copying it.
     s3.files.put(f"{finished.root}/", f"{s3.prefix}/", recursive=True)
-    student = small_settings(tmp_path).student.model_copy(update={"steps": 30})
+    first, second = (open_root(s3.url, s3.machine(name)) for name in ("first", "second"))
+    student = small_settings(tmp_path).student.model_copy(update={"steps": 300})
 
     def stop(row: dict[str, Any]) -> None:
         if row["step"] >= 6:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train_student(open_root(s3.url, s3.machine("first")), student, on_metrics=stop)
-    sent = {name.split("/")[3] for name in s3.objects("runs/student/checkpoints") if name.endswith("/complete.json")}
-    assert sent
+        train_student(first, student, on_metrics=stop)
+    folder = Path("runs/student/checkpoints")
+    sent = {name.split("/")[3] for name in s3.objects(str(folder)) if name.endswith("/complete.json")}
+    assert sent == {path.name for path in (first / folder).iterdir()}
+    # Training reads local tars, which go when it ends.
+    assert not list(first.rglob("*.tar"))
 
-    second = open_root(s3.url, s3.machine("second"))
-    rows: list[dict[str, Any]] = []
-    with caplog.at_level(logging.INFO, "training.elsewhere"):
-        result = train_student(second, student, on_metrics=rows.append)
-    assert any("copied from" in record.message for record in caplog.records)
-    newest = max(int(tag.partition("-")[2]) for tag in sent)
-    assert newest >= 3
-    assert [row["step"] for row in rows] == [*range(1, 31)]
-    assert result.computed == 1
-    assert {"student/open_clip_model.safetensors", "training_metrics/metrics.parquet"} <= s3.objects()
+    newest = max(sent, key=lambda tag: int(tag.partition("-")[2]))
+    job = TrainingJob(name="student", student=student, shards=second, output=second.resolve() / "runs" / "student")
+    with kept_elsewhere(second, job):
+        assert [path.name for path in job.checkpoints.iterdir()] == [newest]
+        there = {path.name: path.read_bytes() for path in (first / folder / newest).rglob("*") if path.is_file()}
+        here = {path.name: path.read_bytes() for path in (job.checkpoints / newest).rglob("*") if path.is_file()}
+        assert here == there
+        assert job.metrics_file.read_bytes() == (first / "runs/student/metrics.jsonl").read_bytes()
+    forget_elsewhere(second, job)
     assert not s3.objects("runs")

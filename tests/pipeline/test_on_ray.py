@@ -15,12 +15,13 @@ from pipeline.config import ComputeConfig, EmbeddingsConfig, ImagesConfig
 from pipeline.download import download_images
 from pipeline.embed import embed_images
 from pipeline.errors import DownloadError
-from pipeline.on_ray import connected
+from pipeline.on_ray import connected, run_tasks
 from pipeline.store import StageResult, read_result
 from tests.conftest import SmallRun
 from tests.pipeline.hostile import GATE, WEB, Hostile, hostile_server
 from tests.pipeline.test_faults import assert_whole, config_for, make_pairs
 from tests.ray_cluster import LoopbackCluster
+from tests.shard_functions import leaves_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -129,8 +130,10 @@ def test_a_machine_that_is_no_node_joins_for_the_time(cluster: LoopbackCluster) 
         nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
         return sorted(nodes)
 
-    with connected(on(cluster)) as ray:
+    # As the download connects, so that its workers are as small as those on one machine.
+    with connected(on(cluster), worker_process_setup_hook="pipeline.lean.leave_out_unused") as ray:
         before = alive()
+        assert list(run_tasks(ray, leaves_out, ["torch"], on(cluster))) == [True]
     with connected(on(cluster, join=True)) as ray:
         assert alive() == [0, *before]
     with connected(on(cluster)) as ray:

@@ -154,6 +154,10 @@ def test_roots_that_cannot_be_reached_are_typed_errors(s3: Store, tmp_path: Path
 
 
 class TestLease:
+    @pytest.fixture(autouse=True)
+    def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lease, "_POLL_S", 0.05)
+
     def key(self, s3: Store) -> str:
         return f"{s3.prefix}/lock"
 
@@ -162,7 +166,7 @@ class TestLease:
         first.acquire()
         waiting = threading.Thread(target=second.acquire)
         waiting.start()
-        waiting.join(2)
+        waiting.join(0.7)
         assert waiting.is_alive()
         first.release()
         waiting.join(60)
@@ -215,7 +219,7 @@ class TestLease:
         deadline = time.monotonic() + 60
         while not held and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(1.5)
+        time.sleep(0.5)
         assert len(held) == 1
         held[0].release()
         for thread in threads:
