@@ -243,7 +243,7 @@ class RemoteStorage(LocalStorage):
         try:
             yield
         except FileNotFoundError as error:
-            if "bucket" in str(error).lower():
+            if "bucket does not exist" in str(error):
                 raise StorageError(f"root {self.url}: {error}") from error
             raise
         except (PermissionError, ConnectionError, TimeoutError) as error:

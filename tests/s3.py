@@ -10,7 +10,7 @@ import fsspec
 
 from pipeline.config import StorageConfig
 
-BUCKET = "data-sets"
+BUCKET = "my-bucket"
 
 
 class Store:
