@@ -16,7 +16,7 @@ _TABLES = {
 }
 
 
-@dg.asset(group_name="curation", kinds={"scipy", "parquet"}, deps=[teacher_embeddings])
+@dg.asset(group_name="curation", kinds={"scipy", "parquet"}, deps=[teacher_embeddings], pool="gpu")
 def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
     """Minimum spanning forest of all pairs of images up to `neighbours.max_distance`: every threshold in one table."""
     from pipeline.neighbours import build_forest

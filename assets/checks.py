@@ -1,6 +1,5 @@
 """Asset checks: what must hold before the next stage is worth its time. Blocking ones stop what depends on them."""
 
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -8,13 +7,27 @@ import dagster as dg
 from assets.resources import SettingsResource
 from assets.settings import Settings
 
+_STAGES = {
+    "balance_groups": "balance",
+    "balanced_pairs": "balance",
+    "removed_pairs": "balance",
+    "blocked_pairs": "balance",
+    "centroids": "clusters",
+    "cluster_assignments": "clusters",
+    "training_metrics": "student",
+}
+"""Stages that do not have the name of the table that they make."""
+
 
 def _one(config: Settings, name: str, **tables: str) -> dict[str, Any]:
     """The first row of a named query; each parameter names a table, which is passed as its files."""
     from pipeline import query
+    from pipeline.store import read_result
 
-    folders = {parameter: config.path / table for parameter, table in tables.items()}
-    files = {parameter: query.files(sorted(folder.glob("*.parquet"))) for parameter, folder in folders.items()}
+    files = {
+        parameter: query.files(read_result(config.path, _STAGES.get(table, table)).parquet(table))
+        for parameter, table in tables.items()
+    }
     with query.connect(config.query, scratch=config.path / ".tmp") as connection:
         row = query.one(connection, query.sql(name), files)
     assert row is not None
@@ -97,10 +110,11 @@ def training_loss_fell(settings: SettingsResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset="student", blocking=True)
 def export_reloads(settings: SettingsResource) -> dg.AssetCheckResult:
     """Plain open_clip loads the export and computes the embeddings that the trained module computed."""
+    from pipeline.store import read_result
     from training.probe import export_cosine
 
     config = settings.resolve()
-    cosine = export_cosine(Path(config.root) / "student")
+    cosine = export_cosine(read_result(config.path, "student").folder("student"))
     bound = config.checks.min_export_cosine
     return dg.AssetCheckResult(passed=cosine >= bound, metadata={"least_cosine": cosine, "at_least": bound})
 

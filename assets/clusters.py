@@ -16,6 +16,7 @@ _TABLES = {
 @dg.multi_asset(
     name="clusters",
     group_name="curation",
+    pool="gpu",
     specs=[
         dg.AssetSpec(name, description=text, kinds={"faiss", "parquet"}, deps=["balanced_pairs", "teacher_embeddings"])
         for name, text in _TABLES.items()

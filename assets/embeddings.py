@@ -26,7 +26,7 @@ def teacher(settings: SettingsResource) -> dg.MaterializeResult:
     return materialization(result, config.path, "teacher")
 
 
-@dg.asset(group_name="curation", kinds={"pytorch", "parquet"}, deps=[teacher, images])
+@dg.asset(group_name="curation", kinds={"pytorch", "parquet"}, deps=[teacher, images], pool="gpu")
 def teacher_embeddings(settings: SettingsResource) -> dg.MaterializeResult:
     """Normalised float16 embeddings of every downloaded image and its caption."""
     from pipeline.embed import embed_images

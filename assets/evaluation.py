@@ -9,7 +9,7 @@ from assets.student import baseline, student
 from pipeline.demo.stage import resolve_datasets
 
 
-@dg.asset(group_name="distillation", kinds={"open_clip", "parquet"}, deps=[teacher, student, baseline])
+@dg.asset(group_name="distillation", kinds={"open_clip", "parquet"}, deps=[teacher, student, baseline], pool="gpu")
 def evaluation(settings: SettingsResource) -> dg.MaterializeResult:
     """Zero-shot classification, linear probe and retrieval."""
     from assets.pictures import evaluation_pictures

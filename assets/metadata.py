@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from assets.columns import describe_column
 from pipeline.files import fingerprint_of
+from pipeline.storage import storage_of
 from pipeline.store import StageResult
 
 
@@ -16,22 +17,24 @@ def materialization(
     result: StageResult, root: Path, table: str, *, extra: Mapping[str, Any] | None = None, asset_key: str | None = None
 ) -> dg.MaterializeResult:
     """A materialisation of ``table`` (a folder under the root) by a stage, with numbers as plottable metadata."""
-    files = [path for path in result.files if path.is_relative_to(root / table)]
-    parquet = result.parquet(table)
+    storage = storage_of(root)
+    if storage.remote:
+        storage.upload(path.relative_to(root).as_posix() for path in (root / "pictures").glob("*"))
+    place = storage.uri(table)
+    parquet = result.paths(table)
     metadata: dict[str, Any] = {
-        "path": dg.MetadataValue.path(str((root / table).resolve())),
-        "size_mb": round(sum(path.stat().st_size for path in files) / 1e6, 3),
+        "path": dg.MetadataValue.path(place),
+        "size_mb": round(sum(size for name, size in result.sizes.items() if name.startswith(f"{table}/")) / 1e6, 3),
         "shards": result.shards,
         "shards_computed_now": result.computed,
         "seconds": result.seconds,
     }
     if parquet:
-        metadata["dagster/row_count"] = sum(pq.read_metadata(path).num_rows for path in parquet)
+        storage.fetch([parquet[0].relative_to(root).as_posix()])
+        metadata["dagster/row_count"] = result.tables.get(table)
         metadata["dagster/column_schema"] = _column_schema(parquet[0], table)
         # The page cuts long lines, so the path has one to itself.
-        metadata["duckdb"] = dg.MetadataValue.md(
-            f"```sql\nSELECT * FROM\n'{(root / table).resolve()}/*.parquet'\nLIMIT 10\n```"
-        )
+        metadata["duckdb"] = dg.MetadataValue.md(f"```sql\nSELECT * FROM\n'{place}/*.parquet'\nLIMIT 10\n```")
     # Lists among the figures are what pictures and tables are made from.
     metadata |= {
         name: _plain(value)

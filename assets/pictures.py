@@ -1,5 +1,6 @@
 """Pictures and small tables of each stage for the Dagster UI, made from the tables that the stage has written."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from assets.plots_runs import download_status, evaluation_bars, loss_curves
 from assets.settings import Settings
 from pipeline import query
 from pipeline.cluster import cluster_sizes, nearest_centroids
+from pipeline.errors import MissingInputError
+from pipeline.storage import storage_of
 from pipeline.store import StageResult, read_result
-from pipeline.tars import TarReader
+from pipeline.tars import read_sample
 
 _SHEET_GROUPS, _SHEET_COLUMNS = 4, 9
 
@@ -93,13 +96,14 @@ def cluster_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
 
 def training_pictures(config: Settings, metrics_table: str) -> dict[str, Any]:
     """Loss curves of the runs that are there, and the last row of this run's metrics as plottable numbers."""
-    tables = {
-        name: pq.read_table(path)
-        for name, table in (("student", "training_metrics"), ("baseline", "baseline_metrics"))
-        if (path := config.path / table / "metrics.parquet").exists()
-    }
+    tables, last = {}, {}
+    for name, table in (("student", "training_metrics"), ("baseline", "baseline_metrics")):
+        with contextlib.suppress(MissingInputError):
+            (path,) = read_result(config.path, name).parquet(table)
+            tables[name] = pq.read_table(path)
+            if table == metrics_table:
+                last = tables[name].to_pylist()[-1]
     curves = loss_curves(tables, full=config.path / "pictures" / "loss_curves.png")
-    last = pq.read_table(config.path / metrics_table / "metrics.parquet").to_pylist()[-1]
     numbers = {f"last {name}": float(f"{value:.4g}") for name, value in last.items() if isinstance(value, float)}
     return {"loss curves": _picture(curves, "loss curves"), **numbers}
 
@@ -152,9 +156,11 @@ def _group_sheet(result: StageResult, config: Settings) -> bytes:
         "columns": _SHEET_COLUMNS,
     }
     rows = _query(config, "largest_groups", **parameters).to_pylist()
+    storage = storage_of(config.path)
     sheet: dict[int, list[tuple[bytes, str]]] = {}
     for row in rows:
-        jpeg = TarReader(config.path / "images" / f"{row['shard']}.tar").sample(row["offset"], row["size"])["jpg"]
+        name = f"images/{row['shard']}.tar"
+        jpeg = read_sample(storage.part(name, row["offset"], row["size"]), where=name)["jpg"]
         group = sheet.setdefault(row["group_id"], [])
         group.append((jpeg, f"{row['distance_to_centre']:.3f}" if group else f"kept, group of {row['group_size']}"))
     return group_sheet(list(sheet.values()), full=config.path / "pictures" / "groups.png")

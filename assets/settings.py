@@ -17,17 +17,25 @@ from pipeline.config import (
     Section,
     ShardsConfig,
     SourceConfig,
+    StorageConfig,
     TeacherConfig,
 )
 from pipeline.demo.config import DemoConfig
 from pipeline.errors import ConfigError
+from pipeline.storage import open_root
 from training.config import AblationConfig, BaselineConfig, EvaluationConfig, StudentConfig
 
 
 class Settings(Section):
     """All settings. The defaults are the demo's, so that a job without config runs it."""
 
-    root: str = Field("data/demo", description="Folder that holds all tables of one data set.", min_length=1)
+    root: str = Field(
+        "data/demo",
+        description="Folder that holds all tables of one data set, or a URL of one that fsspec knows: "
+        "`s3://bucket/prefix`.",
+        min_length=1,
+    )
+    storage: StorageConfig = StorageConfig()
     compute: ComputeConfig = ComputeConfig()
     query: QueryConfig = QueryConfig()
     demo: DemoConfig = DemoConfig()
@@ -60,7 +68,10 @@ class Settings(Section):
 
     @property
     def path(self) -> Path:
-        return Path(self.root)
+        """The root, or for a URL the folder for its local copies."""
+        path = open_root(self.root, self.storage)
+        # Workers of a cluster have working directories of their own.
+        return path.resolve() if self.compute.engine == "ray" else path
 
 
 def parse_settings(values: dict[str, Any]) -> Settings:

@@ -29,5 +29,5 @@ def images(settings: SettingsResource) -> dg.MaterializeResult:
     # Nothing here needs the teacher, but a misspelt one should not wait for the end of a download.
     check_teacher(config.teacher)
     with reachable(config.source.lists, config.path, config.images) as images_config:
-        result = download_images(config.path, images_config)
+        result = download_images(config.path, images_config, config.compute)
     return materialization(result, config.path, "images", extra=download_outcomes(result, config))

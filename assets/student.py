@@ -1,7 +1,6 @@
 """``training_shards``, ``student`` and ``baseline``."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,12 +9,14 @@ from assets.metadata import materialization
 from assets.resources import SettingsResource
 from assets.settings import Settings
 from pipeline.demo.stage import resolve_datasets
+from pipeline.storage import storage_of
 from pipeline.store import StageResult
 
 _STEPS_BETWEEN_OBSERVATIONS = 50
 
-# No Dagster pool guards the GPU: a run that was killed keeps its slot, and the next one would wait for it without end.
-# The steps of a run follow one another, and a stage's lock makes two runs on one root take turns.
+# The pool `gpu` has no limit unless the instance sets one, as deploy/dagster.yaml does, by run: by step, a run that was
+# killed would keep its slot, and the next one would wait for it without end. The steps of a run follow one another
+# anyway, and a stage's lock makes two runs on one root take turns.
 
 
 @dg.asset(
@@ -32,7 +33,7 @@ def training_shards(settings: SettingsResource) -> dg.MaterializeResult:
     return materialization(result, config.path, "training_shards", extra={"dagster/row_count": result.rows})
 
 
-@dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=[training_shards, "centroids"])
+@dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=[training_shards, "centroids"], pool="gpu")
 def student(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
     """The small CLIP, distilled from the cached teacher by cluster-instance discrimination."""
     from training.stage import train_student
@@ -42,7 +43,7 @@ def student(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg
     return _trained(result, config, "student", "training_metrics")
 
 
-@dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=["images", "blocked_pairs"])
+@dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=["images", "blocked_pairs"], pool="gpu")
 def baseline(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
     """The control: the same student and steps, contrastive loss alone, on all downloaded pairs that are not blocked."""
     from training.stage import train_baseline
@@ -85,5 +86,5 @@ def _observed(context: dg.AssetExecutionContext, name: str, train: Callable[...,
 def _trained(result: StageResult, config: Settings, name: str, metrics_table: str) -> dg.MaterializeResult:
     from assets.pictures import training_pictures
 
-    extra = {"metrics": dg.MetadataValue.path(str(Path(config.root, metrics_table).resolve()))}
+    extra = {"metrics": dg.MetadataValue.path(storage_of(config.path).uri(metrics_table))}
     return materialization(result, config.path, name, extra=extra | training_pictures(config, metrics_table))

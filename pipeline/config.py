@@ -34,20 +34,47 @@ def is_runtime(field: Any) -> bool:
     return bool(isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("runtime"))
 
 
+class StorageConfig(Section):
+    """Only for a root that is a URL, such as `s3://bucket/prefix`: how it is reached, and where copies lie."""
+
+    options: dict[str, Any] = runtime(
+        {},
+        "fsspec's options for that protocol, for example `endpoint_url` and `profile` of s3fs. Credentials are better "
+        "left to the environment or `~/.aws`.",
+    )
+    scratch: str = runtime(
+        "data/scratch",
+        "Folder for local copies and for what is being made. With `compute.engine: ray` every node sees it under the "
+        "same path.",
+    )
+
+
 class ComputeConfig(Section):
     """Where shards are worked on."""
 
     engine: Literal["inline", "processes", "ray"] = runtime(
         "inline",
-        "`inline`: one after another in this process; `processes`: local worker processes; `ray`: tasks on a Ray "
-        "cluster (extra `ray`), whose nodes must all see the root under the same path.",
+        "`inline`: one after another in this process; `processes`: local worker processes; `ray`: a Ray cluster "
+        "(extra `ray`), for download, embeddings and pair search. Its nodes must see the root under the same path.",
     )
-    workers: int = runtime(2, "Worker processes of the engine `processes`; tasks in flight per node of `ray`.", ge=1)
+    workers: int = runtime(
+        2,
+        "Worker processes of the engine `processes`; on `ray`, tasks of the pair search in flight per node, and cores "
+        "of a cluster that is started for one stage.",
+        ge=1,
+    )
     address: str | None = runtime(
         None, "Address of a running Ray cluster, `auto` for the one this machine is part of; none starts a local one."
     )
-    cpus_per_task: float = runtime(1.0, "Cores that Ray sets aside for a task.", gt=0)
-    gpus_per_task: float = runtime(0.0, "GPUs, or shares of one, that Ray sets aside for a task.", ge=0)
+    join: bool = runtime(
+        False,
+        "Make this machine a node of the cluster at `address`, without cores, while a stage uses it: for a driver that "
+        "runs on none of its nodes, in a pod of its own for example.",
+    )
+    cpus_per_task: float = runtime(
+        1.0, "Cores that Ray sets aside for a task of the pair search, or for a worker that holds the teacher.", gt=0
+    )
+    gpus_per_task: float = runtime(0.0, "GPUs, or shares of one, that Ray sets aside for the same.", ge=0)
 
 
 class QueryConfig(Section):
@@ -113,10 +140,16 @@ class ImagesConfig(Section):
     )
     user_agent_token: str = runtime("clip-cid", "Name that the downloader gives to the servers it asks.")
     user_agent_contact: str | None = runtime(None, "Web or mail address where those servers' owners find you.")
-    distributor: Literal["multiprocessing", "ray", "pyspark"] = runtime(
-        "multiprocessing", "img2dataset's distributor; the last two need that package, and `root` on every machine."
+    distributor: Literal["auto", "multiprocessing", "ray", "pyspark"] = runtime(
+        "auto",
+        "img2dataset's distributor; `auto` is `ray` with `compute.engine: ray`, else `multiprocessing`. The last two "
+        "need that package, and the root under the same path on every machine.",
     )
-    processes: int = runtime(2, "Download processes, of all machines together.", ge=1)
+    processes: int = runtime(
+        2,
+        "Download processes, of all machines together; on Ray one per core, and about twice as many shards under way.",
+        ge=1,
+    )
     threads: int = runtime(16, "Connections per process.", ge=1)
     stall_timeout_s: float = runtime(600, "Give up when no sample was answered for this many seconds.", gt=0)
     worker_restarts: int = runtime(2, "How often a shard may lose its worker before the stage gives up.", ge=0)

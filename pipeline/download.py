@@ -15,13 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.config import ImagesConfig
-from pipeline.errors import ConfigError, DownloadError
+from pipeline.config import ComputeConfig, ImagesConfig
+from pipeline.errors import ConfigError, DownloadError, MissingInputError
 from pipeline.files import file_digest
 from pipeline.floor import SuccessFloor
 from pipeline.outcomes import LOST, SUCCESS, Failure, split_outcomes
 from pipeline.progress import Progress
 from pipeline.retry import merge_shard, write_retry_lists
+from pipeline.storage import storage_of
 from pipeline.store import Output, Stage, StageResult, read_result
 from pipeline.supervise import fetch_shards, full_disk_errors, staging_folder
 from pipeline.tars import index_tar
@@ -29,14 +30,15 @@ from pipeline.tars import index_tar
 log = logging.getLogger(__name__)
 
 
-def download_images(root: Path, config: ImagesConfig) -> StageResult:
+def download_images(root: Path, config: ImagesConfig, compute: ComputeConfig | None = None) -> StageResult:
     """Stage ``images``: a tar, an index and a status table per shard of ``source_pairs``.
 
+    ``compute`` says on which machines, unless ``config.distributor`` does.
     With ``config.retry_statuses`` pairs of those statuses are fetched again, in the shards that this call did not
     fetch anyway. Raises :class:`DownloadError` if img2dataset ends early or stalls, or if too many shards in a row are
     bad; :class:`StorageError` if the disk is full. Finished shards stay and are not fetched again.
     """
-    root = Path(root)
+    root, compute = Path(root), compute or ComputeConfig()
     source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
     inputs = {shard: file_digest(path) for shard, path in source.items()}
     stage = Stage(root, "images", version=2, config=config.content(), inputs=inputs)
@@ -46,13 +48,15 @@ def download_images(root: Path, config: ImagesConfig) -> StageResult:
         pending = stage.pending()
         most = max(pq.read_metadata(path).num_rows for path in source.values())
         if pending:
-            _fetch(stage, config, {shard: source[shard] for shard in pending}, most)
+            _fetch(stage, config, compute, {shard: source[shard] for shard in pending}, most)
         if config.retry_statuses:
-            _retry(stage, config, source, most, skip=pending)
+            _retry(stage, config, compute, source, most, skip=pending)
         return stage.finish()
 
 
-def retry_images(root: Path, config: ImagesConfig, *, statuses: Iterable[Failure]) -> StageResult:
+def retry_images(
+    root: Path, config: ImagesConfig, compute: ComputeConfig | None = None, *, statuses: Iterable[Failure]
+) -> StageResult:
     """Fetch the pairs again whose status is one of ``statuses``; all others keep status, image and bytes.
 
     Raises :class:`ConfigError` for a status that does not exist or means success, else as :func:`download_images`.
@@ -60,14 +64,19 @@ def retry_images(root: Path, config: ImagesConfig, *, statuses: Iterable[Failure
     unknown = set(statuses) - set(get_args(Failure))
     if unknown:
         raise ConfigError(f"retry: no such status {sorted(unknown)}; expected some of {list(get_args(Failure))}")
-    return download_images(root, config.model_copy(update={"retry_statuses": list(statuses)}))
+    return download_images(root, config.model_copy(update={"retry_statuses": list(statuses)}), compute)
 
 
-def _fetch(stage: Stage, config: ImagesConfig, lists: dict[str, Path], most: int) -> None:
+def shard_files(shard: str) -> list[str]:
+    """Names under the root of what this stage writes for a shard."""
+    return [f"images/{shard}.tar", f"images/{shard}.parquet", f"images/index/{shard}.parquet"]
+
+
+def _fetch(stage: Stage, config: ImagesConfig, compute: ComputeConfig, lists: dict[str, Path], most: int) -> None:
     """Fetch whole shards and publish them, but bad ones only when a better one follows or all is done."""
     floor = SuccessFloor(config)
     with _progress(lists) as progress, staging_folder(stage.root) as staging:
-        for shard in fetch_shards(staging, config, lists, samples_per_shard=most):
+        for shard in fetch_shards(staging, config, compute, lists, samples_per_shard=most):
             for ready in floor.admit(shard, _statuses(staging, shard, lists[shard])):
                 _publish(stage, ready, staging, lists[ready])
             progress.add(pq.read_metadata(lists[shard]).num_rows)
@@ -75,7 +84,9 @@ def _fetch(stage: Stage, config: ImagesConfig, lists: dict[str, Path], most: int
             _publish(stage, ready, staging, lists[ready])
 
 
-def _retry(stage: Stage, config: ImagesConfig, source: dict[str, Path], most: int, *, skip: list[str]) -> None:
+def _retry(
+    stage: Stage, config: ImagesConfig, compute: ComputeConfig, source: dict[str, Path], most: int, *, skip: list[str]
+) -> None:
     """Fetch parts of shards and merge them into what is there."""
     with staging_folder(stage.root) as staging:
         done = [shard for shard in source if shard not in skip]
@@ -83,9 +94,9 @@ def _retry(stage: Stage, config: ImagesConfig, source: dict[str, Path], most: in
         if not lists:
             return
         with _progress(lists) as progress:
-            for shard in fetch_shards(staging, config, lists, samples_per_shard=most):
+            for shard in fetch_shards(staging, config, compute, lists, samples_per_shard=most):
                 fetched = _statuses(staging, shard, lists[shard])
-                with stage.output(shard) as output:
+                with storage_of(stage.root).borrowed(shard_files(shard)), stage.output(shard) as output:
                     tar = output.path(f"images/{shard}.tar")
                     statuses = merge_shard(stage.root, shard, fetched, staging / f"{shard}.tar", tar)
                     _finish_shard(output, shard, tar, statuses, previous=None)
@@ -102,7 +113,7 @@ def _publish(stage: Stage, shard: str, staging: Path, source: Path) -> None:
         tar = output.path(f"images/{shard}.tar")
         (staging / f"{shard}.tar").replace(tar)
         statuses = _statuses(staging, shard, source)
-        _finish_shard(output, shard, tar, statuses, previous=_previous(stage.root / "images" / f"{shard}.parquet"))
+        _finish_shard(output, shard, tar, statuses, previous=_previous(stage.root, f"images/{shard}.parquet"))
         (staging / f"{shard}.parquet").unlink()
 
 
@@ -131,11 +142,12 @@ def compare_bytes(before: pa.Table, now: pa.Table) -> dict[str, int]:
     return {"bytes_match": same, "bytes_mismatch": joined.num_rows - same - gone, "bytes_gone": gone}
 
 
-def _previous(path: Path) -> pa.Table | None:
+def _previous(root: Path, name: str) -> pa.Table | None:
     """The table that is about to be replaced, if there is one that can be read."""
     try:
-        return pq.read_table(path, columns=["sample_id", "status", "sha256"])
-    except (OSError, pa.ArrowException):
+        storage_of(root).fetch([name])
+        return pq.read_table(root / name, columns=["sample_id", "status", "sha256"])
+    except (OSError, pa.ArrowException, MissingInputError):
         return None
 
 

@@ -19,9 +19,10 @@ from pipeline.config import ComputeConfig, EmbeddingsConfig
 from pipeline.errors import EmbeddingError, ShardError
 from pipeline.files import fingerprint_of
 from pipeline.progress import Progress
-from pipeline.store import Stage, StageResult, read_result, shard_digests
+from pipeline.storage import storage_of
+from pipeline.store import Stage, StageResult, read_result, shard_digests, shard_marks
 from pipeline.tars import TarReader
-from pipeline.teacher import LoadedClip, TeacherInfo, load_clip, read_info
+from pipeline.teacher import LoadedClip, TeacherInfo, load_clip, read_info, teacher_folder
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class ShardTask:
 
     shard: str
     root: Path
+    stage: Stage
     output: Path
     config: EmbeddingsConfig
 
@@ -52,28 +54,42 @@ def embed_images(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) -
         return stage.result()
     with stage.running():
         pending = stage.pending()
-        counts = {shard: pq.read_metadata(_index(root, shard)).num_rows for shard in pending}
+        counts = {shard: mark.stats["downloaded"] for shard, mark in shard_marks(root, "images").items()}
         scratch = root / ".tmp" / "teacher_embeddings"
-        scratch.mkdir(parents=True, exist_ok=True)
         tasks = [
-            ShardTask(shard=shard, root=root, output=scratch / f"{shard}.parquet", config=config) for shard in pending
+            ShardTask(
+                shard=shard, root=root, stage=stage.only(shard), output=scratch / f"{shard}.parquet", config=config
+            )
+            for shard in pending
         ]
         with (
-            Progress(log, "teacher_embeddings", total=sum(counts.values()), unit="pairs") as progress,
-            map_shards(embed_shard, tasks, compute) as finished,
+            Progress(
+                log, "teacher_embeddings", total=sum(counts[shard] for shard in pending), unit="pairs"
+            ) as progress,
+            map_shards(publish_shard, tasks, compute, keeps_state=True) as finished,
         ):
             for task in finished:
-                with stage.output(task.shard) as output:
-                    task.output.replace(output.path(f"teacher_embeddings/{task.shard}.parquet"))
-                    output.rows = counts[task.shard]
+                stage.done_elsewhere(task.shard)
                 progress.add(counts[task.shard])
         return stage.finish()
+
+
+def publish_shard(task: ShardTask) -> ShardTask:
+    """Embed one shard and publish it, on whatever machine this is: of the root it needs the shard and the teacher."""
+    task.stage.attach()
+    task.output.parent.mkdir(parents=True, exist_ok=True)
+    names = (f"images/{task.shard}.tar", f"images/index/{task.shard}.parquet")
+    with storage_of(task.root).borrowed(names), task.stage.output(task.shard) as output:
+        embed_shard(task)
+        output.rows = pq.read_metadata(task.output).num_rows
+        task.output.replace(output.path(f"teacher_embeddings/{task.shard}.parquet"))
+    return task
 
 
 def embed_shard(task: ShardTask) -> ShardTask:
     """Embed one shard into ``task.output``; runs in any process and keeps the teacher for the next shard."""
     teacher = read_info(task.root)
-    clip = _teacher(task.root / "teacher", teacher.weights_hash, task.config.device, task.config.precision)
+    clip = _teacher(teacher_folder(task.root), teacher.weights_hash, task.config.device, task.config.precision)
     metadata = {key: str(value) for key, value in dataclasses.asdict(teacher).items()}
     table_schema = schema.teacher_embeddings(clip.embed_dim).with_metadata(metadata)
     # Vectors do not repeat and hardly compress: a dictionary and statistics would only cost time.

@@ -13,6 +13,10 @@ class BlocklistError(ConfigError):
     """A blocklist is missing, unreadable, without a usable column or entry, or blocks everything."""
 
 
+class ComputeError(PipelineError):
+    """The cluster has no room for the work, or lost what was at work on it too often."""
+
+
 class SourceError(PipelineError):
     """A list of pairs is missing, unreadable, lacks a column or holds no usable pair."""
 

@@ -5,6 +5,7 @@ can be ended whole. Its parts are used as a library: its downloader, writer and 
 travels inside the pickled :class:`GuardedDownloader`, so that the rules hold on any distributor and any machine.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,6 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 if __name__ in ("__main__", "__mp_main__"):
     leave_out_unused()
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from img2dataset import distributor as distributors  # noqa: TID253
@@ -35,6 +36,7 @@ from img2dataset.downloader import Downloader  # noqa: TID253
 from img2dataset.writer import WebDatasetSampleWriter  # noqa: TID253
 
 from pipeline.beat import Beat, write_failure
+from pipeline.config import ComputeConfig
 from pipeline.guard import Guard, GuardedOpener
 from pipeline.processes import die_with_parent
 from pipeline.resize import Resizer
@@ -54,6 +56,7 @@ class FetchJob:
     guard: dict[str, Any]
     resizer: dict[str, Any]
     distributor: str
+    compute: dict[str, Any]
     processes: int
     threads: int
     timeout_s: float
@@ -89,6 +92,7 @@ class GuardedDownloader(Downloader):
     """img2dataset's worker, which fetches through the guard and says every second how far it is."""
 
     sample_writer_class: Any
+    output_folder: str
 
     def __init__(self, *, guard: Guard, **options: Any):
         super().__init__(sample_writer_class=None, **options)
@@ -98,21 +102,39 @@ class GuardedDownloader(Downloader):
         """Fetch one shard. A failure is left beside it as a file that names the error, and the shard is given back."""
         number, path = row
         _settle_in_worker()
-        shard = f"{number:0{self.oom_shard_count}d}"
+        shard, staging = f"{number:0{self.oom_shard_count}d}", Path(self.output_folder)
         try:
-            with self.guard.installed() as opener, Beat(Path(self.output_folder), shard, opener):
+            with self.guard.installed() as opener, Beat(staging, shard, opener):
                 self.sample_writer_class = functools.partial(StrictWriter, opener=opener)
-                self.download_shard(row)
+                self._fetch(number, shard, Path(path), staging)
             return True, row
         except Exception as error:  # noqa: BLE001 - whatever it is, the stage has to hear of it
             traceback.print_exc()
-            write_failure(Path(self.output_folder), shard, error)
-            filesystem, name = fsspec.core.url_to_fs(path)
-            if filesystem.exists(name):
-                filesystem.rm(name)
+            write_failure(staging, shard, error)
             return False, row
         finally:
-            self.sample_writer_class = None
+            self.output_folder, self.sample_writer_class = str(staging), None
+            Path(path).unlink(missing_ok=True)
+
+    def _fetch(self, number: int, shard: str, listed: Path, staging: Path) -> None:
+        """Fetch into a folder of this attempt's own; the shard appears in ``staging`` whole, its statistics last.
+
+        A cluster that lost sight of a node starts its shards again elsewhere while it may still be at work; and it may
+        start one that was finished, but not reported: then its list is gone.
+        """
+        if not listed.exists():
+            return
+        attempt = staging / f"attempt-{shard}-{uuid.uuid4().hex[:8]}"
+        attempt.mkdir()
+        try:
+            # img2dataset removes the list that it was given.
+            shutil.copyfile(listed, attempt / "list.arrow")
+            self.output_folder = str(attempt)
+            self.download_shard((number, str(attempt / "list.arrow")))
+            for ending in (".tar", ".parquet", "_stats.json"):
+                (attempt / f"{shard}{ending}").replace(staging / f"{shard}{ending}")
+        finally:
+            shutil.rmtree(attempt, ignore_errors=True)
 
 
 class Lists:
@@ -173,9 +195,20 @@ def main(job_path: str) -> None:
     ahead = 2 * job.processes + 2
     lists = Lists([(number, path) for number, path in job.shards], Path(job.staging) / "lists", ahead)
     distribute = getattr(distributors, f"{job.distributor}_distributor")
-    # Shards that fail are the stage's to judge: no retries here. pyspark takes shards by batches, which must not be
-    # larger than what `lists` gives before it waits.
-    distribute(job.processes, make_downloader(job), lists, ahead, 0)
+    with _cluster(job):
+        # Shards that fail are the stage's to judge: no retries here. pyspark takes shards by batches, which must not be
+        # larger than what `lists` gives before it waits.
+        distribute(job.processes, make_downloader(job), lists, ahead, 0)
+
+
+def _cluster(job: FetchJob) -> contextlib.AbstractContextManager[Any]:
+    """The cluster that img2dataset's distributor takes when it finds itself connected."""
+    if job.distributor != "ray":
+        return contextlib.nullcontext()
+    from pipeline.on_ray import connected
+
+    # Ray gives every connection workers of its own, so here too nobody else needs what is left out.
+    return connected(ComputeConfig(**job.compute), worker_process_setup_hook="pipeline.lean.leave_out_unused")
 
 
 def _settle_in_worker() -> None:

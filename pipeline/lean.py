@@ -2,7 +2,8 @@
 
 They are most of the time in which one of its workers starts, which it does every five shards, and of its memory:
 torch (which webdataset does without), wandb and albumentations (which img2dataset calls in parts that are not used
-here). Only for processes that are ours from start to end: in a Ray or Spark worker others may need them.
+here). Only for processes that are ours from start to end, which those of Ray are too, as every connection to it has
+workers of its own; in a Spark worker others may need them.
 """
 
 import importlib.machinery

@@ -25,6 +25,7 @@ from pipeline.forest import Edges, ForestBuilder
 from pipeline.plan import require_memory
 from pipeline.prefix import Precision
 from pipeline.search import BaseForest, SearchSettings, merged, prepare, run_tiles
+from pipeline.storage import storage_of
 from pipeline.store import Stage, StageResult, read_result, shard_digests
 from pipeline.tiles import read_edges
 from pipeline.vectors import as_paths, inspect
@@ -167,6 +168,7 @@ def _base(root: Path, config: NeighboursConfig, now: dict[str, str]) -> BaseFore
         return None
     if earlier.stats.get("version") != _STAGE_VERSION or earlier.stats["max_distance"] != config.max_distance:
         return None
+    storage_of(root).fetch([_COVERED, _FOREST])
     covered = dict(line.split("\t") for line in (root / _COVERED).read_text().splitlines())
     if not covered.items() <= now.items():
         return None

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import schema
+from pipeline.storage import storage_of
 from pipeline.tars import TarReader, append_samples, index_tar
 
 
@@ -19,6 +20,8 @@ def write_retry_lists(root: Path, shards: Iterable[str], statuses: Sequence[str]
     """A list of the pairs with one of ``statuses`` for each shard that has any."""
     folder.mkdir()
     lists = {}
+    shards = list(shards)
+    storage_of(root).fetch(f"images/{shard}.parquet" for shard in shards)
     for shard in shards:
         table = pq.read_table(root / "images" / f"{shard}.parquet", columns=[*schema.SOURCE_PAIRS.names, "status"])
         chosen = table.filter(pc.is_in(table["status"], pa.array(statuses, pa.string())))

@@ -59,7 +59,7 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig) ->
     )
     if stage.is_complete():
         return stage.result()
-    with stage.running():
+    with stage.running(), images.borrowed(".tar"):
         pending = set(stage.pending())
         parameters = {
             "index": query.files(images.parquet("index")),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline import query, schema
 from pipeline.config import QueryConfig, SourceConfig
 from pipeline.errors import SourceError
-from pipeline.files import fingerprint_of
+from pipeline.files import file_digest, fingerprint_of
 from pipeline.store import Stage, StageResult
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,8 @@ def import_pairs(root: Path, config: SourceConfig, query_config: QueryConfig, *,
     """
     found = _expand(lists)
     content = config.model_dump(exclude={"lists"})
-    stage = Stage(
-        root, "source_pairs", version=2, config=content, inputs={"pairs": [_identity(name) for name in found]}
-    )
+    identities = [_identity(name, Path(root)) for name in found]
+    stage = Stage(root, "source_pairs", version=2, config=content, inputs={"pairs": identities})
     if stage.is_complete():
         return stage.result()
     with stage.running():
@@ -63,9 +62,12 @@ def _expand(lists: list[str]) -> list[str]:
     return found
 
 
-def _identity(name: str) -> str:
-    """What a list is, without reading it: its path, size and time or tag of last change."""
+def _identity(name: str, root: Path) -> str:
+    """What a list is, without reading it: its path, size and time or tag of last change. A list under the root, whose
+    path and time differ from copy to copy, by its content."""
     filesystem, path = fsspec.core.url_to_fs(name)
+    if "file" in filesystem.protocol and Path(path).is_relative_to(root.resolve()):
+        return fingerprint_of(Path(path).relative_to(root.resolve()).as_posix(), file_digest(Path(path)))
     info = filesystem.info(path)
     return fingerprint_of(
         name, info.get("size"), str(info.get("mtime") or info.get("ETag") or info.get("LastModified"))

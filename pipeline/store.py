@@ -7,50 +7,49 @@ of a shard are written under a temporary name, moved into place, and then record
 - ``digest``: a hash of what came out (the bytes of its Parquet files),
 - the size of each file, so that a truncated or deleted one is noticed.
 
+Whether the root is a folder or an object store is known to :mod:`pipeline.storage` alone.
+
 A shard is done when its mark carries the expected fingerprint and its files are all there. A stage is complete when a
 mark named ``complete`` says so; later stages take the digest of that mark as their input, so that a change travels
 exactly as far as it changes something.
 """
 
 import contextlib
+import copy
 import dataclasses
 import errno
-import fcntl
 import json
-import logging
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.catalog import write_catalog
 from pipeline.errors import MissingInputError, StorageError
-from pipeline.files import file_digest, fingerprint_of, write_text_atomically
-
-log = logging.getLogger(__name__)
-
-_COMPLETE = "complete"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mark:
-    """The record that a shard, or a whole stage, is done. ``seconds``: of writing the shard; of the run that completed
-    the stage, without those that were killed before."""
-
-    fingerprint: str
-    digest: str
-    rows: int
-    files: dict[str, int]
-    seconds: float
-    stats: dict[str, Any]
+from pipeline.files import file_digest, fingerprint_of
+from pipeline.marks import (
+    COMPLETE,
+    Mark,
+    complete_mark,
+    damaged,
+    is_table,
+    mark_name,
+    read_marks,
+    rows_by_table,
+    shard_of,
+    sum_stats,
+)
+from pipeline.storage import storage_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageResult:
     """What a stage has made, and how much of it was made by this call (``computed`` of ``shards``)."""
 
+    root: Path
     name: str
     fingerprint: str
     digest: str
@@ -60,11 +59,37 @@ class StageResult:
     shards: int
     computed: int
     stats: dict[str, Any]
-    files: tuple[Path, ...]
+    tables: dict[str, int]
+    sizes: dict[str, int]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(self.root / name for name in self.sizes)
 
     def parquet(self, table: str) -> list[Path]:
-        """The Parquet files of one table of this stage, in the order of their names."""
+        """The Parquet files of one table of this stage, in the order of their names, there to be read."""
+        paths = self.paths(table)
+        storage_of(self.root).fetch(self._names(paths))
+        return paths
+
+    def paths(self, table: str) -> list[Path]:
+        """The same, whether there are local copies of them or not."""
         return sorted(path for path in self.files if path.parent.name == table and path.suffix == ".parquet")
+
+    def folder(self, name: str) -> Path:
+        """A folder under the root with all files that this stage has in it and below it, and no others."""
+        below = [path for path in self.files if path.is_relative_to(self.root / name)]
+        storage_of(self.root).fetch(self._names(below), only=True)
+        return self.root / name
+
+    @contextlib.contextmanager
+    def borrowed(self, ending: str) -> Iterator[None]:
+        """While the block lasts, all files of this ending are there to be read."""
+        with storage_of(self.root).borrowed(self._names(path for path in self.files if path.name.endswith(ending))):
+            yield
+
+    def _names(self, paths: Iterable[Path]) -> list[str]:
+        return [path.relative_to(self.root).as_posix() for path in paths]
 
 
 class Output:
@@ -98,86 +123,99 @@ class Stage:
 
     def __init__(self, root: Path, name: str, *, version: int, config: Any, inputs: Mapping[str, Any]):
         self.root, self.name = Path(root), name
-        self._marks = self.root / ".marks" / name
+        self._storage = storage_of(self.root)
         self._inputs = dict(inputs)
         self._base = fingerprint_of(name, version, config)
         self.fingerprint = fingerprint_of(self._base, sorted(self._inputs.items()))
-        self._computed = 0
+        self._computed = set[str]()
         self._started = time.monotonic()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Hold the stage's lock, so that two runs on one root take turns; storage faults become typed errors."""
-        with _storage_errors(self.root):
-            self._marks.mkdir(parents=True, exist_ok=True)
-            lock = (self._marks / "lock").open("a+")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                if lock.read() == str(os.getppid()):
-                    # A spawned worker imports the main script again; without a guard it would wait for its own parent.
-                    raise RuntimeError("put the script's calls under: if __name__ == '__main__':") from None
-                log.info("%s: another run is at work on this stage, waiting for it", self.name)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        with _storage_errors(self.root), self._storage.locked(self.name):
             self._started = time.monotonic()
-            with _storage_errors(self.root):
-                shutil.rmtree(self._temporary(), ignore_errors=True)
-                yield
-                shutil.rmtree(self._temporary(), ignore_errors=True)
+            shutil.rmtree(self._temporary(), ignore_errors=True)
+            yield
+            shutil.rmtree(self._temporary(), ignore_errors=True)
 
     def pending(self) -> list[str]:
         """The shards whose mark is missing, made from something else, or whose files were lost or cut."""
-        return [shard for shard in self._inputs if not self._is_done(shard)]
+        marks = self._marks(self._inputs)
+        sizes = self._storage.sizes(name for mark in marks.values() for name in mark.files)
+        return [
+            shard
+            for shard in self._inputs
+            if shard not in marks
+            or marks[shard].fingerprint != self._shard_fingerprint(shard)
+            or damaged(marks[shard], sizes)
+        ]
 
     def is_complete(self) -> bool:
         """Whether there is nothing to do; asks the marks and the file sizes, reads no data."""
-        mark = _read_mark(self._marks / f"{_COMPLETE}.json")
-        return mark is not None and mark.fingerprint == self.fingerprint and not _damaged(self.root, mark)
+        mark = complete_mark(self._storage, self.name)
+        return (
+            mark is not None
+            and mark.fingerprint == self.fingerprint
+            and not damaged(mark, self._storage.sizes(mark.files))
+        )
+
+    def attach(self) -> None:
+        """Make the root usable on a machine that this stage was sent to, pickled."""
+        self._storage.attach()
 
     @contextlib.contextmanager
     def output(self, shard: str) -> Iterator[Output]:
         """Write one shard: nothing of it appears under the root until the block has ended without an error."""
         started = time.monotonic()
-        temporary = self._temporary() / shard
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Of this attempt alone: a worker that a cluster has lost sight of may be at the same shard.
+        temporary = self._temporary() / f"{shard}-{uuid.uuid4().hex[:8]}"
         temporary.mkdir(parents=True)
         output = Output(temporary)
         yield output
         mark = Mark(
             fingerprint=self._shard_fingerprint(shard),
-            digest=fingerprint_of([file_digest(output.path(name)) for name in output.names() if _is_table(name)]),
+            digest=fingerprint_of([file_digest(output.path(name)) for name in output.names() if is_table(name)]),
             rows=output.rows,
             files={name: output.path(name).stat().st_size for name in output.names()},
             seconds=round(time.monotonic() - started, 3),
             stats=output.stats,
+            tables=rows_by_table(output.path(name) for name in output.names()),
         )
-        previous = _read_mark(self._marks / f"{shard}.json")
-        self._forget(_COMPLETE)
-        self._forget(shard)
-        for name in set(previous.files if previous else ()) - set(mark.files):
-            (self.root / name).unlink(missing_ok=True)
-        for name in output.names():
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            output.path(name).replace(self.root / name)
+        self._storage.check_lock(self.name)
+        previous = self._marks([shard]).get(shard)
+        self._storage.remove([self._mark_name(COMPLETE), self._mark_name(shard)])
+        self._storage.remove(set(previous.files if previous else ()) - set(mark.files))
+        self._storage.publish({name: output.path(name) for name in output.names()})
         self._write_mark(shard, mark)
         shutil.rmtree(temporary, ignore_errors=True)
-        self._computed += 1
+        self._computed.add(shard)
+
+    def only(self, shard: str) -> "Stage":
+        """This stage as a worker elsewhere needs it to write one shard: small, and ready to be pickled."""
+        part = copy.copy(self)
+        part._inputs, part._computed = {shard: self._inputs[shard]}, set()
+        return part
+
+    def done_elsewhere(self, shard: str) -> None:
+        """Count a shard that :meth:`output` has written in another process."""
+        self._computed.add(shard)
 
     def finish(self, stats: Mapping[str, Any] | None = None) -> StageResult:
         """Remove what no longer belongs, write the mark ``complete`` and the catalogue; returns :meth:`result`.
 
         Without ``stats`` those of a single shard are taken as they are, those of several summed where they are numbers.
         """
-        marks = {shard: self._require_mark(shard) for shard in self._inputs}
+        names = {shard_of(name): name for name in self._storage.names(f".marks/{self.name}", ".json")}
+        found = self._marks(set(names) - {COMPLETE})
+        marks = {shard: found[shard] for shard in self._inputs}
         files = {name: size for mark in marks.values() for name, size in mark.files.items()}
-        for path in self._marks.glob("*.json"):
-            if path.stem not in marks and path.stem != _COMPLETE:
-                self._remove_shard(path, keep=files)
+        for shard, mark in found.items():
+            if shard not in marks:
+                self._storage.remove([names[shard], *(name for name in mark.files if name not in files)])
+        tables = Counter[str]()
+        for mark in marks.values():
+            tables.update(mark.tables)
         whole = Mark(
             fingerprint=self.fingerprint,
             digest=fingerprint_of([[shard, mark.digest] for shard, mark in sorted(marks.items())]),
@@ -185,19 +223,21 @@ class Stage:
             files=files,
             # Not the sum over shards: what is made before a shard's files are moved into place is not in theirs.
             seconds=round(time.monotonic() - self._started, 3),
-            stats=dict(stats) if stats is not None else _sum_stats(list(marks.values())),
+            stats=dict(stats) if stats is not None else sum_stats(list(marks.values())),
+            tables=dict(tables),
+            shards={shard: mark.digest for shard, mark in sorted(marks.items())},
         )
-        self._write_mark(_COMPLETE, whole)
+        self._write_mark(COMPLETE, whole)
         write_catalog(self.root)
         return self.result()
 
     def result(self) -> StageResult:
         """What the completed stage holds."""
-        return read_result(self.root, self.name, computed=self._computed)
+        return read_result(self.root, self.name, computed=len(self._computed))
 
     def shard_digests(self) -> dict[str, str]:
         """The digest of every shard that is done, for a later stage that works shard by shard."""
-        return {shard: self._require_mark(shard).digest for shard in self._inputs}
+        return {shard: mark.digest for shard, mark in self._marks(self._inputs).items()}
 
     def _temporary(self) -> Path:
         return self.root / ".tmp" / self.name
@@ -205,92 +245,55 @@ class Stage:
     def _shard_fingerprint(self, shard: str) -> str:
         return fingerprint_of(self._base, shard, self._inputs[shard])
 
-    def _is_done(self, shard: str) -> bool:
-        mark = _read_mark(self._marks / f"{shard}.json")
-        return mark is not None and mark.fingerprint == self._shard_fingerprint(shard) and not _damaged(self.root, mark)
+    def _mark_name(self, shard: str) -> str:
+        return mark_name(self.name, shard)
 
-    def _require_mark(self, shard: str) -> Mark:
-        mark = _read_mark(self._marks / f"{shard}.json")
-        assert mark is not None, f"{self.name}: shard {shard} was never written"
-        return mark
-
-    def _forget(self, shard: str) -> None:
-        (self._marks / f"{shard}.json").unlink(missing_ok=True)
+    def _marks(self, shards: Iterable[str]) -> dict[str, Mark]:
+        return read_marks(self._storage, self.name, shards)
 
     def _write_mark(self, shard: str, mark: Mark) -> None:
-        write_text_atomically(self._marks / f"{shard}.json", json.dumps(dataclasses.asdict(mark), indent=1))
-
-    def _remove_shard(self, mark_path: Path, *, keep: Mapping[str, int]) -> None:
-        mark = _read_mark(mark_path)
-        mark_path.unlink()
-        for name in mark.files if mark else ():
-            if name not in keep:
-                (self.root / name).unlink(missing_ok=True)
+        self._storage.write_text(self._mark_name(shard), json.dumps(dataclasses.asdict(mark), indent=1))
 
 
 def read_result(root: Path, name: str, *, computed: int = 0) -> StageResult:
     """The result of a completed stage; :class:`MissingInputError` if it is not complete or its files are damaged."""
-    marks = Path(root) / ".marks" / name
-    mark = _read_mark(marks / f"{_COMPLETE}.json")
+    storage = storage_of(Path(root))
+    mark = complete_mark(storage, name)
+    place = storage.uri("").rstrip("/") if storage.remote else root
     if mark is None:
-        raise MissingInputError(f"stage '{name}' is not complete under {root}; run it first")
-    damaged = _damaged(Path(root), mark)
-    if damaged:
+        raise MissingInputError(f"stage '{name}' is not complete under {place}; run it first")
+    lost = damaged(mark, storage.sizes(mark.files))
+    if lost:
         raise MissingInputError(
-            f"stage '{name}' under {root}: {damaged[0]} is missing or does not have the {mark.files[damaged[0]]} bytes "
-            f"that were written ({len(damaged)} such files); run the stage again to mend it"
+            f"stage '{name}' under {place}: {lost[0]} is missing or does not have the {mark.files[lost[0]]} "
+            f"bytes that were written ({len(lost)} such files); run the stage again to mend it"
         )
     return StageResult(
+        root=Path(root),
         name=name,
         fingerprint=mark.fingerprint,
         digest=mark.digest,
         rows=mark.rows,
         bytes=sum(mark.files.values()),
         seconds=mark.seconds,
-        shards=sum(1 for path in marks.glob("*.json") if path.stem != _COMPLETE),
+        shards=len(mark.shards),
         computed=computed,
         stats=mark.stats,
-        files=tuple(Path(root) / file for file in mark.files),
+        tables=mark.tables,
+        sizes=mark.files,
     )
+
+
+def shard_marks(root: Path, name: str) -> dict[str, Mark]:
+    """The mark of every shard of a completed stage, by shard name."""
+    return read_marks(storage_of(Path(root)), name, shard_digests(root, name))
 
 
 def shard_digests(root: Path, name: str) -> dict[str, str]:
     """The digest of every shard of a completed stage, by shard name."""
     read_result(root, name)
-    marks = {path.stem: _read_mark(path) for path in sorted((Path(root) / ".marks" / name).glob("*.json"))}
-    return {shard: mark.digest for shard, mark in marks.items() if mark is not None and shard != _COMPLETE}
-
-
-def _is_table(name: str) -> bool:
-    return name.endswith((".parquet", ".json", ".safetensors"))
-
-
-def _read_mark(path: Path) -> Mark | None:
-    try:
-        return Mark(**json.loads(path.read_text()))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _damaged(root: Path, mark: Mark) -> list[str]:
-    def size(name: str) -> int:
-        try:
-            return (root / name).stat().st_size
-        except FileNotFoundError:
-            return -1
-
-    return [name for name, expected in mark.files.items() if size(name) != expected]
-
-
-def _sum_stats(marks: list[Mark]) -> dict[str, Any]:
-    if len(marks) == 1:
-        return marks[0].stats
-    total: dict[str, Any] = {}
-    for mark in marks:
-        for key, value in mark.stats.items():
-            if isinstance(value, int | float):
-                total[key] = total.get(key, 0) + value
-    return total
+    mark = complete_mark(storage_of(Path(root)), name)
+    return mark.shards if mark else {}
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.beat import read_states
-from pipeline.config import ImagesConfig
+from pipeline.config import ComputeConfig, ImagesConfig
 from pipeline.errors import DownloadError, StorageError
 from pipeline.processes import end_group, start_group, tail
 
@@ -59,7 +59,7 @@ def full_disk_errors(root: Path) -> Iterator[None]:
 
 
 def fetch_shards(
-    staging: Path, config: ImagesConfig, lists: Mapping[str, Path], *, samples_per_shard: int
+    staging: Path, config: ImagesConfig, compute: ComputeConfig, lists: Mapping[str, Path], *, samples_per_shard: int
 ) -> Iterator[str]:
     """Fetch the pairs of ``lists`` (Parquet by shard name) and yield each shard as soon as it is finished.
 
@@ -72,7 +72,7 @@ def fetch_shards(
     waiting, losses = dict(lists), Counter[str]()
     while waiting:
         try:
-            for shard in _run(staging, config, waiting, samples_per_shard):
+            for shard in _run(staging, config, compute, waiting, samples_per_shard):
                 del waiting[shard]
                 yield shard
         except _WorkerLostError as lost:
@@ -86,7 +86,9 @@ def fetch_shards(
             log.warning("images: the worker of shard %s was killed; starting it again", lost.shard)
 
 
-def _run(staging: Path, config: ImagesConfig, waiting: Mapping[str, Path], samples_per_shard: int) -> Iterator[str]:
+def _run(
+    staging: Path, config: ImagesConfig, compute: ComputeConfig, waiting: Mapping[str, Path], samples_per_shard: int
+) -> Iterator[str]:
     """One run of img2dataset, over the shards that an earlier one did not finish before it was ended."""
     for leftover in staging.glob("*.beat"):
         leftover.unlink()
@@ -96,9 +98,9 @@ def _run(staging: Path, config: ImagesConfig, waiting: Mapping[str, Path], sampl
     left = set(waiting)
     if not left:
         return
-    job = _write_job(staging, config, waiting, samples_per_shard)
+    job = _write_job(staging, config, compute, waiting, samples_per_shard)
     process = start_group([sys.executable, "-m", "pipeline.fetch", str(job)], log=_log(staging))
-    watchdog = _Watchdog(staging, config)
+    watchdog = _Watchdog(staging, config, distributor(config, compute))
     try:
         while left:
             ended = process.poll() is not None
@@ -126,10 +128,10 @@ def _run(staging: Path, config: ImagesConfig, waiting: Mapping[str, Path], sampl
 class _Watchdog:
     """Raises when a worker is gone, or when for too long no sample of any shard was answered."""
 
-    def __init__(self, staging: Path, config: ImagesConfig):
+    def __init__(self, staging: Path, config: ImagesConfig, distributor: str):
         self._staging, self._timeout_s = staging, config.stall_timeout_s
         # Ray and Spark start a lost task again by themselves.
-        self._replace_dead = config.distributor == "multiprocessing"
+        self._replace_dead = distributor == "multiprocessing"
         self._finished: dict[str, int] = {}
         self._begun = False
         self._last = self._looked = time.monotonic()
@@ -192,9 +194,21 @@ def _log(staging: Path) -> Path:
     return staging.parent / "img2dataset.log"
 
 
-def _write_job(staging: Path, config: ImagesConfig, lists: Mapping[str, Path], samples_per_shard: int) -> Path:
-    from pipeline.guard import Guard
+def distributor(config: ImagesConfig, compute: ComputeConfig) -> str:
+    """img2dataset's distributor: the one that is asked for, else the one that goes with the engine."""
+    if config.distributor != "auto":
+        return config.distributor
+    return "ray" if compute.engine == "ray" else "multiprocessing"
 
+
+def _write_job(
+    staging: Path, config: ImagesConfig, compute: ComputeConfig, lists: Mapping[str, Path], samples_per_shard: int
+) -> Path:
+    from pipeline.guard import Guard
+    from pipeline.on_ray import address_of
+
+    chosen = distributor(config, compute)
+    address = address_of(compute) if chosen == "ray" else None
     guard = Guard(
         connect_to=config.connect_to,
         allow_private_addresses=config.allow_private_addresses,
@@ -221,7 +235,8 @@ def _write_job(staging: Path, config: ImagesConfig, lists: Mapping[str, Path], s
             "max_area": config.max_image_area,
             "max_aspect_ratio": config.max_aspect_ratio,
         },
-        "distributor": config.distributor,
+        "distributor": chosen,
+        "compute": (compute.model_copy(update={"address": address}) if address else compute).model_dump(),
         "processes": config.processes,
         "threads": config.threads,
         "timeout_s": config.timeout_s,

@@ -120,16 +120,19 @@ class TarReader:
         data = os.pread(self._file, size, offset)
         if len(data) != size:
             raise ShardError(f"{self.path}: truncated, wanted {size} bytes at {offset}, got {len(data)}")
-        try:
-            found = _plain_members(data)
-            if found is None:
-                with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-                    found = [(member.name, member.offset_data, member.size) for member in tar]
-        except tarfile.TarError as error:
-            raise ShardError(f"{self.path}: no tar member at offset {offset}: {error}") from error
-        return {
-            name.rpartition("/")[2].partition(".")[2]: data[start : start + length] for name, start, length in found
-        }
+        return read_sample(data, where=f"{self.path}, offset {offset}")
+
+
+def read_sample(data: bytes, *, where: str) -> dict[str, bytes]:
+    """The members of one sample by extension, from its bytes in a tar; ``where`` they came from is for errors."""
+    try:
+        found = _plain_members(data)
+        if found is None:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+                found = [(member.name, member.offset_data, member.size) for member in tar]
+    except tarfile.TarError as error:
+        raise ShardError(f"{where}: no tar member there: {error}") from error
+    return {name.rpartition("/")[2].partition(".")[2]: data[start : start + length] for name, start, length in found}
 
 
 def _plain_members(data: bytes) -> list[tuple[str, int, int]] | None:

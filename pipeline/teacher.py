@@ -16,12 +16,14 @@ from typing import Any
 from pipeline.config import DEMO, TeacherConfig
 from pipeline.errors import TeacherError
 from pipeline.files import file_digest, fingerprint_of, write_text_atomically
+from pipeline.storage import storage_of
 from pipeline.store import Stage, StageResult
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+INFO_FILE = "teacher/teacher.json"
 _CHECKPOINT_ENDINGS = (".bin", ".pt", ".pth", ".safetensors")
 
 
@@ -67,7 +69,7 @@ def resolve_teacher(
                 else:
                     _save(config, folder)
                 info = describe(folder, name=config.model)
-                output.path("teacher/teacher.json").write_text(json.dumps(dataclasses.asdict(info), indent=1))
+                output.path(INFO_FILE).write_text(json.dumps(dataclasses.asdict(info), indent=1))
                 output.rows = 1
                 output.stats = dataclasses.asdict(info)
         return stage.finish()
@@ -91,7 +93,14 @@ def check_teacher(config: TeacherConfig) -> None:
 
 def read_info(root: Path) -> TeacherInfo:
     """The resolved teacher's hashes and width."""
-    return TeacherInfo(**json.loads((Path(root) / "teacher/teacher.json").read_text()))
+    storage_of(root).fetch([INFO_FILE])
+    return TeacherInfo(**json.loads((Path(root) / INFO_FILE).read_text()))
+
+
+def teacher_folder(root: Path) -> Path:
+    """The resolved teacher's open_clip folder, there to be loaded."""
+    storage_of(root).fetch(f"teacher/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE))
+    return Path(root) / "teacher"
 
 
 def describe(folder: Path, *, name: str) -> TeacherInfo:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 from assets.settings import Settings
 from pipeline.demo.config import DemoConfig, DemoTeacherConfig
 from pipeline.store import StageResult
+from tests.ray_cluster import LoopbackCluster
+from tests.s3 import Store, serve
 
 SMALL: dict[str, Any] = {
     "demo": DemoConfig(
@@ -123,3 +127,24 @@ def copied(finished: SmallRun, tmp_path: Path) -> SmallRun:
     """A copy of the finished run that a test may change."""
     shutil.copytree(finished.root, tmp_path / "root")
     return SmallRun(small_settings(tmp_path / "root"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[LoopbackCluster]:
+    """A Ray cluster of two nodes; a test that loses one adds it first."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    running = LoopbackCluster()
+    yield running
+    running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with serve() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, tmp_path: Path) -> Store:
+    """A root in an S3-compatible store that nobody has used yet."""
+    return Store(s3_endpoint, tmp_path)

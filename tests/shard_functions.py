@@ -1,5 +1,7 @@
 """Functions that workers of every engine can import."""
 
+import sys
+
 from pipeline.errors import ShardError
 
 
@@ -11,3 +13,8 @@ def refuse(number: int) -> int:
     if number == 3:
         raise ShardError(f"shard {number} is bad")
     return number
+
+
+def leaves_out(name: str) -> bool:
+    """Whether a library cannot be imported in the worker."""
+    return sys.modules.get(name, sys) is None

@@ -12,7 +12,7 @@ from pipeline.files import write_text_atomically
 
 log = logging.getLogger(__name__)
 
-_MARK = "complete.json"
+MARK = "complete.json"
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -64,7 +64,7 @@ class Checkpoints:
             engine.save(self._folder / _tag(step))
             if engine.rank == 0:
                 mark = json.dumps({"step": step, "fingerprint": self._fingerprint})
-                write_text_atomically(self._folder / _tag(step) / _MARK, mark)
+                write_text_atomically(self._folder / _tag(step) / MARK, mark)
         except (OSError, StorageError) as error:
             failure = str(error)
         # No rank may go on alone: all hear of it.
@@ -83,7 +83,7 @@ class Checkpoints:
 
     def _complete(self) -> list[int]:
         steps = []
-        for path in self._folder.glob(f"step-*/{_MARK}"):
+        for path in self._folder.glob(f"step-*/{MARK}"):
             content: dict[str, Any] = json.loads(path.read_text())
             if content["fingerprint"] == self._fingerprint:
                 steps.append(int(content["step"]))
@@ -94,7 +94,7 @@ class Checkpoints:
         for path in self._folder.glob("step-*"):
             if _NAME.fullmatch(path.name) and path.name not in kept:
                 # The mark goes first: a removal that is cut short must not look like a whole checkpoint.
-                (path / _MARK).unlink(missing_ok=True)
+                (path / MARK).unlink(missing_ok=True)
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -10,10 +10,12 @@ from pipeline.blocklist import blocked_ids, write_unblocked_index
 from pipeline.errors import ShardError
 from pipeline.files import fingerprint_of
 from pipeline.shards import read_manifest
+from pipeline.storage import storage_of
 from pipeline.store import Stage, StageResult, read_result
-from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info
+from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info, teacher_folder
 from training.card import CARD_FILE
 from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
+from training.elsewhere import forget_elsewhere, kept_elsewhere
 from training.job import TEACHER, TrainingJob
 from training.launch import run_training
 from training.probe import PROBE_FILE
@@ -30,6 +32,7 @@ def train_student(
     """
     shards = read_result(root, "training_shards")
     clusters = read_result(root, "clusters")
+    storage_of(root).fetch(["training_shards/manifest.json"])
     manifest, teacher = read_manifest(root / "training_shards"), read_info(root)
     made_with = (manifest.weights_hash, manifest.preprocessing_hash, manifest.clusters_digest)
     expected = (teacher.weights_hash, teacher.preprocessing_hash, clusters.digest)
@@ -48,7 +51,12 @@ def train_student(
         inputs=shards.digest,
         output=(root / "runs" / "student").resolve(),
     )
-    return _train(root, job, config, metrics_table="training_metrics", env=env, on_metrics=on_metrics)
+
+    def prepare() -> None:
+        shards.folder("training_shards/index")
+
+    live: dict[str, Any] = {"env": env, "on_metrics": on_metrics}
+    return _train(root, job, config, samples=shards, metrics_table="training_metrics", prepare=prepare, **live)
 
 
 def train_baseline(
@@ -75,12 +83,13 @@ def train_baseline(
         output=output,
     )
 
-    def write_index() -> None:
+    def prepare() -> None:
+        images.folder("images/index")
         if job.index is not None:
             write_unblocked_index(images.parquet("index"), blocked, job.index)
 
     live: dict[str, Any] = {"env": env, "on_metrics": on_metrics}
-    return _train(root, job, config, metrics_table="baseline_metrics", prepare=write_index, **live)
+    return _train(root, job, config, samples=images, metrics_table="baseline_metrics", prepare=prepare, **live)
 
 
 def _train(
@@ -88,10 +97,11 @@ def _train(
     job: TrainingJob,
     config: StudentConfig,
     *,
+    samples: StageResult,
     metrics_table: str,
     env: dict[str, str] | None,
     on_metrics: MetricsCallback | None,
-    prepare: Callable[[], None] = lambda: None,
+    prepare: Callable[[], None],
 ) -> StageResult:
     stage = Stage(
         root,
@@ -106,7 +116,8 @@ def _train(
         for shard in stage.pending():
             prepare()
             # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
-            trained = run_training(job, env=env, on_metrics=on_metrics)
+            with samples.borrowed(".tar"), kept_elsewhere(root, job):
+                trained = run_training(job, env=env, on_metrics=on_metrics)
             with stage.output(shard) as output:
                 for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE, CARD_FILE):
                     (trained.export / name).replace(output.path(f"{job.name}/{name}"))
@@ -114,6 +125,7 @@ def _train(
                 output.rows = trained.steps
                 output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}
             shutil.rmtree(job.output, ignore_errors=True)
+            forget_elsewhere(root, job)
         return stage.finish()
 
 
@@ -127,7 +139,7 @@ def _teacher(root: Path, config: StudentConfig) -> Path | None:
     if config.initial != TEACHER:
         return None
     read_result(root, "teacher")
-    return (root / "teacher").resolve()
+    return teacher_folder(root).resolve()
 
 
 def _model(config: StudentConfig) -> Any:

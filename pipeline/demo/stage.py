@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.config import DEMO, ImagesConfig
 from pipeline.demo.config import DemoConfig
-from pipeline.store import Stage, StageResult
+from pipeline.storage import storage_of
+from pipeline.store import Stage, StageResult, read_result
 
 HOST = "demo.test"
 """Host in the corpus's URLs; a reserved name that no resolver knows, mapped to the loopback server."""
@@ -37,13 +38,14 @@ def resolve_lists(lists: list[str], root: Path, config: DemoConfig) -> list[str]
     """The lists, with ``demo`` replaced by the corpus's, which is made first if need be."""
     if DEMO in lists:
         make_corpus(root, config)
+        storage_of(root).fetch(["demo/pairs.parquet"])
     return [str(root / "demo" / "pairs.parquet") if name == DEMO else name for name in lists]
 
 
 def resolve_datasets(datasets: list[str], root: Path, config: DemoConfig) -> list[Path]:
     """The evaluation sets, with ``demo`` replaced by the corpus's held-out one."""
     if DEMO in datasets:
-        make_corpus(root, config)
+        make_corpus(root, config).folder(f"demo/evaluation/{DEMO}")
     return [root / "demo" / "evaluation" / DEMO if name == DEMO else Path(name) for name in datasets]
 
 
@@ -55,6 +57,7 @@ def reachable(lists: list[str], root: Path, config: ImagesConfig) -> Iterator[Im
         return
     from pipeline.demo.server import serve
 
+    read_result(root, "demo").folder("demo/images")
     with serve(root / "demo") as address:
         yield config.model_copy(update={"connect_to": {**config.connect_to, HOST: address}})
 

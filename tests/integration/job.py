@@ -38,7 +38,9 @@ class Job:
         self.configure(**changes)
 
     def configure(self, **changes: Any) -> None:
-        settings = small_settings(self.root, **changes).model_dump(mode="json")
+        self.configure_with(small_settings(self.root, **changes).model_dump(mode="json"))
+
+    def configure_with(self, settings: dict[str, Any]) -> None:
         (self.folder / "run.yaml").write_text(yaml.safe_dump({"resources": {"settings": {"config": settings}}}))
 
     def start(self, job: str = "clip_cid") -> subprocess.Popen[str]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import ImagesConfig
+from pipeline.config import ComputeConfig, ImagesConfig
 from pipeline.supervise import _write_job
 from tests.pipeline.hostile import WEB, Hostile, hostile_server
 
@@ -46,7 +46,8 @@ def test_the_guard_travels_inside_the_downloader(server: Hostile, tmp_path: Path
     staging = tmp_path / "staging"
     staging.mkdir()
     pq.write_table(pairs, tmp_path / "00003.parquet")
-    job = _write_job(staging, ImagesConfig(connect_to=server.connect_to), {"00003": tmp_path / "00003.parquet"}, 4)
+    config, lists = ImagesConfig(connect_to=server.connect_to), {"00003": tmp_path / "00003.parquet"}
+    job = _write_job(staging, config, ComputeConfig(), lists, 4)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())}
 
     def python(script: str, *arguments: Path | str) -> str:

@@ -125,3 +125,16 @@ def test_marks_are_readable_json(tmp_path: Path) -> None:
     assert mark["rows"] == 1
     assert list(mark["files"]) == ["source_pairs/a.parquet"]
     assert "read_parquet" in (tmp_path / "catalog.sql").read_text()
+
+
+def test_a_stage_that_an_earlier_version_completed_is_marked_again_not_made_again(tmp_path: Path) -> None:
+    inputs = {"a": 1, "b": 2}
+    write(stage(tmp_path, inputs), inputs)
+    for path in (tmp_path / ".marks" / "numbers").glob("*.json"):
+        mark = json.loads(path.read_text())
+        del mark["tables"], mark["shards"]
+        path.write_text(json.dumps(mark))
+    assert not stage(tmp_path, inputs).is_complete()
+    assert write(stage(tmp_path, inputs), inputs) == []
+    assert list(shard_digests(tmp_path, "numbers")) == ["a", "b"]
+    assert stage(tmp_path, inputs).is_complete()

@@ -46,5 +46,5 @@ def test_a_damaged_header_is_an_error(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "a.tar").read_bytes())
     data[row["offset"] + 3] ^= 0xFF
     (tmp_path / "a.tar").write_bytes(data)
-    with pytest.raises(ShardError, match="no tar member at offset"):
+    with pytest.raises(ShardError, match="no tar member there"):
         TarReader(tmp_path / "a.tar").sample(row["offset"], row["size"])

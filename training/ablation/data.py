@@ -38,7 +38,7 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
     every = groups["sample_id"].to_numpy()
     kept = every[groups["kept"].to_numpy(zero_copy_only=False)]
     members = {ALL: every, BALANCED: kept, RANDOM: random_ids(every, len(kept), seed=config.seed)}
-    with stage.running(), stage.output("data") as output:
+    with stage.running(), results["images"].borrowed(".tar"), stage.output("data") as output:
         labels = output.path(f"{FOLDER}/labels.parquet")
         embeddings = results["teacher_embeddings"].parquet("teacher_embeddings")
         nearest = nearest_centroids(embeddings, results["clusters"].parquet("centroids")[0])

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from pipeline.config import QueryConfig, ShardsConfig
 from pipeline.store import Stage, StageResult, read_result
-from pipeline.teacher import read_info
+from pipeline.teacher import read_info, teacher_folder
 from training.ablation.data import FOLDER, write_ablation_data
 from training.ablation.grid import Cell, cells_of
 from training.config import AblationConfig, EvaluationConfig, StudentConfig
+from training.elsewhere import forget_elsewhere, kept_elsewhere
 from training.job import TEACHER, TrainingJob
 from training.launch import run_training
 from training.terms import Needs
@@ -55,13 +56,15 @@ def run_ablation(
             if on_cell:
                 on_cell(name, number, len(pending))
             job = _job(root, cells[name], data)
-            trained = run_training(job)
+            with kept_elsewhere(root, job):
+                trained = run_training(job)
             with stage.output(name) as output:
                 table = _measure(cells[name], trained.export, config, evaluation, datasets)
                 pq.write_table(table, output.path(f"{TABLE}/{name}.parquet"))
                 output.rows = table.num_rows
                 output.stats = {"trained_s": trained.training_s}
             shutil.rmtree(job.output, ignore_errors=True)
+            forget_elsewhere(root, job)
         return stage.finish()
 
 
@@ -89,10 +92,10 @@ def _job(root: Path, cell: Cell, data: StageResult) -> TrainingJob:
     return TrainingJob(
         name=f"ablation {cell.name}",
         student=cell.student,
-        shards=(root / FOLDER).resolve(),
+        shards=data.folder(FOLDER).resolve(),
         index=(root / FOLDER / cell.data).resolve(),
         centroids=read_result(root, "clusters").parquet("centroids")[0].resolve() if needs.centroids else None,
-        teacher=(root / "teacher").resolve() if cell.student.initial == TEACHER else None,
+        teacher=teacher_folder(root).resolve() if cell.student.initial == TEACHER else None,
         teacher_dim=read_info(root).embed_dim,
         inputs=f"{data.digest} {cell.data}",
         output=(root / "runs" / TABLE / cell.name).resolve(),

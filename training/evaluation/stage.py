@@ -15,7 +15,8 @@ def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path
     that is not there before any model is loaded."""
     require_datasets(datasets)
     models = ["teacher", "student", *(["baseline"] if baseline else [])]
-    digests = [read_result(root, name).digest for name in models]
+    results = {name: read_result(root, name) for name in models}
+    digests = [result.digest for result in results.values()]
     content = {"tasks": config.tasks, "datasets": [_identity(path) for path in datasets]}
     stage = Stage(root, "evaluation", version=1, config=content, inputs={"evaluation": [models, digests]})
     if stage.is_complete():
@@ -26,7 +27,7 @@ def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path
         for shard in stage.pending():
             with stage.output(shard) as output:
                 table = evaluate(
-                    {name: root / name for name in models},
+                    {name: result.folder(name) for name, result in results.items()},
                     datasets,
                     config.tasks,
                     batch_size=config.batch_size,
