@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pydantic import Field
+import yaml
+from pydantic import Field, ValidationError
 
 from pipeline.config import Section
 from pipeline.errors import ConfigError
@@ -31,6 +32,14 @@ class TrainingJob(Section):
     teacher_dim: int | None = Field(None, description="Width of the teacher's embeddings, where a term needs them.")
     inputs: str = Field("", description="Digest of what the shards hold; other checkpoints are not resumed from.")
     output: Path = Field(description="Folder for checkpoints, metrics and the export.")
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainingJob":
+        """From a YAML or JSON file; :class:`ConfigError` names what is wrong with it."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text()))
+        except (OSError, yaml.YAMLError, ValidationError) as error:
+            raise ConfigError(f"{path} is no training job: {error}") from error
 
     def check(self) -> None:
         """Raise :class:`ConfigError` if settings contradict each other."""
