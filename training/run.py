@@ -93,6 +93,7 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
     from training.student import build_student
 
     job.check()
+    job.check_shards()
     config, needs = job.student, Needs.of(job.student.losses)
     student = build_student(
         config.model,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.blocklist import blocked_ids, write_unblocked_index
-from pipeline.errors import ShardError
 from pipeline.files import fingerprint_of
 from pipeline.shards import read_manifest
 from pipeline.store import Stage, StageResult, read_result
@@ -31,13 +30,6 @@ def train_student(
     shards = read_result(root, "training_shards")
     clusters = read_result(root, "clusters")
     manifest, teacher = read_manifest(root / "training_shards"), read_info(root)
-    made_with = (manifest.weights_hash, manifest.preprocessing_hash, manifest.clusters_digest)
-    expected = (teacher.weights_hash, teacher.preprocessing_hash, clusters.digest)
-    if made_with != expected:
-        raise ShardError(
-            f"training_shards were made with weights, preprocessing, clusters {made_with}, this root has {expected}; "
-            "materialise training_shards again"
-        )
     job = TrainingJob(
         name="student",
         student=config,
@@ -45,9 +37,15 @@ def train_student(
         centroids=clusters.parquet("centroids")[0].resolve(),
         teacher=_teacher(root, config),
         teacher_dim=manifest.embed_dim,
+        made_with={
+            "weights_hash": teacher.weights_hash,
+            "preprocessing_hash": teacher.preprocessing_hash,
+            "clusters_digest": clusters.digest,
+        },
         inputs=shards.digest,
         output=(root / "runs" / "student").resolve(),
     )
+    job.check_shards()
     return _train(root, job, config, metrics_table="training_metrics", env=env, on_metrics=on_metrics)
 
 

@@ -109,7 +109,7 @@ def _sizes(tower: dict[str, Any]) -> dict[str, int]:
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """An open_clip state under the names of CLIPModel; what has no place there keeps its name."""
-    result = {}
+    result: dict[str, Tensor] = {}
     for name, value in state.items():
         # Text towers of newer models are modules of their own.
         own = name.removeprefix("text.")
