@@ -59,11 +59,12 @@ def _measure() -> list[dict[str, Any]]:
     import torch
 
     from training.engine import init_distributed
-    from training.launch import _free_port
+    from training.ports import reserved_port
 
-    where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-    os.environ |= {name: str(value) for name, value in where.items()}
-    init_distributed()
+    with reserved_port() as port:
+        where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in where.items()}
+        init_distributed()
     torch.manual_seed(0)
     chosen = setting()
     batch = _batch(chosen)

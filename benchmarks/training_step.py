@@ -43,7 +43,7 @@ def _teachers(pair: str) -> list[dict[str, Any]]:
     (student_config, teacher_config), batch = _pair(pair), _batch(pair)
     student, teacher = _student(student_config), _clip(teacher_config).eval().requires_grad_(False)
     cached, plain = _task(), _task(cluster={"weight": 0}, instance={"weight": 0})
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
 
     def step(task: Any, batch: Any) -> None:
         optimizer.zero_grad()
@@ -79,14 +79,15 @@ def _engines(pair: str) -> list[dict[str, Any]]:
 
     from training.config import StudentConfig
     from training.engine import Engine, init_distributed
-    from training.launch import _free_port
+    from training.ports import reserved_port
 
-    where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-    os.environ |= {name: str(value) for name, value in where.items()}
-    init_distributed()
+    with reserved_port() as port:
+        where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in where.items()}
+        init_distributed()
     batch, task, config = _batch(pair), _task(), _pair(pair)[0]
     bare = DistributedDataParallel(_student(config))
-    optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=1e-3, fused=True)
 
     def ddp() -> None:
         optimizer.zero_grad()
@@ -121,7 +122,7 @@ def _loader() -> list[dict[str, Any]]:
     from training.terms import Needs
 
     student, batch, task = _student(), _batch("demo"), _task()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
     needs = Needs(teacher_image=True, teacher_text=True, cluster_id=True, centroids=True)
     built = _built()
     with tempfile.TemporaryDirectory() as folder:

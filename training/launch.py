@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from pipeline.processes import end_group, start_group, tail
 from training.hosts import check_hosts, started_on_hosts
 from training.job import TrainingJob
 from training.metrics import read_rows
+from training.ports import reserved_port
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +65,11 @@ def run_training(
     job_file.write_text(job.model_dump_json(indent=1))
     rows = _MetricsFollower(job.metrics_file, on_metrics)
     start = started_on_hosts if job.student.hostfile else _started_here
+    env = {**_python_path(), **(env or {})}
     with (
         _sigterm_raises(),
-        start(
-            job,
-            job_file=job_file,
-            log_file=log_file,
-            env={**_python_path(), **(env or {})},
-            port=_free_port(),
-            grace_s=_GRACE_S,
-        ) as process,
+        reserved_port() as port,
+        start(job, job_file=job_file, log_file=log_file, env=env, port=port, grace_s=_GRACE_S) as process,
     ):
         while process.poll() is None:
             rows.poll()
@@ -160,12 +155,6 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _inode(path: Path) -> int | None:

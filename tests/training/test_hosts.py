@@ -15,7 +15,8 @@ from pipeline.errors import ConfigError
 from tests.training.conftest import with_steps
 from training.hosts import check_hosts, read_hostfile
 from training.job import TrainingJob
-from training.launch import TrainingResult, _free_port, run_training
+from training.launch import TrainingResult, run_training
+from training.ports import reserved_port
 
 PROJECT = Path(__file__).parents[2]
 WEIGHTS = "open_clip_model.safetensors"
@@ -128,14 +129,14 @@ def test_plain_commands_without_ssh_end_together(job: TrainingJob, tmp_path: Pat
     (tmp_path / "training.yaml").write_text(run.model_dump_json())
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(tmp_path / "hosts"), "--no_ssh"]
-    command += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
     script = [str(PROJECT / "training/train.py"), "--config", str(tmp_path / "training.yaml")]
-    with (tmp_path / "log").open("wb") as log:
+    with reserved_port() as port, (tmp_path / "log").open("wb") as log:
+        command += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
         runners = [
             subprocess.Popen([*command, f"--node_rank={node}", *script], env=environment, stdout=log, stderr=log)
             for node in range(2)
         ]
-    _wait_for_rows(run)
+        _wait_for_rows(run)
     assert all(runner.poll() is None for runner in runners), (tmp_path / "log").read_text()[-4000:]
     runners[1].kill()
     runners[1].wait()
