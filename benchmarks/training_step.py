@@ -1,7 +1,7 @@
 """What a step of the demo's student costs: with a cached and an online teacher, plain, under DDP and under DeepSpeed.
 
 All ways take turns in one process on the same batch, so that a shared CPU slows them alike; figures are medians of
-ratios of steps that followed one another. The prediction counts floating-point operations of matrix products and
+ratios of steps of the same round. The prediction counts floating-point operations of matrix products and
 convolutions. The loader reads and decodes every sample anew, or has it from an earlier epoch, as small sets do.
 """
 
@@ -10,6 +10,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -157,11 +158,13 @@ def _loader() -> list[dict[str, Any]]:
 
 
 def _take_turns(ways: dict[str, Callable[[], Any]], *, rounds: int = _ROUNDS) -> dict[str, list[float]]:
+    """Seconds of each way by round. The order changes: what ran before leaves caches and free memory as it likes."""
     times: dict[str, list[float]] = {name: [] for name in ways}
+    order = random.Random(0)
     for number in range(rounds + 1):
-        for name, way in ways.items():
+        for name in order.sample(list(ways), len(ways)):
             started = time.perf_counter()
-            way()
+            ways[name]()
             if number:  # the first round warms up
                 times[name].append(time.perf_counter() - started)
     return times
