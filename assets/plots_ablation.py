@@ -8,7 +8,7 @@ from assets.plots import empty, markdown_image, model_colours, new_figure, perce
 
 __all__ = ["ablation_bars", "markdown_image"]
 
-_ORDER = ("contrastive", "cluster", "instance", "both", "feature", "configured")
+ORDER = ("contrastive", "cluster", "instance", "both", "feature", "configured")
 _WIDTH = 0.8
 
 
@@ -16,7 +16,7 @@ def ablation_bars(rows: Sequence[dict[str, Any]], *, full: Path | None = None) -
     """``rows``: ``data, losses, mean, spread, seeds``; spreads are drawn where there are several seeds."""
     figure, axes = new_figure(9, 4)
     data = list(dict.fromkeys(row["data"] for row in rows))
-    losses = [name for name in _ORDER if any(row["losses"] == name for row in rows)]
+    losses = [name for name in ORDER if any(row["losses"] == name for row in rows)]
     colours = model_colours(data)
     for place, name in enumerate(data):
         found = {row["losses"]: row for row in rows if row["data"] == name}
@@ -31,5 +31,6 @@ def ablation_bars(rows: Sequence[dict[str, Any]], *, full: Path | None = None) -
         axes.legend(frameon=False)
         percent(axes.yaxis)
         seeds = min(row["seeds"] for row in rows)
-        title(axes, f"zero-shot top-1 by losses and data, mean and spread of {seeds} or more seeds")
+        several = f"mean and spread of {seeds} seeds or more" if seeds > 1 else "one seed at least"
+        title(axes, f"zero-shot top-1 by losses and data, {several}")
     return render(figure, full)

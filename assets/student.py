@@ -1,5 +1,6 @@
 """``training_shards``, ``student`` and ``baseline``."""
 
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ def student(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg
     from training.stage import train_student
 
     config = _ready(settings)
-    result = _observed(context, "student", lambda **live: train_student(config.path, config.student, **live))
+    result = _observed(context, config, "student", lambda **live: train_student(config.path, config.student, **live))
     return _trained(result, config, "student", "training_metrics")
 
 
@@ -51,7 +52,7 @@ def baseline(context: dg.AssetExecutionContext, settings: SettingsResource) -> d
     config = _ready(settings)
     if not config.baseline.enabled:
         return dg.MaterializeResult(metadata={"enabled": False})
-    result = _observed(context, "baseline", lambda **live: train_baseline(config.path, config.student, **live))
+    result = _observed(context, config, "baseline", lambda **live: train_baseline(config.path, config.student, **live))
     return _trained(result, config, "baseline", "baseline_metrics")
 
 
@@ -64,7 +65,9 @@ def _ready(settings: SettingsResource) -> Settings:
     return config
 
 
-def _observed(context: dg.AssetExecutionContext, name: str, train: Callable[..., StageResult]) -> StageResult:
+def _observed(
+    context: dg.AssetExecutionContext, config: Settings, name: str, train: Callable[..., StageResult]
+) -> StageResult:
     """Train inside a Pipes session; rows of metrics become observations of the asset while the ranks run."""
 
     def on_metrics(row: dict[str, Any]) -> None:
@@ -72,11 +75,16 @@ def _observed(context: dg.AssetExecutionContext, name: str, train: Callable[...,
             numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
             context.log_event(dg.AssetObservation(asset_key=name, metadata=numbers))
 
-    with dg.open_pipes_session(
-        context=context,
-        context_injector=dg.PipesTempFileContextInjector(),
-        message_reader=dg.PipesTempFileMessageReader(),
-    ) as session:
+    # Rank 0 may be on another machine, which sees the root, but not the temporary files of this one.
+    shared = config.path.resolve() if config.student.hostfile else None
+    with (
+        tempfile.TemporaryDirectory(prefix=".pipes-", dir=shared) as folder,
+        dg.open_pipes_session(
+            context=context,
+            context_injector=dg.PipesFileContextInjector(str(Path(folder, "context"))),
+            message_reader=dg.PipesFileMessageReader(str(Path(folder, "messages"))),
+        ) as session,
+    ):
         result = train(env=session.get_bootstrap_env_vars(), on_metrics=on_metrics)
     # Drained, not passed on: what the ranks reported by themselves is in the result.
     session.get_results()

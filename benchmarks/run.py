@@ -23,6 +23,7 @@ BENCHMARKS = (
     "cluster_head",
     "global_batch",
     "training_step",
+    "gpu_training",
     "demo",
 )
 """Modules of this package, each with ``measure() -> list[dict]``."""

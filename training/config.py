@@ -127,7 +127,17 @@ class StudentConfig(Section):
         lt=1,
     )
     zero_stage: int = Field(1, description="DeepSpeed ZeRO stage.", ge=0, le=3)
-    ranks: int = Field(2, description="Processes on this machine; one per GPU, or one per few cores.", ge=1)
+    ranks: int = Field(
+        2, description="Processes, one per GPU or per few cores: of this machine, or of all in `hostfile`.", ge=1
+    )
+    hostfile: str | None = runtime(
+        None,
+        "Train on the machines of this DeepSpeed hostfile (lines `host slots=n`), reached by pdsh and ssh; all must "
+        "see project, Python and `root` under the same paths. None trains on this machine.",
+    )
+    master_address: str | None = runtime(
+        None, "Address of the first machine of `hostfile` for the others; none asks it, by `hostname -I`."
+    )
     seed: int = Field(0, description="Seed of initial weights and of the order of samples.")
     checkpoint_every: int = runtime(100, "Steps between checkpoints.", ge=1)
     keep_checkpoints: int = runtime(2, "Checkpoints kept; older ones are removed.", ge=1)

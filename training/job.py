@@ -1,12 +1,15 @@
 """The contract between whoever starts a training run and its ranks: one JSON file."""
 
+import dataclasses
 from pathlib import Path
 
-from pydantic import Field
+import yaml
+from pydantic import Field, ValidationError
 
 from pipeline.config import Section
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ShardError
 from pipeline.files import file_digest, fingerprint_of
+from pipeline.shards import read_manifest
 from pipeline.teacher import WEIGHTS_FILE
 from training.config import StudentConfig
 from training.terms import Needs, weights_of
@@ -29,8 +32,21 @@ class TrainingJob(Section):
         None, description="The teacher's open_clip folder, where the student inherits from it."
     )
     teacher_dim: int | None = Field(None, description="Width of the teacher's embeddings, where a term needs them.")
+    made_with: dict[str, str] = Field(
+        {},
+        description="What `<shards>/manifest.json` must say of `weights_hash`, `preprocessing_hash`, "
+        "`clusters_digest`; shards of another teacher or other clusters are refused.",
+    )
     inputs: str = Field("", description="Digest of what the shards hold; other checkpoints are not resumed from.")
     output: Path = Field(description="Folder for checkpoints, metrics and the export.")
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainingJob":
+        """From a YAML or JSON file; :class:`ConfigError` names what is wrong with it."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text()))
+        except (OSError, yaml.YAMLError, ValidationError) as error:
+            raise ConfigError(f"{path} is no training job: {error}") from error
 
     def check(self) -> None:
         """Raise :class:`ConfigError` if settings contradict each other."""
@@ -57,6 +73,21 @@ class TrainingJob(Section):
             raise ConfigError("the cluster and instance terms need teacher embeddings: teacher_dim must be given")
         if needs.centroids and self.centroids is None:
             raise ConfigError("the cluster term needs centroids: the path of a Parquet file must be given")
+
+    def check_shards(self) -> None:
+        """Raise :class:`ShardError` if the shards were made with another teacher, preprocessing or clusters."""
+        if not self.made_with:
+            return
+        manifest = dataclasses.asdict(read_manifest(self.shards))
+        other = {
+            name: (manifest.get(name), value) for name, value in self.made_with.items() if manifest.get(name) != value
+        }
+        if other:
+            raise ShardError(
+                f"{self.shards} was made with another teacher, preprocessing or clusters: "
+                + ", ".join(f"its {name} is {found}, this job's {value}" for name, (found, value) in other.items())
+                + "; materialise training_shards again"
+            )
 
     @property
     def index_folder(self) -> Path:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +18,10 @@ from typing import Any
 from pipeline import errors
 from pipeline.errors import PipelineError, TrainingError
 from pipeline.processes import end_group, start_group, tail
+from training.hosts import check_hosts, started_on_hosts
 from training.job import TrainingJob
 from training.metrics import read_rows
+from training.ports import reserved_port
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def run_training(
     env: dict[str, str] | None = None,
     on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainingResult:
-    """Train ``job.student`` on ``ranks`` processes of this machine and wait for the end.
+    """Train ``job.student`` on ``ranks`` processes, of this machine or of those in its hostfile, and wait for the end.
 
     A job whose output folder holds checkpoints of the same job goes on from the newest. ``env``: variables for the
     ranks, e.g. those of a Dagster Pipes session. ``on_metrics`` is called with every row of metrics soon after it was
@@ -55,20 +56,24 @@ def run_training(
     call (an exception, Ctrl-C, SIGTERM) ends all ranks, which get 40 s to write a checkpoint.
     """
     job.check()
+    if job.student.hostfile:
+        check_hosts(job)
     job.output.mkdir(parents=True, exist_ok=True)
     for stale in (job.failure_file, job.result_file):
         stale.unlink(missing_ok=True)
     job_file, log_file = job.output / "job.json", job.output / "training.log"
     job_file.write_text(job.model_dump_json(indent=1))
     rows = _MetricsFollower(job.metrics_file, on_metrics)
-    with _sigterm_raises():
-        process = start_group(_command(job, job_file), log=log_file, env={**_rank_environment(job), **(env or {})})
-        try:
-            while process.poll() is None:
-                rows.poll()
-                time.sleep(_POLL_S)
-        finally:
-            end_group(process, grace_s=_GRACE_S)
+    start = started_on_hosts if job.student.hostfile else _started_here
+    env = {**_python_path(), **(env or {})}
+    with (
+        _sigterm_raises(),
+        reserved_port() as port,
+        start(job, job_file=job_file, log_file=log_file, env=env, port=port, grace_s=_GRACE_S) as process,
+    ):
+        while process.poll() is None:
+            rows.poll()
+            time.sleep(_POLL_S)
     rows.poll()
     _raise_failure(job, process, log_file)
     return TrainingResult(
@@ -76,26 +81,30 @@ def run_training(
     )
 
 
-def _command(job: TrainingJob, job_file: Path) -> list[str]:
+@contextlib.contextmanager
+def _started_here(
+    job: TrainingJob, *, job_file: Path, log_file: Path, env: dict[str, str], port: int, grace_s: float
+) -> Iterator[subprocess.Popen[bytes]]:
     """DeepSpeed's node-local launcher. Its `deepspeed` runner would start the same, but leaves orphans on SIGKILL."""
     world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(job.student.ranks))}).encode()).decode()
-    return [
+    command = [
         *(sys.executable, "-m", "deepspeed.launcher.launch", "--quiet"),
-        *(f"--world_info={world}", "--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
-        *("--module", "training.train", "--launched", "--job", str(job_file.resolve())),
+        *(f"--world_info={world}", "--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={port}"),
+        *("--module", "training.train", "--launched", "--config", str(job_file.resolve())),
     ]
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    process = start_group(command, log=log_file, env={"GLOO_SOCKET_IFNAME": loopback, **env})
+    try:
+        yield process
+    finally:
+        end_group(process, grace_s=grace_s)
 
 
-def _rank_environment(job: TrainingJob) -> dict[str, str]:
-    """Cores are shared out, traffic stays on loopback, and `training` is found from any working directory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _python_path() -> dict[str, str]:
+    """`training` is found from any working directory."""
     project = str(Path(__file__).resolve().parents[1])
     paths = [project, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {
-        "OMP_NUM_THREADS": str(max(cores // job.student.ranks, 1)),
-        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-    }
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 class _MetricsFollower:
@@ -146,12 +155,6 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _inode(path: Path) -> int | None:

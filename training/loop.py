@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from training.checkpoint import Checkpoints
 from training.clock import Clock
 from training.loggers import RowLogger
 from training.metrics import MetricsWriter
+from training.stop import StopFlag, StopRequested
 from training.task import Task
 
 log = logging.getLogger(__name__)
@@ -43,23 +43,6 @@ class LoopEngine(Protocol):
     def load(self, folder: Path) -> None: ...
 
     def barrier(self) -> None: ...
-
-
-class StopRequested(Exception):
-    """Not an error: a SIGTERM asked the run to end; the message says whether a checkpoint was written."""
-
-
-class StopFlag:
-    """Turns SIGTERM into a flag, so that a run ends between two steps."""
-
-    def __init__(self) -> None:
-        self.set = False
-
-    def install(self) -> None:
-        signal.signal(signal.SIGTERM, self._on_signal)
-
-    def _on_signal(self, *_: object) -> None:
-        self.set = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

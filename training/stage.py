@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.blocklist import blocked_ids, write_unblocked_index
-from pipeline.errors import ShardError
 from pipeline.files import fingerprint_of
 from pipeline.shards import read_manifest
 from pipeline.storage import storage_of
@@ -34,13 +33,6 @@ def train_student(
     clusters = read_result(root, "clusters")
     storage_of(root).fetch(["training_shards/manifest.json"])
     manifest, teacher = read_manifest(root / "training_shards"), read_info(root)
-    made_with = (manifest.weights_hash, manifest.preprocessing_hash, manifest.clusters_digest)
-    expected = (teacher.weights_hash, teacher.preprocessing_hash, clusters.digest)
-    if made_with != expected:
-        raise ShardError(
-            f"training_shards were made with weights, preprocessing, clusters {made_with}, this root has {expected}; "
-            "materialise training_shards again"
-        )
     job = TrainingJob(
         name="student",
         student=config,
@@ -48,9 +40,15 @@ def train_student(
         centroids=clusters.parquet("centroids")[0].resolve(),
         teacher=_teacher(root, config),
         teacher_dim=manifest.embed_dim,
+        made_with={
+            "weights_hash": teacher.weights_hash,
+            "preprocessing_hash": teacher.preprocessing_hash,
+            "clusters_digest": clusters.digest,
+        },
         inputs=shards.digest,
         output=(root / "runs" / "student").resolve(),
     )
+    job.check_shards()
 
     def prepare() -> None:
         shards.folder("training_shards/index")

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,11 @@ from pipeline import schema
 from pipeline.tars import index_tar, write_tar
 from training.config import LossesConfig, StudentConfig
 from training.job import TrainingJob
+from training.launch import TrainingResult, run_training
 
 TEACHER_DIM = 24
 CLUSTERS = 4
+STEPS = 40
 MODEL = {
     "embed_dim": 16,
     "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "head_width": 16},
@@ -96,3 +99,24 @@ def job(shards: Path, centroids: Path, model_file: Path, tmp_path: Path) -> Trai
         teacher_dim=TEACHER_DIM,
         output=tmp_path / "run",
     )
+
+
+def with_steps(job: TrainingJob, output: Path, **student: Any) -> TrainingJob:
+    """A job of 40 steps in another folder."""
+    changes = {"steps": STEPS, "checkpoint_every": 8, **student}
+    return job.model_copy(update={"output": output, "student": job.student.model_copy(update=changes)})
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {"folder": tmp_path_factory.mktemp("uninterrupted")}
+
+
+@pytest.fixture
+def whole_run(job: TrainingJob, uninterrupted: dict[str, Any]) -> TrainingResult:
+    """One run of all steps, shared by all tests that compare with it."""
+    if "result" not in uninterrupted:
+        rows: list[dict[str, Any]] = []
+        run = with_steps(job, uninterrupted["folder"] / "run")
+        uninterrupted |= {"result": run_training(run, on_metrics=rows.append), "rows": rows}
+    return uninterrupted["result"]

@@ -10,8 +10,8 @@ from torch import nn
 
 from training.config import OptimizerConfig, StudentConfig
 from training.engine import Engine, deepspeed_config, init_distributed, parameter_groups
-from training.launch import _free_port
 from training.losses.contrastive import ContrastiveLoss
+from training.ports import reserved_port
 
 BATCH, DIM = 8, 6
 BOUND = 1.5
@@ -96,7 +96,8 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], di
     """Final state by (number of ranks, variant). Two ranks run first, one goes on from them, then two from one."""
     folder, found = tmp_path_factory.mktemp("states"), {}
     for world, name in ((2, "2-new"), (1, "1-resumed"), (2, "2-resumed")):
-        mp.spawn(_train, args=(world, _free_port(), str(folder)), nprocs=world)
+        with reserved_port() as port:
+            mp.spawn(_train, args=(world, port, str(folder)), nprocs=world)
         states = torch.load(folder / f"{name}.pt", weights_only=True)
         found |= {(world, variant): state for variant, state in states.items()}
     return found

@@ -16,16 +16,11 @@ from safetensors.torch import load_file
 
 from pipeline import schema
 from pipeline.errors import ConfigError, NonFiniteLossError, ShardError, TrainingError
+from tests.training.conftest import STEPS, with_steps
 from training.job import TrainingJob
 from training.launch import TrainingResult, run_training
 
-STEPS = 40
 PROJECT = Path(__file__).parents[2]
-
-
-def _with(job: TrainingJob, output: Path, **student: Any) -> TrainingJob:
-    changes = {"steps": STEPS, "checkpoint_every": 8, **student}
-    return job.model_copy(update={"output": output, "student": job.student.model_copy(update=changes)})
 
 
 def _processes(job: TrainingJob) -> list[psutil.Process]:
@@ -47,21 +42,6 @@ def _all_end(job: TrainingJob, within_s: float) -> bool:
 
 def _metrics(result: TrainingResult) -> list[dict[str, Any]]:
     return pq.read_table(result.metrics).drop_columns(list(schema.MACHINE_METRICS)).to_pylist()
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {"folder": tmp_path_factory.mktemp("uninterrupted")}
-
-
-@pytest.fixture
-def whole_run(job: TrainingJob, uninterrupted: dict[str, Any]) -> TrainingResult:
-    """One run of all steps, shared by the tests of this file."""
-    if "result" not in uninterrupted:
-        rows: list[dict[str, Any]] = []
-        run = _with(job, uninterrupted["folder"] / "run")
-        uninterrupted |= {"result": run_training(run, on_metrics=rows.append), "rows": rows}
-    return uninterrupted["result"]
 
 
 @pytest.mark.slow
@@ -109,7 +89,7 @@ print(preprocess.transforms[0].size, "training" in sys.modules or "pipeline" in 
 def test_a_killed_run_leaves_no_orphan_and_ends_like_an_uninterrupted_one(
     job: TrainingJob, whole_run: TrainingResult, tmp_path: Path
 ) -> None:
-    run = _with(job, tmp_path / "run")
+    run = with_steps(job, tmp_path / "run")
 
     def kill_launcher(row: dict[str, Any]) -> None:
         if row["step"] >= 12:
@@ -122,7 +102,7 @@ def test_a_killed_run_leaves_no_orphan_and_ends_like_an_uninterrupted_one(
     assert _all_end(run, within_s=10)
 
     # Another way to load the same samples changes nothing.
-    result = run_training(_with(run, run.output, loader_workers=1))
+    result = run_training(with_steps(run, run.output, loader_workers=1))
     assert 8 <= result.resumed_from < STEPS
     assert _metrics(result) == _metrics(whole_run)
     weights = "open_clip_model.safetensors"
@@ -133,7 +113,7 @@ def test_a_killed_run_leaves_no_orphan_and_ends_like_an_uninterrupted_one(
 
 @pytest.mark.slow
 def test_sigterm_of_the_caller_checkpoints_and_ends_all_ranks(job: TrainingJob, tmp_path: Path) -> None:
-    run = _with(job, tmp_path / "run", steps=100_000, checkpoint_every=100_000)
+    run = with_steps(job, tmp_path / "run", steps=100_000, checkpoint_every=100_000)
     job_file = tmp_path / "given.json"
     job_file.write_text(run.model_dump_json())
     script = (
@@ -155,16 +135,16 @@ def test_sigterm_of_the_caller_checkpoints_and_ends_all_ranks(job: TrainingJob, 
 def test_a_loss_that_is_not_finite_is_reported_as_such(job: TrainingJob, tmp_path: Path) -> None:
     optimizer = job.student.optimizer.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(NonFiniteLossError, match=r"student: step \d+: .*sample ids: \d+"):
-        run_training(_with(job, tmp_path / "run", optimizer=optimizer, ranks=1))
+        run_training(with_steps(job, tmp_path / "run", optimizer=optimizer, ranks=1))
 
 
 def test_bad_input_is_a_typed_error_of_the_caller(job: TrainingJob, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a multiple of ranks"):
-        run_training(_with(job, tmp_path / "a", ranks=3))
+        run_training(with_steps(job, tmp_path / "a", ranks=3))
     with pytest.raises(ConfigError, match="precision bf16 needs ZeRO stage 1, 2 or 3"):
-        run_training(_with(job, tmp_path / "a", precision="bf16", zero_stage=0))
+        run_training(with_steps(job, tmp_path / "a", precision="bf16", zero_stage=0))
     with pytest.raises(ConfigError, match="not a multiple of ranks x micro_batches, 2 x 3"):
-        run_training(_with(job, tmp_path / "a", micro_batches=3))
+        run_training(with_steps(job, tmp_path / "a", micro_batches=3))
     with pytest.raises(ConfigError, match="needs centroids"):
         run_training(job.model_copy(update={"centroids": None}))
     with pytest.raises(ShardError, match="no index"):

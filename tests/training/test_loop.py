@@ -14,10 +14,11 @@ import torch
 from pipeline.errors import NonFiniteLossError
 from pipeline.schema import MACHINE_METRICS
 from training.checkpoint import Checkpoints
-from training.loop import Loop, LoopSettings, StopFlag, StopRequested
+from training.loop import Loop, LoopSettings
 from training.metrics import read_rows
 from training.schedule import warmup_cosine
 from training.state import read, write
+from training.stop import StopFlag, StopRequested
 
 
 @dataclasses.dataclass

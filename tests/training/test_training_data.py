@@ -82,6 +82,30 @@ def test_samples_are_compared_with_teacher_and_centroids(shards: Path) -> None:
         preflight(_open(shards, clusters=3))
 
 
+def test_an_embedding_that_is_not_finite_names_tar_and_key(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
+    folder = write_shards(tmp_path / "shards", shards=1, rows=3)
+    data = bytearray((folder / "00000.tar").read_bytes())
+    last = data.rindex(b"\x93NUMPY")
+    start = last + 10 + int.from_bytes(data[last + 8 : last + 10], "little")
+    data[start : start + 2] = np.float16(np.nan).tobytes()
+    (folder / "00000.tar").write_bytes(data)
+    with pytest.raises(EmbeddingError, match=r"00000\.tar, key 000000002: .* is not a finite vector"):
+        preflight(_open(folder))
+
+
+def test_one_shard_serves_any_number_of_ranks_and_workers(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
+    """Samples are divided, not shards: there is nothing to wait for, or to see twice, where shards are few."""
+    samples = _open(write_shards(tmp_path / "shards", shards=1, rows=24))
+    order = SampleOrder(samples.shard_rows, batch_size=12, seed=0)
+    seen = [
+        sample_id
+        for rank in range(3)
+        for batch in batches(samples, order, start=0, stop=2, rank=rank, ranks=3, workers=2)
+        for sample_id in batch.sample_ids
+    ]
+    assert sorted(seen) == list(range(24))
+
+
 def test_missing_shards_and_damaged_images_are_named(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
     folder = write_shards(tmp_path / "shards", shards=2, rows=2)
     data = bytearray((folder / "00000.tar").read_bytes())

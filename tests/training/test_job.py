@@ -1,0 +1,60 @@
+"""The job file: what cannot be meant is refused before anything is built."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError, ShardError
+from pipeline.shards import ShardsManifest
+from training.job import TrainingJob
+
+
+def test_yaml_and_json_say_the_same(job: TrainingJob, tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(job.model_dump_json())
+    assert TrainingJob.read(path) == job
+    short = tmp_path / "job.yaml"
+    short.write_text("name: mine\nstudent: {ranks: 1}\nshards: data\noutput: run\n")
+    assert TrainingJob.read(short).student.ranks == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nshards: b\noutput: c\nstudent: {losses: {circle: {weight: 1}}}", "losses.circle\n.*not permitted"),
+        ("name: a\nshards: b\noutput: c\nstudent: {batch_size: many}", "student.batch_size"),
+        ("name: a\nstudent: {}", "shards"),
+        ("{", "no training job"),
+        ("", "no training job"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        TrainingJob.read(tmp_path / "job.yaml")
+    with pytest.raises(ConfigError, match="no training job"):
+        TrainingJob.read(tmp_path / "nowhere.yaml")
+
+
+def test_shards_of_another_teacher_or_other_clusters_are_refused(job: TrainingJob, tmp_path: Path) -> None:
+    manifest = ShardsManifest(
+        samples=1,
+        teacher="t",
+        weights_hash="w",
+        preprocessing_hash="p",
+        embed_dim=24,
+        clusters=4,
+        clusters_digest="c",
+    )
+    (tmp_path / "manifest.json").write_text(json.dumps(dataclasses.asdict(manifest)))
+    here = job.model_copy(update={"shards": tmp_path})
+    here.check_shards()
+    right = {"weights_hash": "w", "preprocessing_hash": "p", "clusters_digest": "c"}
+    here.model_copy(update={"made_with": right}).check_shards()
+    for name, value in right.items():
+        with pytest.raises(ShardError, match=f"its {name} is {value}, this job's other"):
+            here.model_copy(update={"made_with": {**right, name: "other"}}).check_shards()
+    with pytest.raises(ShardError, match="no readable manifest"):
+        job.model_copy(update={"shards": tmp_path / "nowhere", "made_with": right}).check_shards()

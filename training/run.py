@@ -1,0 +1,200 @@
+"""A training run as one of its ranks sees it: inputs are checked, everything is built, trained and written."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError, EmbeddingError
+from pipeline.files import write_text_atomically
+from pipeline.progress import Progress
+from training.job import TrainingJob
+from training.lifeline import Tie, release, tie_between_ranks
+from training.stop import StopFlag, StopRequested
+from training.terms import Needs, learnt_temperatures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.centroids import CentroidTable
+    from training.checkpoint import Checkpoints
+    from training.data import TrainingSet
+    from training.engine import Engine
+    from training.loop import LoopSettings
+    from training.order import SampleOrder
+    from training.student import BuiltStudent
+    from training.task import Batch, DistillationTask
+
+
+def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | None) -> None:
+    """Check the inputs, build everything, train, and let rank 0 write export, metrics table and result.
+
+    ``tie``: to whoever started ranks on several machines; none ties them to rank 0, if there are several machines.
+    """
+    from training.loop import Loop
+
+    started = time.monotonic()
+    inputs = _open_inputs(job)
+
+    # DeepSpeed is slow to import, so all that can be wrong with the input is found out before.
+    from training.engine import init_distributed
+    from training.loggers import open_loggers
+    from training.probe import write_probe
+
+    init_distributed()
+    tie = tie or tie_between_ranks(stop.raise_flag)
+    engine, task, checkpoints = _connect(job, inputs)
+    start = checkpoints.newest()
+    if start:
+        checkpoints.load(engine, start)
+    loop = Loop(
+        engine=engine,
+        task=task,
+        checkpoints=checkpoints,
+        metrics_file=job.metrics_file,
+        settings=_loop_settings(job),
+        loggers=open_loggers(job, resume_step=start) if engine.rank == 0 else (),
+    )
+    startup_s, training_started = time.monotonic() - started, time.monotonic()
+    with _progress(job, logger, engine) as progress:
+        if progress:
+            logger.info(_describe(job, inputs, engine, start))
+        try:
+            loop.run(_batches(job, inputs, engine, start), start=start, stop=stop, progress=progress)
+        except StopRequested:
+            release(tie)
+            raise
+    write_probe(job.export_folder, engine, inputs.samples)
+    state = engine.state()
+    # From here on no rank waits for another.
+    release(tie)
+    if engine.rank == 0:
+        seconds = {"startup_s": startup_s, "training_s": time.monotonic() - training_started}
+        _write_results(job, inputs, state, {"steps": job.student.steps, "resumed_from": start, **seconds})
+    engine.close()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    student: "BuiltStudent"
+    samples: "TrainingSet"
+    order: "SampleOrder"
+    centroids: "CentroidTable | None"
+
+
+def _open_inputs(job: TrainingJob) -> _Inputs:
+    """Everything that needs no other rank, checked as far as can be without training."""
+    from training.centroids import CentroidTable
+    from training.data import TrainingSet, preflight
+    from training.order import SampleOrder
+    from training.student import build_student
+
+    job.check()
+    job.check_shards()
+    config, needs = job.student, Needs.of(job.student.losses)
+    student = build_student(
+        config.model,
+        teacher_dim=job.teacher_dim if needs.teacher_space else None,
+        temperature=config.losses.contrastive.temperature,
+        seed=config.seed,
+        precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
+        initial=config.initial,
+        teacher=job.teacher,
+        temperatures=learnt_temperatures(config.losses),
+    )
+    centroids = CentroidTable.open(job.centroids) if job.centroids and needs.centroids else None
+    if centroids and centroids.width != job.teacher_dim:
+        raise EmbeddingError(f"centroids are {centroids.width} wide, the teacher's embeddings {job.teacher_dim}")
+    samples = TrainingSet(
+        job.shards,
+        job.index_folder,
+        needs=needs,
+        preprocess=student.preprocess,
+        tokenizer=student.tokenizer,
+        teacher_dim=job.teacher_dim,
+        clusters=centroids.total if centroids else None,
+    )
+    preflight(samples)
+    order = SampleOrder(samples.shard_rows, batch_size=config.batch_size, seed=config.seed)
+    return _Inputs(student=student, samples=samples, order=order, centroids=centroids)
+
+
+def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTask, Checkpoints]":
+    from training.centroids import load_centroids
+    from training.checkpoint import Checkpoints
+    from training.engine import Engine
+    from training.task import DistillationTask
+
+    config = job.student
+    engine = Engine(inputs.student.module, config)
+    if engine.world != config.ranks:
+        raise ConfigError(f"the launcher started {engine.world} ranks, the job says {config.ranks}")
+    centroids = load_centroids(inputs.centroids, config.losses.cluster) if inputs.centroids else None
+    task = DistillationTask(config.losses, centroids=centroids, device=engine.device)
+    checkpoints = Checkpoints(job.checkpoints, fingerprint=job.fingerprint(), keep=config.keep_checkpoints)
+    if task.centroid_optimizer:
+        engine.keep(task.centroid_optimizer)
+    return engine, task, checkpoints
+
+
+def _loop_settings(job: TrainingJob) -> "LoopSettings":
+    from training.loop import LoopSettings
+    from training.schedule import schedule_of
+
+    config = job.student
+    return LoopSettings(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        schedule=schedule_of(config.optimizer, steps=config.steps),
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        log_every=config.log_every,
+    )
+
+
+def _batches(job: TrainingJob, inputs: _Inputs, engine: "Engine", start: int) -> "Iterator[Batch]":
+    from training.data import batches
+
+    return batches(
+        inputs.samples,
+        inputs.order,
+        start=start,
+        stop=job.student.steps,
+        rank=engine.rank,
+        ranks=engine.world,
+        workers=job.student.loader_workers,
+    )
+
+
+def _write_results(job: TrainingJob, inputs: _Inputs, state: "dict[str, Tensor]", result: dict[str, float]) -> None:
+    """Export, metrics table, and the result file, last."""
+    from training.card import CARD_FILE, model_card
+    from training.metrics import read_rows, write_table
+    from training.student import export_student
+
+    rows = read_rows(job.metrics_file)
+    export_student(job.export_folder, inputs.student, state)
+    card = model_card(job, samples=len(inputs.samples), rows=rows, resumed_from=int(result["resumed_from"]))
+    write_text_atomically(job.export_folder / CARD_FILE, card)
+    write_table(rows, job.metrics_table)
+    write_text_atomically(job.result_file, json.dumps(result))
+
+
+def _describe(job: TrainingJob, inputs: _Inputs, engine: "Engine", start: int) -> str:
+    return (
+        f"{job.name}: {len(inputs.samples):,} samples, {inputs.order.steps_per_epoch:,} steps per epoch, "
+        f"{engine.world} x {engine.device.type}, {f'resumed after step {start}' if start else 'a new run'}"
+    )
+
+
+@contextlib.contextmanager
+def _progress(job: TrainingJob, logger: logging.Logger, engine: "Engine") -> Iterator[Progress | None]:
+    if engine.rank == 0:
+        with Progress(logger, job.name, total=job.student.steps, unit="steps") as progress:
+            yield progress
+    else:
+        yield None
