@@ -23,6 +23,9 @@ BENCHMARKS = (
     "cluster_head",
     "global_batch",
     "training_step",
+    "embedding",
+    "embedding_gpu",
+    "parquet_layout",
     "demo",
 )
 """Modules of this package, each with ``measure() -> list[dict]``."""

@@ -1,13 +1,14 @@
-"""Teacher embeddings: a shard of images and captions in, a Parquet file of float16 unit vectors out."""
+"""Teacher embeddings: a shard of images and captions in, a Parquet file of float16 unit vectors out.
+
+Two stages work in the same way. ``teacher_embeddings`` has every image as it is, and its caption. ``teacher_views`` has
+random augmentations of the images that the balance kept, for a student that is to be trained on what the teacher saw.
+"""
 
 import dataclasses
-import functools
-import io
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,154 +17,198 @@ import pyarrow.parquet as pq
 from pipeline import schema
 from pipeline.compute import map_shards
 from pipeline.config import ComputeConfig, EmbeddingsConfig
-from pipeline.errors import EmbeddingError, ShardError
+from pipeline.embedding_writer import EmbeddingWriter
+from pipeline.errors import EmbeddingError
 from pipeline.files import fingerprint_of
 from pipeline.progress import Progress
 from pipeline.store import Stage, StageResult, read_result, shard_digests
 from pipeline.tars import TarReader
-from pipeline.teacher import LoadedClip, TeacherInfo, load_clip, read_info
+from pipeline.teacher import read_info
+from pipeline.views import as_columns
+
+if TYPE_CHECKING:
+    from pipeline.loader import Batch
 
 log = logging.getLogger(__name__)
 
-_AHEAD = 4
+EMBEDDINGS, VIEWS = "teacher_embeddings", "teacher_views"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """All that a worker needs to embed one shard; small and picklable."""
+    """All that a worker needs to embed one shard; small and picklable. ``ids``: samples to embed, none means all."""
 
     shard: str
     root: Path
     output: Path
     config: EmbeddingsConfig
+    ids: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What a worker says of a shard: rows written, seconds of work and, in ``waited_s``, of waiting for batches."""
+
+    task: ShardTask
+    rows: int
+    seconds: float
+    waited_s: float
 
 
 def embed_images(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) -> StageResult:
     """Stage ``teacher_embeddings``: image and text embeddings of every downloaded pair, one file per shard.
 
-    Raises :class:`EmbeddingError` for vectors that are not finite, :class:`ShardError` for an unreadable image or tar.
+    Raises :class:`EmbeddingError` for vectors that are not finite and for a precision that turns them too far,
+    :class:`ShardError` for an unreadable image or tar.
     """
-    teacher = read_result(root, "teacher")
-    read_result(root, "images")
-    images = shard_digests(root, "images")
-    inputs = {shard: fingerprint_of(digest, teacher.digest) for shard, digest in images.items()}
-    stage = Stage(root, "teacher_embeddings", version=1, config=config.content(), inputs=inputs)
+    inputs = _inputs(root)
+    stage = Stage(root, EMBEDDINGS, version=2, config=config.plain(), inputs=inputs)
+    return _run(stage, embed_shard, config, compute, ids=dict.fromkeys(inputs))
+
+
+def embed_views(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) -> StageResult:
+    """Stage ``teacher_views``: embeddings of ``config.views`` augmentations of every image that the balance kept.
+
+    Without augmentation (``views`` 1) it is complete and has no rows. Raises what :func:`embed_images` raises.
+    """
+    inputs, kept = _inputs(root), {}
+    if config.views > 1:
+        balance = read_result(root, "balance")
+        kept = _kept_ids(balance.parquet("balanced_pairs"))
+        inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in kept.items()}
+    else:
+        inputs = {}
+    stage = Stage(root, VIEWS, version=1, config=config.content(), inputs=inputs)
+    return _run(stage, embed_view_shard, config, compute, ids=kept)
+
+
+def loader_stall(result: StageResult) -> float:
+    """Share of the time that the model waited for images, over all shards of the stage, whenever they were made."""
+    return _share(result.stats.get("loader_wait_s", 0.0), result.stats.get("embedding_s", 0.0))
+
+
+def embed_shard(task: ShardTask) -> ShardReport:
+    """Embed images and captions of one shard into ``task.output``, in any process."""
+
+    def columns(batch: "Batch", images: np.ndarray, texts: np.ndarray | None) -> dict[str, Any]:
+        return {"sample_id": batch.sample_ids, "image_embedding": images, "text_embedding": texts}
+
+    return _embed(task, schema.teacher_embeddings, columns, views=0)
+
+
+def embed_view_shard(task: ShardTask) -> ShardReport:
+    """Embed the views of one shard's images into ``task.output``, in any process."""
+    count = task.config.views
+
+    def columns(batch: "Batch", images: np.ndarray, texts: np.ndarray | None) -> dict[str, Any]:
+        del texts
+        numbers = np.tile(np.arange(count), len(batch.sample_ids))
+        ids = np.repeat(batch.sample_ids, count)
+        return {"sample_id": ids, "view": numbers, **as_columns(batch.views), "image_embedding": images}
+
+    return _embed(task, schema.teacher_views, columns, views=count)
+
+
+def _run(
+    stage: Stage,
+    work: Callable[[ShardTask], ShardReport],
+    config: EmbeddingsConfig,
+    compute: ComputeConfig,
+    *,
+    ids: Mapping[str, np.ndarray | None],
+) -> StageResult:
+    """Do what is left of a stage; ``ids``: which samples of each shard."""
     if stage.is_complete():
         return stage.result()
     with stage.running():
         pending = stage.pending()
-        counts = {shard: pq.read_metadata(_index(root, shard)).num_rows for shard in pending}
-        scratch = root / ".tmp" / "teacher_embeddings"
+        scratch = stage.root / ".tmp" / stage.name
         scratch.mkdir(parents=True, exist_ok=True)
         tasks = [
-            ShardTask(shard=shard, root=root, output=scratch / f"{shard}.parquet", config=config) for shard in pending
+            ShardTask(
+                shard=shard, root=stage.root, output=scratch / f"{shard}.parquet", config=config, ids=ids.get(shard)
+            )
+            for shard in pending
         ]
+        total = sum(_rows(task) for task in tasks)
         with (
-            Progress(log, "teacher_embeddings", total=sum(counts.values()), unit="pairs") as progress,
-            map_shards(embed_shard, tasks, compute) as finished,
+            Progress(log, stage.name, total=total, unit="images") as progress,
+            map_shards(work, tasks, compute) as finished,
         ):
-            for task in finished:
-                with stage.output(task.shard) as output:
-                    task.output.replace(output.path(f"teacher_embeddings/{task.shard}.parquet"))
-                    output.rows = counts[task.shard]
-                progress.add(counts[task.shard])
-        return stage.finish()
+            for report in finished:
+                with stage.output(report.task.shard) as output:
+                    report.task.output.replace(output.path(f"{stage.name}/{report.task.shard}.parquet"))
+                    output.rows = report.rows
+                    output.stats = {"embedding_s": round(report.seconds, 3), "loader_wait_s": round(report.waited_s, 3)}
+                stall = _share(report.waited_s, report.seconds)
+                progress.add(_rows(report.task), f"loader stall {stall:.1%}")
+        result = stage.finish()
+    if pending:
+        seconds = result.stats["embedding_s"]
+        log.info(f"{stage.name}: {result.rows:,} rows, loader stall {loader_stall(result):.1%} of {seconds:.1f} s")
+    return result
 
 
-def embed_shard(task: ShardTask) -> ShardTask:
-    """Embed one shard into ``task.output``; runs in any process and keeps the teacher for the next shard."""
+def _embed(
+    task: ShardTask,
+    table_schema: Callable[[int], pa.Schema],
+    columns: Callable[["Batch", np.ndarray, np.ndarray | None], dict[str, Any]],
+    *,
+    views: int,
+) -> ShardReport:
+    from pipeline.inference import Embedder
+
     teacher = read_info(task.root)
-    clip = _teacher(task.root / "teacher", teacher.weights_hash, task.config.device, task.config.precision)
+    rows = [row for row in pq.read_table(_index(task.root, task.shard)).to_pylist() if _wanted(task, row)]
+    embedder = Embedder.open(task.root / "teacher", teacher.weights_hash, task.config)
+    run = embedder.run(TarReader(task.root / "images" / f"{task.shard}.tar"), rows, views=views)
     metadata = {key: str(value) for key, value in dataclasses.asdict(teacher).items()}
-    table_schema = schema.teacher_embeddings(clip.embed_dim).with_metadata(metadata)
-    # Vectors do not repeat and hardly compress: a dictionary and statistics would only cost time.
-    with pq.ParquetWriter(
-        task.output, table_schema, compression="zstd", use_dictionary=False, write_statistics=["sample_id"]
-    ) as writer:
-        held: list[pa.Table] = []
-        for table in _embedded(task, clip, teacher, table_schema):
-            held.append(table)
-            if sum(part.num_rows for part in held) >= schema.EMBEDDING_ROW_GROUP:
-                writer.write_table(pa.concat_tables(held), row_group_size=schema.EMBEDDING_ROW_GROUP)
-                held.clear()
-        if held:
-            writer.write_table(pa.concat_tables(held), row_group_size=schema.EMBEDDING_ROW_GROUP)
-    return task
+    with EmbeddingWriter(task.output, table_schema(teacher.embed_dim).with_metadata(metadata)) as writer:
+        for batch, images, texts in run:
+            for name, vectors in (("image", images), ("text", texts)):
+                if vectors is not None and not np.isfinite(vectors).all():
+                    raise _not_finite(task.shard, teacher.name, name, vectors, batch.sample_ids)
+            writer.add(columns(batch, images, texts))
+    return ShardReport(task=task, rows=writer.rows, seconds=run.seconds, waited_s=run.waited_s)
 
 
-@functools.lru_cache(maxsize=1)
-def _teacher(folder: Path, weights_hash: str, device: str, precision: str) -> LoadedClip:
-    """The teacher of this process; ``weights_hash`` is there so that another teacher is not mistaken for it."""
-    del weights_hash
-    return load_clip(folder, device=device, precision=precision)
+def _inputs(root: Path) -> dict[str, str]:
+    """What each shard of images is embedded from."""
+    teacher = read_result(root, "teacher")
+    return {shard: fingerprint_of(digest, teacher.digest) for shard, digest in shard_digests(root, "images").items()}
 
 
-def _embedded(task: ShardTask, clip: LoadedClip, teacher: TeacherInfo, table_schema: pa.Schema) -> Iterator[pa.Table]:
-    """Tables of embeddings, batch by batch, in the order of the keys."""
-    import torch
-
-    for ids, images, texts in _batches(task, clip):
-        with torch.inference_mode():
-            image = clip.model.encode_image(images.to(clip.device, _input_type(clip)), normalize=True)
-            text = clip.model.encode_text(texts.to(clip.device), normalize=True)
-        columns = [pa.array(ids, pa.int64())]
-        for name, features in (("image", image), ("text", text)):
-            vectors = _unit(features.float().cpu().numpy())
-            bad = ~np.isfinite(vectors).all(axis=1)
-            if bad.any():
-                raise EmbeddingError(
-                    f"shard {task.shard}: {int(bad.sum())} {name} embeddings of teacher {teacher.name} are not finite, "
-                    f"e.g. of sample_id {ids[int(np.argmax(bad))]}"
-                )
-            columns.append(_fixed_size_list(vectors.astype(np.float16), table_schema.field(f"{name}_embedding").type))
-        yield pa.Table.from_arrays(columns, schema=table_schema)
+def _kept_ids(pairs: list[Path]) -> dict[str, np.ndarray]:
+    """Ids of the kept images by shard, ascending."""
+    kept = pa.concat_tables(pq.read_table(path, columns=["sample_id", "shard"]) for path in pairs)
+    ids, shards = kept["sample_id"].to_numpy(), kept["shard"].combine_chunks().dictionary_encode()
+    codes = shards.indices.to_numpy()
+    order = np.lexsort((ids, codes))
+    parts = np.split(ids[order], np.flatnonzero(np.diff(codes[order])) + 1) if len(ids) else []
+    return {shards.dictionary[int(code)].as_py(): part for code, part in zip(np.unique(codes), parts)}
 
 
-def _batches(task: ShardTask, clip: LoadedClip) -> Iterator[tuple[list[int], Any, Any]]:
-    """``(sample ids, images (B, 3, H, W), tokens (B, L))`` in the order of the keys; decoding runs ahead in threads."""
-    import torch
-
-    index = pq.read_table(_index(task.root, task.shard)).to_pylist()
-    reader = TarReader(task.root / "images" / f"{task.shard}.tar")
-    size = task.config.batch_size
-
-    def load(rows: list[dict[str, Any]]) -> tuple[list[int], Any, Any]:
-        samples = [reader.sample(row["offset"], row["size"]) for row in rows]
-        pixels = [_decode(sample, row, task.shard, clip) for sample, row in zip(samples, rows)]
-        texts = clip.tokenizer([sample["txt"].decode() for sample in samples])
-        return [row["sample_id"] for row in rows], torch.stack(pixels), texts
-
-    with ThreadPoolExecutor(task.config.decode_threads) as pool:
-        starts = range(0, len(index), size)
-        waiting = [pool.submit(load, index[start : start + size]) for start in starts[:_AHEAD]]
-        for start in starts:
-            yield waiting.pop(0).result()
-            if start + _AHEAD * size < len(index):
-                begin = start + _AHEAD * size
-                waiting.append(pool.submit(load, index[begin : begin + size]))
+def _wanted(task: ShardTask, row: dict[str, Any]) -> bool:
+    if task.ids is None:
+        return True
+    place = int(np.searchsorted(task.ids, row["sample_id"]))
+    return place < len(task.ids) and int(task.ids[place]) == row["sample_id"]
 
 
-def _decode(sample: dict[str, bytes], row: dict[str, Any], shard: str, clip: LoadedClip) -> Any:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(sample["jpg"])) as image:
-            return clip.preprocess(image)
-    except (OSError, KeyError) as error:
-        raise ShardError(f"images/{shard}.tar, key {row['key']}: no readable jpg member: {error!r}") from error
+def _not_finite(shard: str, teacher: str, name: str, vectors: np.ndarray, ids: list[int]) -> EmbeddingError:
+    bad = ~np.isfinite(vectors).reshape(len(ids), -1).all(axis=1)
+    return EmbeddingError(
+        f"shard {shard}: {int(bad.sum())} {name} embeddings of teacher {teacher} are not finite, "
+        f"e.g. of sample_id {ids[int(np.argmax(bad))]}"
+    )
 
 
-def _input_type(clip: LoadedClip) -> Any:
-    return next(clip.model.visual.parameters()).dtype
+def _rows(task: ShardTask) -> int:
+    return int(pq.read_metadata(_index(task.root, task.shard)).num_rows) if task.ids is None else len(task.ids)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Normalise again in float32: a half-precision model's own normalisation is off by up to 1e-3."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _fixed_size_list(vectors: np.ndarray, type_: pa.DataType) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=type_)
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def _index(root: Path, shard: str) -> Path:

@@ -29,6 +29,7 @@ class TrainingJob(Section):
         None, description="The teacher's open_clip folder, where the student inherits from it."
     )
     teacher_dim: int | None = Field(None, description="Width of the teacher's embeddings, where a term needs them.")
+    views: int = Field(1, description="Views that each sample has in the shards; 1 for the image as it is.", ge=1)
     inputs: str = Field("", description="Digest of what the shards hold; other checkpoints are not resumed from.")
     output: Path = Field(description="Folder for checkpoints, metrics and the export.")
 

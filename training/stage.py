@@ -45,6 +45,7 @@ def train_student(
         centroids=clusters.parquet("centroids")[0].resolve(),
         teacher=_teacher(root, config),
         teacher_dim=manifest.embed_dim,
+        views=manifest.views,
         inputs=shards.digest,
         output=(root / "runs" / "student").resolve(),
     )
