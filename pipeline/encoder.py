@@ -147,12 +147,13 @@ class _CausalText:
 
 
 def least_cosine(encoder: Encoder, exact: Encoder, batch: Batch) -> float:
-    """Of the embeddings of a batch, images and captions, by two encoders."""
-    found, expected = encoder.batch(batch, batch_size=64), exact.batch(batch, batch_size=64)
-    cosines = [
-        (mine * theirs).sum(dim=-1) for mine, theirs in zip(found, expected) if mine is not None and theirs is not None
-    ]
-    return min(float(cosine.min()) for cosine in cosines)
+    """Of the embeddings of a batch, images and captions, by two encoders; NaN if one of them has any."""
+    import torch
+
+    pairs = zip(encoder.batch(batch, batch_size=64), exact.batch(batch, batch_size=64))
+    cosines = [(mine * theirs).sum(dim=-1) for mine, theirs in pairs if mine is not None and theirs is not None]
+    # Not Python's min, which passes over a NaN.
+    return float(torch.cat(cosines).min())
 
 
 def require_cosine(found: float, *, precision: str, device: Any) -> None:
