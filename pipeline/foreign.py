@@ -4,7 +4,6 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +16,12 @@ _ROWS = 8192
 _NUMBER = re.compile(r"_(\d+)$")
 
 
-class Part(Protocol):
-    """A file of metadata with as many vectors. ``dims``: width of image and of text vectors, 0 where there are none."""
-
-    name: str
-    metadata: Path
-    rows: int
-    dims: tuple[int, int]
-
-    def vectors(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Pieces ``(rows, width)`` of image and text vectors, in the order of the metadata."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NumpyPart:
-    """A part of clip-retrieval's output: ``metadata_<n>.parquet``, ``img_emb_<n>.npy``, ``text_emb_<n>.npy``."""
+    """A part of clip-retrieval's output: ``metadata_<n>.parquet``, ``img_emb_<n>.npy``, ``text_emb_<n>.npy``.
+
+    ``dims``: width of image and of text vectors, 0 where there are none.
+    """
 
     name: str
     metadata: Path
@@ -42,6 +31,7 @@ class NumpyPart:
     dims: tuple[int, int]
 
     def vectors(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Pieces ``(rows, width)`` of image and text vectors, in the order of the metadata."""
         image, text = _open_npy(self.image), _open_npy(self.text) if self.text else None
         for start in range(0, self.rows, _ROWS):
             yield image[start : start + _ROWS], None if text is None else text[start : start + _ROWS]
@@ -49,7 +39,7 @@ class NumpyPart:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParquetPart:
-    """A Parquet file with lists of floats beside url and caption."""
+    """A Parquet file with lists of floats beside url and caption; ``dims`` as above."""
 
     name: str
     metadata: Path
@@ -59,10 +49,14 @@ class ParquetPart:
     dims: tuple[int, int]
 
     def vectors(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """The same of this file."""
         columns = [self.image_column, *([self.text_column] if self.text_column else [])]
         for batch in pq.ParquetFile(self.metadata).iter_batches(_ROWS, columns=columns):
             found = [list_matrix(batch.column(name), what=f"{self.metadata}, column {name}") for name in columns]
             yield found[0], found[1] if self.text_column else None
+
+
+Part = NumpyPart | ParquetPart
 
 
 def find_parts(source: Path, *, image_column: str, text_column: str) -> list[Part]:

@@ -54,8 +54,9 @@ def _chosen(root: Path, table: str, samples: int) -> Iterator[tuple[Path, list[i
 
 
 def _spread(values: Sequence[Any], count: int) -> list[Any]:
-    places = np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int) if len(values) else []
-    return [values[place] for place in places]
+    if not values:
+        return []
+    return [values[int(place)] for place in np.linspace(0, len(values) - 1, min(count, len(values))).round()]
 
 
 def _with_members(
