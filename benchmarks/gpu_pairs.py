@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.data import pieces, write
 from pipeline.neighbours import near_duplicate_forest
-from pipeline.prefix import Bound, left_columns, orthonormal, principal_axes, right_columns
+from pipeline.prefix import Bound, left_columns, principal_axes, right_columns
 from pipeline.tiles import plain_candidates
 
 _WIDTH = 1280
@@ -26,7 +26,7 @@ def measure() -> list[dict[str, Any]]:
     device = "cuda" if cuda else "cpu"
     where = torch.cuda.get_device_name() if cuda else "cpu"
     sample = torch.from_numpy(next(pieces(16_384 if cuda else 2048, _WIDTH, "1/i", duplicates=0.3)))
-    axes = principal_axes(sample[:4096])
+    axes = principal_axes(sample[:4096], _WIDTH)
     rows: list[dict[str, Any]] = [
         {"device": where, **_kernel(sample, axes, precision, prefix, device)}
         for precision in ("bfloat16", "tfloat32", "float32")
@@ -40,7 +40,7 @@ def measure() -> list[dict[str, Any]]:
 def _kernel(sample: torch.Tensor, axes: torch.Tensor, precision: Any, prefix: int, device: str) -> dict[str, Any]:
     """Multiply-adds counted twice, over the time of candidates of a whole block, positions included."""
     bound = Bound(prefix=prefix, precision=precision, max_distance=_DISTANCE, tensor_cores=device == "cuda")
-    left = left_columns(sample, orthonormal(axes, prefix), bound).to(device)
+    left = left_columns(sample, axes, bound).to(device)
     right = right_columns(left, bound)
     torch.backends.cuda.matmul.allow_tf32 = precision == "tfloat32"
     picks = {"plain": plain_candidates}

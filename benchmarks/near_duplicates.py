@@ -21,6 +21,8 @@ from pipeline.vectors import read_vectors
 _DISTANCE = 0.447
 _WIDTH = 1280
 _BLOCK = 2048
+# All take turns; of each the best counts.
+_ROUNDS = 2
 # Rows of a cell: SemDeDup's own (LAION-440M in 50,000 cells), and fewer, which costs less and finds less.
 _CELL_ROWS = (8800, 1000)
 CASES = (
@@ -45,24 +47,21 @@ def measure() -> list[dict[str, Any]]:
 
 
 def _compare(name: str, embeddings: Path, folder: Path) -> dict[str, Any]:
-    warm = folder / "warm.parquet"
-    near_duplicate_forest(embeddings, warm, max_distance=_DISTANCE)
-    started = time.perf_counter()
-    report = near_duplicate_forest(embeddings, folder / "forest.parquet", max_distance=_DISTANCE)
-    ours = time.perf_counter() - started
+    near_duplicate_forest(embeddings, folder / "warm.parquet", max_distance=_DISTANCE)
     vectors = read_vectors(embeddings)
     matrix = torch.from_numpy(vectors.matrix)
-    full, found = _full_width(matrix)
+    seconds: dict[str, list[float]] = {}
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        report = near_duplicate_forest(embeddings, folder / "forest.parquet", max_distance=_DISTANCE)
+        seconds.setdefault("", []).append(time.perf_counter() - started)
+        full, found = _full_width(matrix)
+        seconds.setdefault("_full_width", []).append(full)
+        cells = {size: _in_cells(matrix, size) for size in _CELL_ROWS}
+        for size, (spent, _forest) in cells.items():
+            seconds.setdefault(f"_in_cells_of_{size}", []).append(spent)
     forest = minimum_spanning_forest(len(matrix), found)
-    same = _equal(forest, vectors.ids, folder / "forest.parquet")
-    cells = {}
-    for size in _CELL_ROWS:
-        seconds, cell_forest = _in_cells(matrix, size)
-        cells |= {
-            f"seconds_in_cells_of_{size}": round(seconds, 2),
-            f"speed_up_over_cells_of_{size}": round(seconds / ours, 1),
-            f"removals_found_in_cells_of_{size}": round(len(cell_forest) / max(len(forest), 1), 3),
-        }
+    best = {what: min(spent) for what, spent in seconds.items()}
     return {
         "data": name,
         "rows": len(matrix),
@@ -71,11 +70,13 @@ def _compare(name: str, embeddings: Path, folder: Path) -> dict[str, Any]:
         "precision": report.precision,
         "candidates": report.candidates,
         "edges": report.edges,
-        "equal_to_full_width": same,
-        "seconds": round(ours, 2),
-        "seconds_full_width": round(full, 2),
-        "speed_up": round(full / ours, 1),
-        **cells,
+        "equal_to_full_width": _equal(forest, vectors.ids, folder / "forest.parquet"),
+        **{f"seconds{what}": round(spent, 2) for what, spent in best.items()},
+        **{f"speed_up_over{what}": round(spent / best[""], 1) for what, spent in best.items() if what},
+        **{
+            f"removals_found_in_cells_of_{size}": round(len(cell_forest) / max(len(forest), 1), 3)
+            for size, (_spent, cell_forest) in cells.items()
+        },
     }
 
 

@@ -89,7 +89,11 @@ def _ray(config: ComputeConfig) -> Iterator[Any]:
         else {"num_cpus": config.workers, "include_dashboard": False, "_node_ip_address": _LOOPBACK}
     )
     ray.init(
-        address=config.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": _python_path()}}, **local
+        # "local", not none: none would join a cluster of someone else's that happens to run on this machine.
+        address=config.address or "local",
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
+        **local,
     )
     try:
         yield ray

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.exact import exact_edges
-from pipeline.prefix import Bound, Precision, extra_columns, left_columns, orthonormal, principal_axes, right_columns
+from pipeline.prefix import Bound, Precision, extra_columns, left_columns, principal_axes, right_columns
 from pipeline.tiles import BLOCK_ROWS, CROWDED, plain_candidates
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ _SAMPLE_ROWS = 2048
 _WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Seconds that reducing crowded rows takes for each of their pairs, on 2 cores.
 _CROWDED_S = 1e-7
+# Share of the score's time below which that of the candidates no longer matters.
+_SETTLED = 0.1
 # Below this many seconds a shorter type is not worth trying.
 _WORTH_TRYING_S = 0.4
 
@@ -93,12 +95,18 @@ def parse_bytes(text: str) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The cheapest bound found, the seconds of one pair's score, and the share of pairs that it leaves."""
+    """The cheapest bound found, the seconds that a pair takes (its score, and its share of what candidates take), and
+    the share of pairs that are left as candidates."""
 
     bound: Bound
     basis: "Tensor"
-    seconds_per_pair: float
+    score_s: float
+    candidates_s: float
     candidate_share: float
+
+    @property
+    def seconds_per_pair(self) -> float:
+        return self.score_s + self.candidates_s
 
 
 def calibrate(
@@ -111,11 +119,13 @@ def calibrate(
     device: str,
     pairs: int,
 ) -> Calibration:
-    """Fit the basis on a sample of ``rows`` and find the cheapest prefix by trying the product on it."""
+    """Fit the basis on a sample of ``rows`` and find the cheapest prefix by trying the product on another."""
     import torch
 
-    chosen = np.random.default_rng(0).permutation(len(distinct))[:_SAMPLE_ROWS]
-    trial = _Trial(rows[torch.from_numpy(np.sort(distinct[chosen]))].cpu(), device)
+    chosen = np.random.default_rng(0).permutation(len(distinct))[: 2 * _SAMPLE_ROWS]
+    # A basis holds more of the rows it was fitted on than of others: on those, too short a prefix would look good.
+    fitted, tried = (np.sort(distinct[chosen[part::2]]) for part in (0, min(1, len(chosen) - 1)))
+    trial = _Trial(rows[torch.from_numpy(fitted)].cpu(), rows[torch.from_numpy(tried)].cpu(), device)
     first: Precision = ("bfloat16" if device == "cuda" else "float32") if precision == "auto" else precision
     best = trial.best(first, max_distance, prefix)
     if precision == "auto" and device == "cpu" and best.seconds_per_pair * pairs > _WORTH_TRYING_S:
@@ -128,10 +138,10 @@ def calibrate(
 class _Trial:
     """Times the product and counts candidates among the rows of a sample."""
 
-    def __init__(self, sample: "Tensor", device: str):
+    def __init__(self, fitted: "Tensor", sample: "Tensor", device: str):
         self._sample, self._device = sample, device
-        self._axes = principal_axes(sample)
-        self._basis = orthonormal(self._axes, 0)
+        self._fitted = fitted
+        self._basis = principal_axes(fitted, 0)
         pairs = np.arange(min(len(sample), 512))
         exact_edges(sample, pairs, pairs[::-1].copy(), 1.0)
         started = time.perf_counter()
@@ -153,7 +163,8 @@ class _Trial:
             ))  # fmt: skip
             if best is None or found.seconds_per_pair < best.seconds_per_pair:
                 best = found
-            elif found.seconds_per_pair > 2 * best.seconds_per_pair and found.candidate_share < 1e-3:
+            if found.candidates_s < _SETTLED * found.score_s:
+                # A longer prefix could save no more than that, and its product takes longer.
                 break
         assert best is not None
         return best
@@ -161,13 +172,18 @@ class _Trial:
     def _try(self, bound: Bound) -> Calibration:
         if bound.prefix > self._basis.shape[1]:
             # Most data are settled by a short prefix: only as much of the basis is made as is asked for.
-            self._basis = orthonormal(self._axes, min(4 * bound.prefix, len(self._axes)))
+            self._basis = principal_axes(self._fitted, min(4 * bound.prefix, self._fitted.shape[1]))
         left = left_columns(self._sample, self._basis, bound).to(self._device)
         right = right_columns(left, bound)
         a, b = plain_candidates(left, right, bound.least_score, True)
         pairs = max(len(left) * (len(left) - 1) / 2, 1)
-        seconds = self._product_s(left, right) / max(len(left) ** 2, 1) + self._candidates_s(a, b, len(left)) / pairs
-        return Calibration(bound=bound, basis=self._basis, seconds_per_pair=seconds, candidate_share=len(a) / pairs)
+        return Calibration(
+            bound=bound,
+            basis=self._basis,
+            score_s=self._product_s(left, right) / max(len(left) ** 2, 1),
+            candidates_s=self._candidates_s(a, b, len(left)) / pairs,
+            candidate_share=len(a) / pairs,
+        )
 
     def _candidates_s(self, a: np.ndarray, b: np.ndarray, rows: int) -> float:
         """Seconds for the candidates of the sample: crowded rows are reduced together, others verified one by one."""

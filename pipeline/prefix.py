@@ -75,19 +75,24 @@ def reach(max_distance: float) -> float:
     return float(np.nextafter(np.float32(max_distance), np.float32(4)))
 
 
-def principal_axes(sample: "Tensor") -> "Tensor":
-    """(D, D) float32: the principal axes of the (not centred) rows of ``sample``, leading one first."""
+def principal_axes(sample: "Tensor", count: int) -> "Tensor":
+    """(D, count) float64, orthonormal: the leading principal axes of the (not centred) rows of ``sample``, about.
+
+    Few of many are found by two steps of subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061), of which
+    the leading quarter is good; all by an eigendecomposition. QR in float64 makes them orthonormal to 1e-15.
+    """
     import torch
 
     rows = sample.float()
-    return torch.linalg.eigh(rows.T @ rows)[1].flip(1)
-
-
-def orthonormal(axes: "Tensor", count: int) -> "Tensor":
-    """The first ``count`` axes (D, count) in float64. QR makes them orthonormal to 1e-15 and hardly turns them."""
-    import torch
-
-    return torch.linalg.qr(axes[:, :count].double())[0]
+    gram = rows.T @ rows
+    if 4 * count > len(gram):
+        axes = torch.linalg.eigh(gram)[1].flip(1)[:, :count]
+    else:
+        axes = torch.randn(len(gram), count, generator=torch.Generator().manual_seed(0))
+        for _ in range(2):
+            axes = torch.linalg.qr(gram @ axes)[0]
+        axes = axes @ torch.linalg.eigh(axes.T @ gram @ axes)[1].flip(1)
+    return torch.linalg.qr(axes.double())[0]
 
 
 def left_columns(rows: "Tensor", basis: "Tensor", bound: Bound) -> "Tensor":

@@ -34,6 +34,8 @@ _VERSION = 1
 _MERGED_TOGETHER = 16
 # Few enough for the float64 copies to be reused by the allocator.
 _COLUMN_ROWS = 1024
+# Batches after which the pages of the vectors are given back: the matrix is never in memory as a whole.
+_RELEASED_AFTER = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,9 +151,8 @@ def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
     distinct, old = _old_first(packed, settings.base, settings.max_distance)
     ranges = tile_ranges(old, len(distinct), settings.tile_rows)
     pairs = sum((r[1] - r[0]) * (c[1] - c[0]) // (2 if r == c else 1) for r, c in ranges)
-    rows = _tensor(packed.matrix)
     found = calibrate(
-        rows,
+        _tensor(packed.matrix),
         distinct,
         max_distance=settings.max_distance,
         prefix=settings.prefix,
@@ -159,7 +160,7 @@ def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
         device=settings.device,
         pairs=pairs,
     )
-    _write_columns(rows, distinct, found, folder / "columns.bin")
+    _write_columns(packed.matrix, distinct, found, folder / "columns.bin")
     release(packed.matrix)
     np.save(folder / "ids.npy", packed.ids)
     np.save(folder / "distinct.npy", distinct)
@@ -202,16 +203,19 @@ def _old_first(packed: Packed, base: BaseForest | None, max_distance: float) -> 
     return np.concatenate([packed.distinct[covered], packed.distinct[~covered]]), int(covered.sum())
 
 
-def _write_columns(rows: Any, distinct: np.ndarray, found: Calibration, path: Path) -> None:
+def _write_columns(matrix: np.ndarray, distinct: np.ndarray, found: Calibration, path: Path) -> None:
     """Score columns of all distinct vectors, as the raw bytes of their type."""
     import torch
 
+    rows = _tensor(matrix)
     with path.open("wb") as file:
         for start in range(0, len(distinct), _COLUMN_ROWS):
             batch = rows[torch.from_numpy(distinct[start : start + _COLUMN_ROWS])]
             columns = left_columns(batch, found.basis, found.bound)
             raw = columns.view(torch.int16) if columns.dtype == torch.bfloat16 else columns
             file.write(raw.contiguous().numpy().tobytes())
+            if start // _COLUMN_ROWS % _RELEASED_AFTER == 0:
+                release(matrix)
 
 
 def run_tiles(

@@ -66,7 +66,9 @@ def checked_batches(file: EmbeddingFile, *, column: str = "image_embedding") -> 
     vectors that are not finite or not of unit length.
     """
     faults = _Faults()
-    batches = pq.ParquetFile(file.path).iter_batches(_BATCH_ROWS, columns=["sample_id", column], use_threads=False)
+    # Reading ahead as pyarrow does it by default keeps all of the file that it has read.
+    parquet = pq.ParquetFile(file.path, pre_buffer=False)
+    batches = parquet.iter_batches(_BATCH_ROWS, columns=["sample_id", column], use_threads=False)
     for batch in _read_ahead(batches):
         nulls = batch.column(column).null_count
         if faults.add_nulls(nulls):

@@ -43,7 +43,8 @@ class CentroidTable:
         """
         rows = range(self.total) if rows is None else rows
         result, seen = torch.empty((len(rows), self.width), dtype=dtype), np.zeros(self.total, dtype=bool)
-        for batch in pq.ParquetFile(self.path).iter_batches(_BATCH_ROWS, columns=["cluster_id", "centroid"]):
+        parquet = pq.ParquetFile(self.path, pre_buffer=False)
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=["cluster_id", "centroid"]):
             ids = batch["cluster_id"].to_numpy()
             if ids.min() < 0 or ids.max() >= self.total:
                 break

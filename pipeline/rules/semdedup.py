@@ -95,7 +95,8 @@ def _assign_cells(paths: list[Path], sample: Path, output: Path, *, cells: int, 
     index.add(centroids)
     with pq.ParquetWriter(output, _CELLS) as writer:
         for path in paths:
-            for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS, columns=["sample_id", "image_embedding"]):
+            parquet = pq.ParquetFile(path, pre_buffer=False)
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=["sample_id", "image_embedding"]):
                 vectors = list_matrix(batch.column("image_embedding"), what=str(path)).astype(np.float32)
                 nearest = index.search(vectors, 1)[1][:, 0]
                 distance = np.linalg.norm(vectors - centroids[nearest], axis=1).astype(np.float32)

@@ -57,7 +57,9 @@ def test_results_and_errors(config: ComputeConfig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_ray_of_its_own_is_started_and_ended() -> None:
+def test_ray_of_its_own_is_started_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another cluster that this machine knows of is left alone.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.9:6379")
     config = ComputeConfig(engine="ray", workers=1)
     with map_shards(square, range(5), config) as results:
         assert sorted(results) == [number * number for number in range(5)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.prefix import Bound, left_columns, orthonormal, principal_axes, right_columns
+from pipeline.prefix import Bound, left_columns, principal_axes, right_columns
 from pipeline.tiles import plain_candidates
 from tests.oracles import unit
 
@@ -58,7 +58,7 @@ def test_kernel_loses_no_pair_on_the_device(precision: str) -> None:
         unit(np.repeat(rng.normal(size=(500, 256)), 4, axis=0) + 0.3 * rng.normal(size=(2000, 256)))
     )
     bound = Bound(prefix=61, precision=precision, max_distance=0.6, tensor_cores=True)  # type: ignore[arg-type]
-    left = left_columns(rows, orthonormal(principal_axes(rows), 61), bound).cuda()
+    left = left_columns(rows, principal_axes(rows, 61), bound).cuda()
     right = right_columns(left, bound)
     near = torch.triu(torch.cdist(rows, rows) <= 0.6, 1).nonzero()
     assert len(near)

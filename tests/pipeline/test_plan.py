@@ -4,6 +4,8 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.plan import calibrate, memory_needed, parse_bytes, require_memory
+from pipeline.prefix import left_columns, right_columns
+from pipeline.tiles import plain_candidates
 from tests.oracles import unit
 
 
@@ -19,6 +21,15 @@ def test_candidates_are_foreseen_from_the_spectrum() -> None:
     assert shares[0] < shares[1] / 10
     # Which length is cheapest depends on the machine; whatever it is, the scores must settle almost all pairs.
     assert _calibrate(flat).candidate_share < 0.1  # type: ignore[attr-defined]
+
+
+def test_the_sample_that_the_basis_is_fitted_on_does_not_flatter_it() -> None:
+    rows = unit(np.random.default_rng(0).normal(size=(3000, 512)).astype(np.float32))
+    found = _calibrate(rows[:2000], prefix=93, max_distance=0.6)
+    others = left_columns(torch.from_numpy(rows[2000:]), found.basis, found.bound)  # type: ignore[attr-defined]
+    least = found.bound.least_score  # type: ignore[attr-defined]
+    seen = len(plain_candidates(others, right_columns(others, found.bound), least, True)[0])  # type: ignore[attr-defined]
+    assert found.candidate_share == pytest.approx(seen / (1000 * 999 / 2), rel=0.2)  # type: ignore[attr-defined]
 
 
 def test_prefix_can_be_set_but_not_longer_than_the_vectors() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.prefix import Bound, left_columns, orthonormal, principal_axes, right_columns
+from pipeline.prefix import Bound, left_columns, principal_axes, right_columns
 from tests.oracles import unit
 
 PRECISIONS = ("float32", "tfloat32", "bfloat16")
@@ -35,7 +35,7 @@ def test_pairs_at_the_threshold_stay(precision: str, dtype: type, prefix: int, m
     assert near.any()
     assert dtype == np.float16 or not near.all()
     bound = Bound(prefix=prefix, precision=precision, max_distance=max_distance, tensor_cores=False)  # type: ignore
-    basis = orthonormal(principal_axes(torch.from_numpy(x)), prefix)
+    basis = principal_axes(torch.from_numpy(x), prefix)
     left = left_columns(torch.from_numpy(x), basis, bound)
     right = right_columns(left_columns(torch.from_numpy(y), basis, bound), bound)
     assert left.shape == (len(x), bound.columns)
@@ -47,7 +47,7 @@ def test_pairs_at_the_threshold_stay(precision: str, dtype: type, prefix: int, m
 def test_columns_are_on_the_grid_of_their_type_and_never_too_small(precision: str) -> None:
     rng = np.random.default_rng(0)
     rows = torch.from_numpy(unit(rng.normal(size=(300, 64))))
-    basis = orthonormal(principal_axes(rows), 16)
+    basis = principal_axes(rows, 16)
     bound = Bound(prefix=16, precision=precision, max_distance=0.5, tensor_cores=True)  # type: ignore[arg-type]
     left = left_columns(rows, basis, bound).double()
     prefix = rows @ basis
@@ -65,7 +65,7 @@ def test_bound_is_tight_where_the_prefix_holds_everything() -> None:
     rng = np.random.default_rng(0)
     rows = torch.from_numpy(unit(rng.normal(size=(200, 32))))
     bound = Bound(prefix=32, precision="float32", max_distance=0.9, tensor_cores=False)
-    left = left_columns(rows, orthonormal(principal_axes(rows), 32), bound)
+    left = left_columns(rows, principal_axes(rows, 32), bound)
     scores = left @ right_columns(left, bound).T
     squared = torch.cdist(rows, rows) ** 2
     # The score is half of what is left of the squared threshold.
@@ -75,5 +75,5 @@ def test_bound_is_tight_where_the_prefix_holds_everything() -> None:
 def test_prefix_of_rank_deficient_data_is_orthonormal() -> None:
     rows = torch.zeros(10, 12)
     rows[:, 0] = 1
-    basis = orthonormal(principal_axes(rows), 12)
+    basis = principal_axes(rows, 12)
     assert torch.allclose(basis.T @ basis, torch.eye(12, dtype=torch.float64), atol=1e-14)
