@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EMBEDDINGS, VIEWS = "teacher_embeddings", "teacher_views"
+# The one shard of the views where there are none, since a stage has at least one.
+_OFF = "off"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,15 +73,24 @@ def embed_views(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) ->
 
     Without augmentation (``views`` 1) it is complete and has no rows. Raises what :func:`embed_images` raises.
     """
-    inputs, kept = _inputs(root), {}
-    if config.views > 1:
-        balance = read_result(root, "balance")
-        kept = _kept_ids(balance.parquet("balanced_pairs"))
-        inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in kept.items()}
-    else:
-        inputs = {}
+    if config.views == 1:
+        return _no_views(Stage(root, VIEWS, version=1, config=config.content(), inputs={_OFF: None}))
+    inputs = _inputs(root)
+    kept = _kept_ids(read_result(root, "balance").parquet("balanced_pairs"))
+    inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in kept.items()}
     stage = Stage(root, VIEWS, version=1, config=config.content(), inputs=inputs)
     return _run(stage, embed_view_shard, config, compute, ids=kept)
+
+
+def _no_views(stage: Stage) -> StageResult:
+    """Complete the stage with nothing in it; views that there were are removed."""
+    if stage.is_complete():
+        return stage.result()
+    with stage.running():
+        for shard in stage.pending():
+            with stage.output(shard):
+                pass
+        return stage.finish()
 
 
 def loader_stall(result: StageResult) -> float:
