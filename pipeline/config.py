@@ -170,7 +170,9 @@ class EmbeddingsConfig(Section):
     batch_size: int = Field(
         256, description="Images per forward pass. It enters the fingerprint: kernels round by batch shape.", ge=1
     )
-    compile: bool = Field(False, description="Compile the image tower with torch.compile; pays on GPUs.")
+    compile: bool = Field(
+        False, description="Compile the image tower with torch.compile; meant for GPUs, not measured on one."
+    )
     views: int = Field(
         1,
         description="1: the student is trained on each image as it is. n of 2 or more: n random augmentations of each "

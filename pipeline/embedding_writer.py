@@ -1,4 +1,4 @@
-"""Parquet of embeddings, in the one layout that was found fastest to read: docs/decisions/0009 has the measurements."""
+"""Parquet of embeddings, in one layout; ``benchmarks/parquet_layout.py`` compares it with others."""
 
 import types
 from pathlib import Path

@@ -107,8 +107,7 @@ class Encoder:
 class _CausalText:
     """A text tower whose token sees those before it alone, and whose embedding is that of the last token.
 
-    What follows the last token changes nothing, so captions are cut to the longest of their batch: most have a fifth
-    of the tokens that there is room for.
+    What follows the last token changes nothing, so captions are cut to the longest of their part of a batch.
     """
 
     model: Any
