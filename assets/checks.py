@@ -58,6 +58,33 @@ def embeddings_sound(settings: SettingsResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=passed, metadata=found)
 
 
+@dg.asset_check(asset="teacher_embeddings", blocking=True)
+def embeddings_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
+    """On a sample, plain open_clip computes the embeddings that are stored."""
+    from pipeline.live import live_cosines
+
+    config = settings.resolve()
+    if not config.checks.live_samples:
+        return dg.AssetCheckResult(passed=True, metadata={"samples": 0})
+    found = live_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
+    bound = config.checks.min_embedding_cosine
+    passed = min(found["least_cosine_image"], found["least_cosine_text"]) >= bound
+    return dg.AssetCheckResult(passed=passed, metadata=found | {"at_least": bound})
+
+
+@dg.asset_check(asset="teacher_views", blocking=True)
+def views_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
+    """On a sample, every view is made again from its parameters, and has the embedding that is stored."""
+    from pipeline.live import live_view_cosines
+
+    config = settings.resolve()
+    if not config.checks.live_samples or config.embeddings.views == 1:
+        return dg.AssetCheckResult(passed=True, metadata={"views": 0})
+    found = live_view_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
+    bound = config.checks.min_embedding_cosine
+    return dg.AssetCheckResult(passed=found["least_cosine"] >= bound, metadata=found | {"at_least": bound})
+
+
 @dg.asset_check(asset="balance_groups", blocking=True)
 def one_survivor_per_group(settings: SettingsResource) -> dg.AssetCheckResult:
     """Each group keeps exactly one image; kept, removed and blocked together are the input; no blocked one is used."""
@@ -123,6 +150,8 @@ CHECKS = [
     sample_ids_unique,
     enough_downloaded,
     embeddings_sound,
+    embeddings_match_live,
+    views_match_live,
     one_survivor_per_group,
     no_group_swallows_all,
     clusters_filled,

@@ -8,6 +8,7 @@ from assets.metadata import materialization
 from assets.resources import SettingsResource
 from assets.source import images
 from pipeline.demo.stage import teacher_identity
+from pipeline.store import StageResult
 
 
 @dg.asset(group_name="curation", kinds={"pytorch"})
@@ -33,4 +34,25 @@ def teacher_embeddings(settings: SettingsResource) -> dg.MaterializeResult:
 
     config = settings.resolve()
     result = embed_images(config.path, config.embeddings, config.compute)
-    return materialization(result, config.path, "teacher_embeddings")
+    return materialization(result, config.path, "teacher_embeddings", extra=_speed(result))
+
+
+@dg.asset(group_name="distillation", kinds={"pytorch", "parquet"}, deps=[teacher, images, "balanced_pairs"])
+def teacher_views(settings: SettingsResource) -> dg.MaterializeResult:
+    """The teacher's embeddings of random views of the kept images, where `embeddings.views` asks for them."""
+    from pipeline.embed import embed_views
+
+    config = settings.resolve()
+    result = embed_views(config.path, config.embeddings, config.compute)
+    return materialization(result, config.path, "teacher_views", extra=_speed(result))
+
+
+def _speed(result: StageResult) -> dict[str, float]:
+    """Of the work on all shards, summed over worker processes."""
+    from pipeline.embed import loader_stall
+
+    seconds = result.stats.get("embedding_s", 0.0)
+    return {
+        "loader_stall": round(loader_stall(result), 4),
+        "images_per_second": round(result.rows / seconds, 1) if seconds else 0.0,
+    }

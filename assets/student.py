@@ -23,14 +23,14 @@ _STEPS_BETWEEN_OBSERVATIONS = 50
 @dg.asset(
     group_name="distillation",
     kinds={"webdataset"},
-    deps=["images", "teacher_embeddings", "balanced_pairs", "cluster_assignments"],
+    deps=["images", "teacher_embeddings", "teacher_views", "balanced_pairs", "cluster_assignments"],
 )
 def training_shards(settings: SettingsResource) -> dg.MaterializeResult:
     """Kept pairs, globally shuffled, as tars with teacher embeddings and cluster label."""
     from pipeline.shards import write_shards
 
     config = settings.resolve()
-    result = write_shards(config.path, config.shards, config.query)
+    result = write_shards(config.path, config.shards, config.query, views=config.embeddings.views)
     return materialization(result, config.path, "training_shards", extra={"dagster/row_count": result.rows})
 
 

@@ -173,15 +173,58 @@ class TeacherConfig(Section):
     pretrained: str | None = Field(None, description="open_clip pretrained tag or checkpoint file.")
 
 
+class AugmentationConfig(Section):
+    """How views are drawn, where there are several; see `views`."""
+
+    min_crop: float = Field(
+        0.4,
+        description="Smallest share of the largest square in the image that a view is cut out of; the largest is all "
+        "of it (unconfirmed).",
+        gt=0,
+        le=1,
+    )
+    flip_probability: float = Field(0.5, description="How often a view is mirrored (unconfirmed).", ge=0, le=1)
+    brightness: float = Field(
+        0.0, description="Brightness is multiplied by 1 plus or minus up to this (unconfirmed).", ge=0, le=1
+    )
+    contrast: float = Field(0.0, description="The same for contrast (unconfirmed).", ge=0, le=1)
+    saturation: float = Field(0.0, description="The same for saturation (unconfirmed).", ge=0, le=1)
+    seed: int = Field(0, description="Seed of the views, beside `sample_id` and the number of the view.")
+
+
 class EmbeddingsConfig(Section):
     """Teacher embeddings of images and captions."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of the teacher's forward pass.")
-    batch_size: int = Field(
-        256, description="Samples per forward pass. It enters the fingerprint: kernels round by batch shape.", ge=1
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="Precision of the teacher's forward pass. The lower ones are refused where a sample's embeddings "
+        "turn away from those of fp32 by more than a cosine of 0.999.",
     )
+    batch_size: int = Field(
+        256, description="Images per forward pass. It enters the fingerprint: kernels round by batch shape.", ge=1
+    )
+    compile: bool = Field(
+        False, description="Compile the image tower with torch.compile; meant for GPUs, not measured on one."
+    )
+    views: int = Field(
+        1,
+        description="1: the student is trained on each image as it is. n of 2 or more: n random augmentations of each "
+        "image that the balance kept are embedded too, into the table `teacher_views`, and it is trained on those.",
+        ge=1,
+        le=1000,
+    )
+    augmentation: AugmentationConfig = AugmentationConfig()
     device: str = runtime("auto", "torch device; `auto` takes CUDA where there is one.")
     decode_threads: int = runtime(2, "Threads that decode and preprocess images ahead of the model.", ge=1)
+
+    def plain(self) -> dict[str, Any]:
+        """What decides the embeddings of images as they are, whatever views are made of them."""
+        return {name: value for name, value in self.content().items() if name not in ("views", "augmentation")}
+
+    def content(self) -> dict[str, Any]:
+        """Without the augmentation where it is not used."""
+        unused = {"augmentation"} if self.views == 1 else set()
+        return {name: value for name, value in super().content().items() if name not in unused}
 
 
 class NeighboursConfig(Section):
@@ -298,4 +341,8 @@ class ChecksConfig(Section):
     min_success_rate: float = runtime(0.5, "Least share of the pairs that must have been downloaded.", ge=0, le=1)
     max_group_share: float = runtime(0.05, "Largest share of all images that one group may hold.", gt=0, le=1)
     max_empty_clusters: float = runtime(0.01, "Largest share of clusters without an image.", ge=0, le=1)
+    live_samples: int = runtime(
+        24, "Samples whose teacher embeddings are computed anew and compared with those stored; 0 compares none.", ge=0
+    )
+    min_embedding_cosine: float = runtime(0.999, "Least cosine between the two.", le=1)
     min_export_cosine: float = runtime(0.9999, "Least cosine between embeddings before and after export.", le=1)

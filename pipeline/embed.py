@@ -1,13 +1,14 @@
-"""Teacher embeddings: a shard of images and captions in, a Parquet file of float16 unit vectors out."""
+"""Teacher embeddings: a shard of images and captions in, a Parquet file of float16 unit vectors out.
+
+Two stages work in the same way. ``teacher_embeddings`` has every image as it is, and its caption. ``teacher_views`` has
+random augmentations of the images that the balance kept, for a student that is to be trained on what the teacher saw.
+"""
 
 import dataclasses
-import functools
-import io
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,170 +17,231 @@ import pyarrow.parquet as pq
 from pipeline import schema
 from pipeline.compute import map_shards
 from pipeline.config import ComputeConfig, EmbeddingsConfig
-from pipeline.errors import EmbeddingError, ShardError
+from pipeline.embedding_writer import EmbeddingWriter
+from pipeline.errors import EmbeddingError
 from pipeline.files import fingerprint_of
 from pipeline.progress import Progress
 from pipeline.storage import storage_of
 from pipeline.store import Stage, StageResult, read_result, shard_digests, shard_marks
 from pipeline.tars import TarReader
-from pipeline.teacher import LoadedClip, TeacherInfo, load_clip, read_info, teacher_folder
+from pipeline.teacher import read_info, teacher_folder
+from pipeline.views import as_columns
+
+if TYPE_CHECKING:
+    from pipeline.loader import Batch
 
 log = logging.getLogger(__name__)
 
-_AHEAD = 4
+EMBEDDINGS, VIEWS = "teacher_embeddings", "teacher_views"
+# The one shard of the views where there are none, since a stage has at least one.
+_OFF = "off"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """All that a worker needs to embed one shard; small and picklable."""
+    """All that a worker needs to embed one shard; small and picklable. ``ids``: samples to embed, none means all."""
 
     shard: str
     root: Path
     stage: Stage
     output: Path
     config: EmbeddingsConfig
+    ids: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What a worker says of a shard: rows written, seconds of work and, in ``waited_s``, of waiting for batches."""
+
+    task: ShardTask
+    rows: int
+    seconds: float
+    waited_s: float
 
 
 def embed_images(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) -> StageResult:
     """Stage ``teacher_embeddings``: image and text embeddings of every downloaded pair, one file per shard.
 
-    Raises :class:`EmbeddingError` for vectors that are not finite, :class:`ShardError` for an unreadable image or tar.
+    Raises :class:`EmbeddingError` for vectors that are not finite and for a precision that turns them too far,
+    :class:`ShardError` for an unreadable image or tar.
     """
-    teacher = read_result(root, "teacher")
-    read_result(root, "images")
-    images = shard_digests(root, "images")
-    inputs = {shard: fingerprint_of(digest, teacher.digest) for shard, digest in images.items()}
-    stage = Stage(root, "teacher_embeddings", version=1, config=config.content(), inputs=inputs)
+    inputs = _inputs(root)
+    stage = Stage(root, EMBEDDINGS, version=2, config=config.plain(), inputs=inputs)
+    return _run(stage, publish_images, config, compute, ids=dict.fromkeys(inputs))
+
+
+def embed_views(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) -> StageResult:
+    """Stage ``teacher_views``: embeddings of ``config.views`` augmentations of every image that the balance kept.
+
+    Without augmentation (``views`` 1) it is complete and has no rows. Raises what :func:`embed_images` raises.
+    """
+    if config.views == 1:
+        return _no_views(Stage(root, VIEWS, version=1, config=config.content(), inputs={_OFF: None}))
+    inputs = _inputs(root)
+    kept = _kept_ids(read_result(root, "balance").parquet("balanced_pairs"))
+    inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in kept.items()}
+    stage = Stage(root, VIEWS, version=1, config=config.content(), inputs=inputs)
+    return _run(stage, publish_views, config, compute, ids=kept)
+
+
+def _no_views(stage: Stage) -> StageResult:
+    """Complete the stage with nothing in it; views that there were are removed."""
     if stage.is_complete():
         return stage.result()
     with stage.running():
-        pending = stage.pending()
-        counts = {shard: mark.stats["downloaded"] for shard, mark in shard_marks(root, "images").items()}
-        scratch = root / ".tmp" / "teacher_embeddings"
-        tasks = [
-            ShardTask(
-                shard=shard, root=root, stage=stage.only(shard), output=scratch / f"{shard}.parquet", config=config
-            )
-            for shard in pending
-        ]
-        with (
-            Progress(
-                log, "teacher_embeddings", total=sum(counts[shard] for shard in pending), unit="pairs"
-            ) as progress,
-            map_shards(publish_shard, tasks, compute, keeps_state=True) as finished,
-        ):
-            for task in finished:
-                stage.done_elsewhere(task.shard)
-                progress.add(counts[task.shard])
+        for shard in stage.pending():
+            with stage.output(shard):
+                pass
         return stage.finish()
 
 
-def publish_shard(task: ShardTask) -> ShardTask:
+def loader_stall(result: StageResult) -> float:
+    """Share of the time that the model waited for images, over all shards of the stage, whenever they were made."""
+    return _share(result.stats.get("loader_wait_s", 0.0), result.stats.get("embedding_s", 0.0))
+
+
+def publish_images(task: ShardTask) -> ShardReport:
     """Embed one shard and publish it, on whatever machine this is: of the root it needs the shard and the teacher."""
+    return _publish(task, embed_shard)
+
+
+def publish_views(task: ShardTask) -> ShardReport:
+    """The same for the views of one shard."""
+    return _publish(task, embed_view_shard)
+
+
+def _publish(task: ShardTask, embed: Callable[[ShardTask], ShardReport]) -> ShardReport:
     task.stage.attach()
     task.output.parent.mkdir(parents=True, exist_ok=True)
     names = (f"images/{task.shard}.tar", f"images/index/{task.shard}.parquet")
     with storage_of(task.root).borrowed(names), task.stage.output(task.shard) as output:
-        embed_shard(task)
-        output.rows = pq.read_metadata(task.output).num_rows
-        task.output.replace(output.path(f"teacher_embeddings/{task.shard}.parquet"))
-    return task
+        report = embed(task)
+        task.output.replace(output.path(f"{task.stage.name}/{task.shard}.parquet"))
+        output.rows = report.rows
+        output.stats = {"embedding_s": round(report.seconds, 3), "loader_wait_s": round(report.waited_s, 3)}
+    return report
 
 
-def embed_shard(task: ShardTask) -> ShardTask:
-    """Embed one shard into ``task.output``; runs in any process and keeps the teacher for the next shard."""
+def embed_shard(task: ShardTask) -> ShardReport:
+    """Embed images and captions of one shard into ``task.output``, in any process."""
+
+    def columns(batch: "Batch", images: np.ndarray, texts: np.ndarray | None) -> dict[str, Any]:
+        return {"sample_id": batch.sample_ids, "image_embedding": images, "text_embedding": texts}
+
+    return _embed(task, schema.teacher_embeddings, columns, views=0)
+
+
+def embed_view_shard(task: ShardTask) -> ShardReport:
+    """Embed the views of one shard's images into ``task.output``, in any process."""
+    count = task.config.views
+
+    def columns(batch: "Batch", images: np.ndarray, texts: np.ndarray | None) -> dict[str, Any]:
+        del texts
+        numbers = np.tile(np.arange(count), len(batch.sample_ids))
+        ids = np.repeat(batch.sample_ids, count)
+        return {"sample_id": ids, "view": numbers, **as_columns(batch.views), "image_embedding": images}
+
+    return _embed(task, schema.teacher_views, columns, views=count)
+
+
+def _run(
+    stage: Stage,
+    work: Callable[[ShardTask], ShardReport],
+    config: EmbeddingsConfig,
+    compute: ComputeConfig,
+    *,
+    ids: Mapping[str, np.ndarray | None],
+) -> StageResult:
+    """Do what is left of a stage; ``ids``: which samples of each shard."""
+    if stage.is_complete():
+        return stage.result()
+    with stage.running():
+        pending = stage.pending()
+        counts = {shard: mark.stats["downloaded"] for shard, mark in shard_marks(stage.root, "images").items()}
+        counts |= {shard: len(wanted) for shard, wanted in ids.items() if wanted is not None}
+        scratch = stage.root / ".tmp" / stage.name
+        tasks = [
+            ShardTask(
+                shard=shard,
+                root=stage.root,
+                stage=stage.only(shard),
+                output=scratch / f"{shard}.parquet",
+                config=config,
+                ids=ids.get(shard),
+            )
+            for shard in pending
+        ]
+        with (
+            Progress(log, stage.name, total=sum(counts[shard] for shard in pending), unit="images") as progress,
+            map_shards(work, tasks, compute, keeps_state=True) as finished,
+        ):
+            for report in finished:
+                stage.done_elsewhere(report.task.shard)
+                stall = _share(report.waited_s, report.seconds)
+                progress.add(counts[report.task.shard], f"loader stall {stall:.1%}")
+        result = stage.finish()
+    if pending:
+        seconds = result.stats["embedding_s"]
+        log.info(f"{stage.name}: {result.rows:,} rows, loader stall {loader_stall(result):.1%} of {seconds:.1f} s")
+    return result
+
+
+def _embed(
+    task: ShardTask,
+    table_schema: Callable[[int], pa.Schema],
+    columns: Callable[["Batch", np.ndarray, np.ndarray | None], dict[str, Any]],
+    *,
+    views: int,
+) -> ShardReport:
+    from pipeline.inference import Embedder
+
     teacher = read_info(task.root)
-    clip = _teacher(teacher_folder(task.root), teacher.weights_hash, task.config.device, task.config.precision)
+    rows = [row for row in pq.read_table(_index(task.root, task.shard)).to_pylist() if _wanted(task, row)]
+    embedder = Embedder.open(teacher_folder(task.root), teacher.weights_hash, task.config)
+    run = embedder.run(TarReader(task.root / "images" / f"{task.shard}.tar"), rows, views=views)
     metadata = {key: str(value) for key, value in dataclasses.asdict(teacher).items()}
-    table_schema = schema.teacher_embeddings(clip.embed_dim).with_metadata(metadata)
-    # Vectors do not repeat and hardly compress: a dictionary and statistics would only cost time.
-    with pq.ParquetWriter(
-        task.output, table_schema, compression="zstd", use_dictionary=False, write_statistics=["sample_id"]
-    ) as writer:
-        held: list[pa.Table] = []
-        for table in _embedded(task, clip, teacher, table_schema):
-            held.append(table)
-            if sum(part.num_rows for part in held) >= schema.EMBEDDING_ROW_GROUP:
-                writer.write_table(pa.concat_tables(held), row_group_size=schema.EMBEDDING_ROW_GROUP)
-                held.clear()
-        if held:
-            writer.write_table(pa.concat_tables(held), row_group_size=schema.EMBEDDING_ROW_GROUP)
-    return task
+    with EmbeddingWriter(task.output, table_schema(teacher.embed_dim).with_metadata(metadata)) as writer:
+        for batch, images, texts in run:
+            for name, vectors in (("image", images), ("text", texts)):
+                if vectors is not None and not np.isfinite(vectors).all():
+                    raise _not_finite(task.shard, teacher.name, name, vectors, batch.sample_ids)
+            writer.add(columns(batch, images, texts))
+    return ShardReport(task=task, rows=writer.rows, seconds=run.seconds, waited_s=run.waited_s)
 
 
-@functools.lru_cache(maxsize=1)
-def _teacher(folder: Path, weights_hash: str, device: str, precision: str) -> LoadedClip:
-    """The teacher of this process; ``weights_hash`` is there so that another teacher is not mistaken for it."""
-    del weights_hash
-    return load_clip(folder, device=device, precision=precision)
+def _inputs(root: Path) -> dict[str, str]:
+    """What each shard of images is embedded from."""
+    teacher = read_result(root, "teacher")
+    return {shard: fingerprint_of(digest, teacher.digest) for shard, digest in shard_digests(root, "images").items()}
 
 
-def _embedded(task: ShardTask, clip: LoadedClip, teacher: TeacherInfo, table_schema: pa.Schema) -> Iterator[pa.Table]:
-    """Tables of embeddings, batch by batch, in the order of the keys."""
-    import torch
-
-    for ids, images, texts in _batches(task, clip):
-        with torch.inference_mode():
-            image = clip.model.encode_image(images.to(clip.device, _input_type(clip)), normalize=True)
-            text = clip.model.encode_text(texts.to(clip.device), normalize=True)
-        columns = [pa.array(ids, pa.int64())]
-        for name, features in (("image", image), ("text", text)):
-            vectors = _unit(features.float().cpu().numpy())
-            bad = ~np.isfinite(vectors).all(axis=1)
-            if bad.any():
-                raise EmbeddingError(
-                    f"shard {task.shard}: {int(bad.sum())} {name} embeddings of teacher {teacher.name} are not finite, "
-                    f"e.g. of sample_id {ids[int(np.argmax(bad))]}"
-                )
-            columns.append(_fixed_size_list(vectors.astype(np.float16), table_schema.field(f"{name}_embedding").type))
-        yield pa.Table.from_arrays(columns, schema=table_schema)
+def _kept_ids(pairs: list[Path]) -> dict[str, np.ndarray]:
+    """Ids of the kept images by shard, ascending."""
+    kept = pa.concat_tables(pq.read_table(path, columns=["sample_id", "shard"]) for path in pairs)
+    ids, shards = kept["sample_id"].to_numpy(), kept["shard"].combine_chunks().dictionary_encode()
+    codes = shards.indices.to_numpy()
+    order = np.lexsort((ids, codes))
+    parts = np.split(ids[order], np.flatnonzero(np.diff(codes[order])) + 1) if len(ids) else []
+    return {shards.dictionary[int(code)].as_py(): part for code, part in zip(np.unique(codes), parts)}
 
 
-def _batches(task: ShardTask, clip: LoadedClip) -> Iterator[tuple[list[int], Any, Any]]:
-    """``(sample ids, images (B, 3, H, W), tokens (B, L))`` in the order of the keys; decoding runs ahead in threads."""
-    import torch
-
-    index = pq.read_table(_index(task.root, task.shard)).to_pylist()
-    reader = TarReader(task.root / "images" / f"{task.shard}.tar")
-    size = task.config.batch_size
-
-    def load(rows: list[dict[str, Any]]) -> tuple[list[int], Any, Any]:
-        samples = [reader.sample(row["offset"], row["size"]) for row in rows]
-        pixels = [_decode(sample, row, task.shard, clip) for sample, row in zip(samples, rows)]
-        texts = clip.tokenizer([sample["txt"].decode() for sample in samples])
-        return [row["sample_id"] for row in rows], torch.stack(pixels), texts
-
-    with ThreadPoolExecutor(task.config.decode_threads) as pool:
-        starts = range(0, len(index), size)
-        waiting = [pool.submit(load, index[start : start + size]) for start in starts[:_AHEAD]]
-        for start in starts:
-            yield waiting.pop(0).result()
-            if start + _AHEAD * size < len(index):
-                begin = start + _AHEAD * size
-                waiting.append(pool.submit(load, index[begin : begin + size]))
+def _wanted(task: ShardTask, row: dict[str, Any]) -> bool:
+    if task.ids is None:
+        return True
+    place = int(np.searchsorted(task.ids, row["sample_id"]))
+    return place < len(task.ids) and int(task.ids[place]) == row["sample_id"]
 
 
-def _decode(sample: dict[str, bytes], row: dict[str, Any], shard: str, clip: LoadedClip) -> Any:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(sample["jpg"])) as image:
-            return clip.preprocess(image)
-    except (OSError, KeyError) as error:
-        raise ShardError(f"images/{shard}.tar, key {row['key']}: no readable jpg member: {error!r}") from error
+def _not_finite(shard: str, teacher: str, name: str, vectors: np.ndarray, ids: list[int]) -> EmbeddingError:
+    bad = ~np.isfinite(vectors).reshape(len(ids), -1).all(axis=1)
+    return EmbeddingError(
+        f"shard {shard}: {int(bad.sum())} {name} embeddings of teacher {teacher} are not finite, "
+        f"e.g. of sample_id {ids[int(np.argmax(bad))]}"
+    )
 
 
-def _input_type(clip: LoadedClip) -> Any:
-    return next(clip.model.visual.parameters()).dtype
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Normalise again in float32: a half-precision model's own normalisation is off by up to 1e-3."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _fixed_size_list(vectors: np.ndarray, type_: pa.DataType) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=type_)
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def _index(root: Path, shard: str) -> Path:

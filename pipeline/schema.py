@@ -104,6 +104,7 @@ TABLES = (
     "source_pairs",
     "images",
     "teacher_embeddings",
+    "teacher_views",
     "near_duplicates",
     "balance_groups",
     "balanced_pairs",
@@ -124,17 +125,41 @@ EMBEDDING_ROW_GROUP = 8192
 
 def teacher_embeddings(image_dim: int, text_dim: int | None = None) -> pa.Schema:
     """Columns of ``teacher_embeddings``: L2-normalised float16 vectors, fixed-size lists of ``image_dim``."""
-
-    def vector(dim: int) -> pa.DataType:
-        return pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
-
     return pa.schema(
         [
             SAMPLE_ID,
-            pa.field("image_embedding", vector(image_dim), nullable=False),
-            pa.field("text_embedding", vector(text_dim or image_dim), nullable=False),
+            pa.field("image_embedding", _vector(image_dim), nullable=False),
+            pa.field("text_embedding", _vector(text_dim or image_dim), nullable=False),
         ]
     )
+
+
+def imported_embeddings(image_dim: int, text_dim: int) -> pa.Schema:
+    """Columns of ``teacher_embeddings`` that came from elsewhere: with ``text_dim`` 0 those of images alone."""
+    whole = teacher_embeddings(image_dim, text_dim or None)
+    return whole if text_dim else pa.schema(list(whole)[:-1])
+
+
+def teacher_views(dim: int) -> pa.Schema:
+    """Columns of ``teacher_views``: a row per sample and view, with what made the view (``pipeline.views.View``)."""
+    return pa.schema(
+        [
+            SAMPLE_ID,
+            pa.field("view", pa.int32(), nullable=False),
+            pa.field("crop_left", pa.int32(), nullable=False),
+            pa.field("crop_top", pa.int32(), nullable=False),
+            pa.field("crop_side", pa.int32(), nullable=False),
+            pa.field("flip", pa.bool_(), nullable=False),
+            pa.field("brightness", pa.float32(), nullable=False),
+            pa.field("contrast", pa.float32(), nullable=False),
+            pa.field("saturation", pa.float32(), nullable=False),
+            pa.field("image_embedding", _vector(dim), nullable=False),
+        ]
+    )
+
+
+def _vector(dim: int) -> pa.DataType:
+    return pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
 
 
 def centroids(dim: int) -> pa.Schema:

@@ -113,14 +113,21 @@ def _read(connection: duckdb.DuckDBPyConnection, text: str, name: str) -> duckdb
 
 
 def _counts(connection: duckdb.DuckDBPyConnection, config: SourceConfig, found: list[str]) -> dict[str, Any]:
+    return collect_counts(
+        connection, f"{found}, columns {config.url_column!r} for the URL and {config.caption_column!r} for the caption"
+    )
+
+
+def collect_counts(connection: duckdb.DuckDBPyConnection, where: str) -> dict[str, Any]:
+    """Counts of what ``source_pairs.sql`` has made; :class:`SourceError` for ids that collide, or no usable pair."""
     counts = query.one(connection, query.sql("source_counts"), {})
     assert counts is not None
     if counts["pairs"] != counts.pop("distinct_ids"):
         raise SourceError(f"sample ids still collide after a second minting, among {counts['pairs']} pairs")
     if not counts["pairs"]:
         raise SourceError(
-            f"no usable pair in {found}: {counts['listed']} rows, {counts['unusable']} of them without a URL "
-            f"in column {config.url_column!r} or without a caption in column {config.caption_column!r}"
+            f"no usable pair in {where}: {counts['listed']} rows, {counts['unusable']} of them without a URL or "
+            "without a caption"
         )
     return counts
 

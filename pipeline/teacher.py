@@ -39,13 +39,17 @@ class TeacherInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedClip:
-    """An open_clip model in evaluation mode, with the preprocessing and tokenizer that belong to it."""
+    """An open_clip model in evaluation mode, with the preprocessing and tokenizer that belong to it.
+
+    ``input_dtype``: the torch type that it wants images in; none means float32.
+    """
 
     model: Any
     preprocess: Callable[[Any], Any]
     tokenizer: Callable[[list[str]], Any]
     device: str
     embed_dim: int
+    input_dtype: Any = None
 
 
 def resolve_teacher(
@@ -139,6 +143,8 @@ def load_clip(folder: Path, *, device: str = "auto", precision: str = "fp32") ->
         tokenizer=open_clip.get_tokenizer(name),
         device=device,
         embed_dim=int(config["model_cfg"]["embed_dim"]),
+        # Not that of any weight: some stay in float32, norms and embeddings among them.
+        input_dtype=open_clip.get_input_dtype(precision),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import EmbeddingError, ShardError
 from pipeline.tars import TarReader
+from pipeline.views import View, apply_view
 from training.order import WINDOW_SHARDS, SampleOrder
 from training.task import Batch
 from training.terms import Needs
@@ -29,7 +30,8 @@ class TrainingSet:
 
     ``folder`` holds ``<shard>.tar``, ``index`` holds ``<shard>.parquet`` (``schema.TAR_INDEX``). ``preprocess`` maps a
     PIL image to ``(3, H, W)``, ``tokenizer`` a list of captions to ``(N, L)``. ``teacher_dim``: width that teacher
-    embeddings must have; ``clusters``: number that labels must stay below; none leaves them unchecked. Raises
+    embeddings must have; ``clusters``: number that labels must stay below; none leaves them unchecked. ``views``: views
+    that each sample has, of which one at a time stands for its image; 1 for the image as it is. Raises
     :class:`ShardError` if an index or tar is missing.
     """
 
@@ -43,6 +45,7 @@ class TrainingSet:
         tokenizer: Callable[[list[str]], Tensor],
         teacher_dim: int | None = None,
         clusters: int | None = None,
+        views: int = 1,
     ):
         self._indexes = sorted(index.glob("*.parquet"))
         if not self._indexes:
@@ -53,45 +56,52 @@ class TrainingSet:
             raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
         self.shard_rows = [pq.read_metadata(path).num_rows for path in self._indexes]
         self._needs, self._preprocess, self._tokenizer = needs, preprocess, tokenizer
-        self._teacher_dim, self._clusters = teacher_dim, clusters
+        self._teacher_dim, self._clusters, self.views = teacher_dim, clusters, views
         self._index = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_index)
         self._reader = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._open)
-        self._cache: dict[tuple[int, int], dict[str, Any]] = {}
+        self._cache: dict[tuple[int, int, int], dict[str, Any]] = {}
         self._cacheable: bool | None = None
 
     def __len__(self) -> int:
         return sum(self.shard_rows)
 
-    def sample(self, shard: int, row: int) -> dict[str, Any]:
+    def sample(self, shard: int, row: int, view: int = 0) -> dict[str, Any]:
         """One sample: ``sample_id``, ``image``, ``text`` and what the terms need.
+
+        Where there are views, image and teacher embedding are those of number ``view``: the same cut, mirror and
+        colours as the teacher was shown.
 
         Raises :class:`ShardError` that names the members found where one is missing or cannot be decoded, or that has a
         label without centroid, and :class:`EmbeddingError` for a teacher embedding that is not a finite vector of the
         teacher's width. Each names tar and key.
         """
-        found = self._cache.get((shard, row))
+        found = self._cache.get((shard, row, view))
         if found is not None:
             return found
         sample_id, key, offset, size = (column[row] for column in self._index(shard))
         members = self._reader(shard).sample(int(offset), int(size))
         where = f"{self._tars[shard]}, key {key}"
-        decoded = {"sample_id": int(sample_id), **self._decode(members, where)}
+        decoded = {"sample_id": int(sample_id), **self._decode(members, where, view)}
         if self._cacheable is None:
             # Shapes are equal for all samples, so the first one tells whether all fit.
             tensors = [value for value in decoded.values() if isinstance(value, Tensor)]
-            self._cacheable = len(self) * sum(t.nbytes for t in tensors) <= _CACHE_BYTES
+            self._cacheable = len(self) * self.views * sum(t.nbytes for t in tensors) <= _CACHE_BYTES
         if self._cacheable:
-            self._cache[shard, row] = decoded
+            self._cache[shard, row, view] = decoded
         return decoded
 
-    def _decode(self, members: dict[str, bytes], where: str) -> dict[str, Any]:
+    def _decode(self, members: dict[str, bytes], where: str, view: int) -> dict[str, Any]:
         try:
+            image, embedding = _open_image(members["jpg"]), "image.npy"
+            if self.views > 1:
+                image, embedding = _show(image, members["json"], where, view, self.views), "views.npy"
             decoded: dict[str, Any] = {
-                "image": self._preprocess(_open_image(members["jpg"])),
+                "image": self._preprocess(image),
                 "text": self._tokenizer([members["txt"].decode()])[0],
             }
             if self._needs.teacher_image:
-                decoded["teacher_image"] = _read_embedding(members["image.npy"], where, self._teacher_dim)
+                number = view if self.views > 1 else None
+                decoded["teacher_image"] = _read_embedding(members[embedding], where, self._teacher_dim, number)
             if self._needs.teacher_text:
                 decoded["teacher_text"] = _read_embedding(members["text.npy"], where, self._teacher_dim)
             if self._needs.cluster_id:
@@ -153,7 +163,14 @@ class _Steps(torch.utils.data.Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         part = self._order.part(step, rank=self._rank, ranks=self._ranks)
         # By shard, so that reads are local; the order within a batch means nothing to any loss.
-        return collate([self._samples.sample(int(shard), int(row)) for shard, row in part[np.lexsort(part.T[::-1])]])
+        places = [(int(shard), int(row)) for shard, row in part[np.lexsort(part.T[::-1])]]
+        epoch = step // self._order.steps_per_epoch
+        return collate([self._samples.sample(*place, view_of(*place, epoch, self._samples.views)) for place in places])
+
+
+def view_of(shard: int, row: int, epoch: int, views: int) -> int:
+    """The view of a sample in an epoch: each in turn, so that ``views`` epochs see all, and a batch sees all kinds."""
+    return (shard + row + epoch) % views
 
 
 def collate(samples: list[dict[str, Any]]) -> Batch:
@@ -178,11 +195,22 @@ def _open_image(data: bytes) -> Any:
     return Image.open(io.BytesIO(data))
 
 
-def _read_embedding(data: bytes, where: str, teacher_dim: int | None) -> Tensor:
+def _show(image: Any, facts: bytes, where: str, view: int, views: int) -> Any:
+    """The view of an image that the teacher was shown."""
+    made = json.loads(facts).get("views", [])
+    if len(made) != views:
+        raise ShardError(f"{where}: its .json has {len(made)} views, the manifest says {views}")
+    return apply_view(image.convert("RGB"), View(**made[view]))
+
+
+def _read_embedding(data: bytes, where: str, teacher_dim: int | None, view: int | None = None) -> Tensor:
+    """A vector; or row ``view`` of a matrix with a row for each view."""
     try:
         vector = _read_npy(data)
     except (ValueError, EOFError, UnicodeDecodeError) as error:
         raise EmbeddingError(f"{where}: teacher embedding is not an .npy array: {error}") from error
+    if view is not None and vector.ndim == 2 and view < len(vector):
+        vector = vector[view]
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise EmbeddingError(f"{where}: teacher embedding of shape {vector.shape} is not a finite vector")
     if teacher_dim is not None and len(vector) != teacher_dim:

@@ -37,6 +37,7 @@ class TrainingJob(Section):
         description="What `<shards>/manifest.json` must say of `weights_hash`, `preprocessing_hash`, "
         "`clusters_digest`; shards of another teacher or other clusters are refused.",
     )
+    views: int = Field(1, description="Views that each sample has in the shards; 1 for the image as it is.", ge=1)
     inputs: str = Field("", description="Digest of what the shards hold; other checkpoints are not resumed from.")
     output: Path = Field(description="Folder for checkpoints, metrics and the export.")
 

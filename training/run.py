@@ -117,6 +117,7 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         tokenizer=student.tokenizer,
         teacher_dim=job.teacher_dim,
         clusters=centroids.total if centroids else None,
+        views=job.views,
     )
     preflight(samples)
     order = SampleOrder(samples.shard_rows, batch_size=config.batch_size, seed=config.seed)

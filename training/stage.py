@@ -45,6 +45,7 @@ def train_student(
             "preprocessing_hash": teacher.preprocessing_hash,
             "clusters_digest": clusters.digest,
         },
+        views=manifest.views,
         inputs=shards.digest,
         output=(root / "runs" / "student").resolve(),
     )

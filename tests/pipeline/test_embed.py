@@ -1,15 +1,19 @@
 import io
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import ComputeConfig
-from pipeline.embed import embed_images
-from pipeline.errors import MissingInputError, TeacherError
+from pipeline.config import ComputeConfig, EmbeddingsConfig
+from pipeline.embed import embed_images, loader_stall
+from pipeline.errors import MissingInputError, ShardError, TeacherError
 from pipeline.store import read_result
 from pipeline.tars import TarReader
 from pipeline.teacher import check_teacher, read_info, resolve_teacher
@@ -134,3 +138,70 @@ def test_checkpoint_file_and_folder_give_the_same_teacher(finished: SmallRun, tm
     resolve(tmp_path / "b", str(tmp_path / "mine.json"), str(folder / "open_clip_model.safetensors"))
     hashes = {read_info(root).weights_hash for root in (finished.root, tmp_path / "a", tmp_path / "b")}
     assert len(hashes) == 1
+
+
+def test_killed_in_the_middle_of_a_shard_and_started_again_gives_the_same_bytes(copied: SmallRun) -> None:
+    config = EmbeddingsConfig(batch_size=32)
+    embed_images(copied.root, config, copied.settings.compute)
+    folder = copied.root / "teacher_embeddings"
+    expected = {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+    shutil.rmtree(folder)
+    shutil.rmtree(copied.root / ".marks" / "teacher_embeddings")
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pipeline import encoder\n"
+        "from pipeline.config import ComputeConfig, EmbeddingsConfig\n"
+        "from pipeline.embed import embed_images\n"
+        "whole, batches = encoder.Encoder.batch, iter(range(100))\n"
+        "def batch(self, *args, **kwargs):\n"
+        "    if next(batches) == 5:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return whole(self, *args, **kwargs)\n"
+        "encoder.Encoder.batch = batch\n"
+        "embed_images(Path(sys.argv[1]), EmbeddingsConfig(batch_size=32), ComputeConfig())\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(copied.root)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in folder.glob("*.parquet")] == ["00000.parquet"]
+    assert embed_images(copied.root, config, copied.settings.compute).computed == len(expected) - 1
+    assert {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))} == expected
+
+
+def test_an_image_that_cannot_be_decoded_is_named_and_nothing_of_its_shard_appears(copied: SmallRun) -> None:
+    shutil.rmtree(copied.root / ".marks" / "teacher_embeddings")
+    shutil.rmtree(copied.root / "teacher_embeddings")
+    row = pq.read_table(copied.root / "images/index/00001.parquet").to_pylist()[40]
+    tar = copied.root / "images" / "00001.tar"
+    data = bytearray(tar.read_bytes())
+    start = data.index(b"\xff\xd8\xff", row["offset"])
+    data[start : start + 300] = bytes(300)
+    tar.write_bytes(data)
+    with pytest.raises(ShardError, match=rf"images/00001\.tar, key {row['key']}: no readable jpg and txt member"):
+        embed_images(copied.root, copied.settings.embeddings, copied.settings.compute)
+    assert [path.name for path in (copied.root / "teacher_embeddings").glob("*.parquet")] == ["00000.parquet"]
+
+
+def test_the_stage_says_how_long_the_model_waited(copied: SmallRun, caplog: pytest.LogCaptureFixture) -> None:
+    result = read_result(copied.root, "teacher_embeddings")
+    assert 0 <= result.stats["loader_wait_s"] < result.stats["embedding_s"]
+    assert loader_stall(result) == pytest.approx(result.stats["loader_wait_s"] / result.stats["embedding_s"])
+    with caplog.at_level("INFO", logger="pipeline.embed"):
+        embed_images(copied.root, EmbeddingsConfig(batch_size=64), copied.settings.compute)
+    assert re.search(r"teacher_embeddings: \d+ rows, loader stall \d+\.\d% of \d+\.\d s", caplog.text)
+
+
+def test_the_live_teacher_agrees_and_another_one_does_not(copied: SmallRun) -> None:
+    import safetensors.torch
+
+    from pipeline.live import live_cosines
+
+    found = live_cosines(copied.root, samples=9)
+    assert found["samples"] == 9
+    assert min(found["least_cosine_image"], found["least_cosine_text"]) >= 0.999
+    path = copied.root / "teacher" / "open_clip_model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    weights["text_projection"] = weights["text_projection"].flip(1).contiguous()
+    safetensors.torch.save_file(weights, path)
+    found = live_cosines(copied.root, samples=9)
+    assert found["least_cosine_image"] >= 0.999 > found["least_cosine_text"]

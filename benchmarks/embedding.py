@@ -1,0 +1,270 @@
+"""The embedding stage against clip-retrieval's ``clip_inference``: same model, weights, tars, batch size and machine.
+
+clip-retrieval gets an environment of its own in ``.cache/clip-retrieval``, with the same torch, made by uv on the first
+run. Each side is a process that loads and warms its model, then runs whenever it is its turn: reads the tars, embeds
+images and captions, writes its files. Turns alternate, so that a shared machine slows all sides alike; figures are
+medians, ratios those of clip-retrieval's seconds to ours within a round. What both have embedded is compared by
+importing clip-retrieval's output.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_PROJECT = Path(__file__).resolve().parents[1]
+_ENVIRONMENT = _PROJECT / ".cache" / "clip-retrieval"
+_REQUIREMENTS = ("clip-retrieval==2.45.0", "numpy<2", "open_clip_torch<3")
+_ROUNDS = 2
+_WORDS = (
+    "a",
+    "photo",
+    "of",
+    "the",
+    "small",
+    "red",
+    "wooden",
+    "boat",
+    "house",
+    "dog",
+    "on",
+    "green",
+    "hill",
+    "in",
+    "summer",
+)
+CASES: dict[str, dict[str, Any]] = {
+    "ViT-B-32": {"model": "ViT-B-32", "samples": 64, "pixels": 256, "batch_size": 32},
+    "demo": {"model": "demo-teacher", "samples": 1024, "pixels": 64, "batch_size": 256},
+}
+
+
+def measure(names: tuple[str, ...] = tuple(CASES), rounds: int = _ROUNDS) -> list[dict[str, Any]]:
+    peer = _environment()
+    rows = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append({"case": name, **_compare(Path(folder), CASES[name], peer, rounds)})
+    return rows
+
+
+def _environment() -> Path:
+    """clip-retrieval's own Python; its dependencies want an older setuptools and numpy than ours."""
+    import torch
+    import torchvision
+
+    python = _ENVIRONMENT / "bin" / "python"
+    if not (_ENVIRONMENT / ".ready").exists():
+        uv = str(Path(sys.executable).with_name("uv"))
+        subprocess.run([uv, "venv", "--clear", "--quiet", "--python", sys.executable, str(_ENVIRONMENT)], check=True)
+        overrides = _ENVIRONMENT / "overrides.txt"
+        # torch asks for a newer one, to compile with; CLIP imports a module that only older ones have.
+        overrides.write_text("setuptools<70\n")
+        same = [f"{module.__name__}=={module.__version__.partition('+')[0]}" for module in (torch, torchvision)]
+        install = [uv, "pip", "install", "--quiet", "--python", str(python), "--overrides", str(overrides)]
+        subprocess.run([*install, *_REQUIREMENTS, *same, "setuptools"], check=True)
+        (_ENVIRONMENT / ".ready").touch()
+    return python
+
+
+def _compare(folder: Path, case: dict[str, Any], peer: Path, rounds: int) -> dict[str, Any]:
+    root = folder / "root"
+    config, checkpoint = make_root(root, **case)
+    script = str(Path(__file__).with_name("clip_retrieval_peer.py"))
+    batch = str(case["batch_size"])
+    sides = {
+        f"clip_retrieval_{workers}_workers": _Side(
+            [
+                str(peer),
+                script,
+                str(config),
+                str(checkpoint),
+                str(root / "images"),
+                str(folder / "peer"),
+                batch,
+                workers,
+            ]
+        )
+        for workers in ("0", "2")
+    } | {
+        f"here_{precision}": _Side([sys.executable, "-m", "benchmarks.embedding", str(root), batch, precision])
+        for precision in ("fp32", "bf16")
+    }
+    try:
+        turns: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        for _ in range(rounds):
+            for name, side in sides.items():
+                turns[name].append(side.turn())
+    finally:
+        for side in sides.values():
+            side.end()
+    peers = [found for name, found in turns.items() if name.startswith("clip_retrieval")]
+    row: dict[str, Any] = {"samples": case["samples"]}
+    for number, kind in enumerate(("clock", "cpu")):
+        # clip-retrieval counts with whichever number of workers was the better one in that round.
+        best = [min(turn[number] for turn in turned) for turned in zip(*peers)]
+        row |= {
+            f"{name}_{kind}_s": round(statistics.median(t[number] for t in found), 2) for name, found in turns.items()
+        }
+        row |= {
+            f"{name}_{kind}_ratio": round(statistics.median(b / t[number] for b, t in zip(best, turns[name])), 2)
+            for name in turns
+            if name.startswith("here")
+        }
+    return row | {"least_cosine_bf16_here_to_fp32_there": _agreement(root, folder)}
+
+
+def _agreement(root: Path, folder: Path) -> float:
+    """Least cosine of what was embedded here last, and there, joined by ``sample_id``."""
+    import duckdb
+
+    from pipeline.import_embeddings import import_embeddings
+
+    import_embeddings(folder / "peer", folder / "imported")
+    mine, theirs = (f"'{path}/teacher_embeddings/*.parquet'" for path in (root, folder / "imported"))
+    cosine = "list_inner_product(mine.{0}_embedding, theirs.{0}_embedding)"
+    least = f"min(least({cosine.format('image')}, {cosine.format('text')})), count(*)"
+    row = duckdb.execute(f"SELECT {least} FROM {mine} AS mine JOIN {theirs} AS theirs USING (sample_id)").fetchone()
+    assert row is not None
+    return round(row[0], 6)
+
+
+class _Side:
+    """A process that does its part when it is told to, and says how long it took."""
+
+    def __init__(self, command: list[str]):
+        self._process = subprocess.Popen(
+            command, cwd=_PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._wait_for("ready")
+
+    def turn(self) -> tuple[float, float]:
+        """Seconds by the clock, and of CPU, child processes included."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        _, clock, cpu = self._wait_for("seconds").split()
+        return float(clock), float(cpu)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _wait_for(self, word: str) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(word):
+                return line
+        raise RuntimeError(f"{self._process.args} ended with status {self._process.wait()}")
+
+
+def make_root(
+    root: Path,
+    *,
+    model: str,
+    samples: int,
+    pixels: int,
+    batch_size: int = 0,
+    shards: int = 2,
+    layers: int | None = None,
+) -> tuple[Path, Path]:
+    """A root with random weights as its teacher and photograph-like noise as images; returns model config and weights.
+
+    Captions have from 3 to 30 words. ``layers`` makes the towers of the model that shallow.
+    """
+    import open_clip
+    import torch
+
+    from pipeline.config import TeacherConfig
+    from pipeline.teacher import resolve_teacher
+
+    del batch_size
+    root.mkdir(parents=True)
+    own = _PROJECT / "pipeline/demo/models" / f"{model}.json"
+    content = json.loads(own.read_text()) if own.exists() else open_clip.get_model_config(model)
+    if layers:
+        content["vision_cfg"]["layers"] = content["text_cfg"]["layers"] = layers
+    config, checkpoint = root.parent / "random-weights.json", root.parent / "random-weights.pt"
+    config.write_text(json.dumps(content))
+    open_clip.add_model_config(config)
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(config.stem).state_dict(), checkpoint)
+    resolve_teacher(root, TeacherConfig(model=str(config), pretrained=str(checkpoint)), demo=lambda folder: None)
+    _write_images(root, samples, pixels, shards)
+    return config, checkpoint
+
+
+def _write_images(root: Path, samples: int, pixels: int, shards: int) -> None:
+    import pyarrow.parquet as pq
+
+    from pipeline.store import Stage
+    from pipeline.tars import index_tar, write_tar
+
+    random = np.random.default_rng(0)
+    names = [f"{number:05d}" for number in range(shards)]
+    stage = Stage(root, "images", version=0, config={}, inputs=dict.fromkeys(names, samples))
+    numbers = np.array_split(np.arange(samples), shards)
+    with stage.running():
+        for name, part in zip(names, numbers):
+            with stage.output(name) as output:
+                tar = output.path(f"images/{name}.tar")
+                output.rows = write_tar(tar, (_sample(random, int(number), pixels) for number in part))
+                output.stats = {"downloaded": len(part)}
+                pq.write_table(index_tar(tar), output.path(f"images/index/{name}.parquet"))
+        stage.finish()
+
+
+def _sample(random: np.random.Generator, number: int, pixels: int) -> dict[str, Any]:
+    from PIL import Image
+
+    # Coarse noise made smooth has about the bytes of a photograph of its size.
+    coarse = random.integers(0, 256, (pixels // 8, pixels // 8, 3), dtype=np.uint8)
+    image, data = Image.fromarray(coarse).resize((pixels, pixels), Image.Resampling.BICUBIC), io.BytesIO()
+    image.save(data, "JPEG", quality=95)
+    url, caption = f"http://x/{number}.jpg", " ".join(random.choice(_WORDS, random.integers(3, 31)))
+    facts = {"sample_id": _sample_id(url, caption), "url": url, "caption": caption}
+    return {"__key__": f"{number:09d}", "jpg": data.getvalue(), "txt": caption, "json": facts}
+
+
+def _sample_id(url: str, caption: str) -> int:
+    """As ``source_pairs.sql`` mints it."""
+    import hashlib
+
+    return int.from_bytes(hashlib.md5(f"{url}\x1f{caption}".encode()).digest()[8:], "little") - 2**63
+
+
+def main() -> None:
+    """The side of this project: answers each line of stdin with the seconds that the stage took."""
+    from pipeline.config import ComputeConfig, EmbeddingsConfig
+    from pipeline.embed import embed_images
+    from pipeline.inference import Embedder
+    from pipeline.teacher import read_info
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("root", type=Path)
+    parser.add_argument("batch_size", type=int)
+    parser.add_argument("precision")
+    options = parser.parse_args()
+    config = EmbeddingsConfig(batch_size=options.batch_size, precision=options.precision)
+    embedder = Embedder.open(options.root / "teacher", read_info(options.root).weights_hash, config)
+    embedder.warm_up()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        shutil.rmtree(options.root / ".marks" / "teacher_embeddings", ignore_errors=True)
+        started, used = time.perf_counter(), sum(os.times()[:4])
+        embed_images(options.root, config, ComputeConfig())
+        print(f"seconds {time.perf_counter() - started} {sum(os.times()[:4]) - used}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

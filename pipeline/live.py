@@ -1,0 +1,93 @@
+"""Stored embeddings against the teacher itself: a sample is embedded anew, one by one, by plain open_clip in fp32."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline.embed import EMBEDDINGS, VIEWS
+from pipeline.errors import EmbeddingError
+from pipeline.loader import decode_image
+from pipeline.store import read_result
+from pipeline.tars import TarReader
+from pipeline.teacher import LoadedClip, load_clip
+from pipeline.views import FIELDS, View, apply_view
+
+_SHARDS = 4
+
+
+def live_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str, float]:
+    """Least cosine of images and captions, of about ``samples`` samples from all over the data."""
+    found: dict[str, list[float]] = {"image": [], "text": []}
+    clip = load_clip(root / "teacher", device=device)
+    for path, wanted in _chosen(root, EMBEDDINGS, samples):
+        stored = pq.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
+        for row, members in _with_members(root, path.stem, stored):
+            live_image = _embed_image(clip, decode_image(members["jpg"]))
+            live_text = _embed_text(clip, members["txt"].decode())
+            found["image"].append(_cosine(live_image, row["image_embedding"]))
+            found["text"].append(_cosine(live_text, row["text_embedding"]))
+    return {"samples": len(found["image"]), **{f"least_cosine_{name}": min(values) for name, values in found.items()}}
+
+
+def live_view_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str, float]:
+    """Least cosine of all views of about ``samples`` samples, made again from their parameters; no cosine without."""
+    cosines: list[float] = []
+    clip = None
+    for path, wanted in _chosen(root, VIEWS, samples):
+        clip = clip or load_clip(root / "teacher", device=device)
+        stored = pq.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
+        for row, members in _with_members(root, path.stem, stored):
+            view = apply_view(decode_image(members["jpg"]), View(**{name: row[name] for name in FIELDS}))
+            cosines.append(_cosine(_embed_image(clip, view), row["image_embedding"]))
+    return {"views": len(cosines)} | ({"least_cosine": min(cosines)} if cosines else {})
+
+
+def _chosen(root: Path, table: str, samples: int) -> Iterator[tuple[Path, list[int]]]:
+    """Files from first to last, and ids from each, evenly spaced."""
+    files = read_result(root, table).parquet(table)
+    for path in _spread(files, _SHARDS):
+        ids = np.unique(pq.read_table(path, columns=["sample_id"])["sample_id"].to_numpy())
+        yield path, [int(id_) for id_ in _spread(ids.tolist(), -(-samples // min(_SHARDS, len(files))))]
+
+
+def _spread(values: Sequence[Any], count: int) -> list[Any]:
+    if not values:
+        return []
+    return [values[int(place)] for place in np.linspace(0, len(values) - 1, min(count, len(values))).round()]
+
+
+def _with_members(
+    root: Path, shard: str, rows: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+    """Each row with the members of its sample."""
+    ids = list({row["sample_id"] for row in rows})
+    index = pq.read_table(root / "images" / "index" / f"{shard}.parquet", filters=[("sample_id", "in", ids)])
+    places = {row["sample_id"]: (row["offset"], row["size"]) for row in index.to_pylist()}
+    missing = set(ids) - set(places)
+    if missing:
+        raise EmbeddingError(f"images/{shard}.tar has no sample {min(missing)}, which has an embedding")
+    reader = TarReader(root / "images" / f"{shard}.tar")
+    for row in rows:
+        yield row, reader.sample(*places[row["sample_id"]])
+
+
+def _embed_image(clip: LoadedClip, image: Any) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        return np.asarray(clip.model.encode_image(clip.preprocess(image)[None].to(clip.device)).float().cpu())[0]
+
+
+def _embed_text(clip: LoadedClip, caption: str) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        return np.asarray(clip.model.encode_text(clip.tokenizer([caption]).to(clip.device)).float().cpu())[0]
+
+
+def _cosine(live: np.ndarray, stored: Any) -> float:
+    vector = np.asarray(stored, np.float64)
+    return float(live.astype(np.float64) @ vector / np.linalg.norm(live) / np.linalg.norm(vector))
