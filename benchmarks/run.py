@@ -23,13 +23,10 @@ BENCHMARKS = (
     "cluster_head",
     "global_batch",
     "training_step",
-<<<<<<< HEAD
     "gpu_training",
-=======
     "embedding",
     "embedding_gpu",
     "parquet_layout",
->>>>>>> wt-embed
     "demo",
 )
 """Modules of this package, each with ``measure() -> list[dict]``."""
