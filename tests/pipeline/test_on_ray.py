@@ -56,8 +56,7 @@ def local(server: Hostile, finished: SmallRun, tmp_path_factory: pytest.TempPath
     download_images(root, images_config(server))
     for name in ("teacher", ".marks/teacher"):
         shutil.copytree(finished.root / name, root / name)
-    # As many threads as a worker of one core has: with others float32 sums differ in their last bits, and here and there
-    # a float16 after them.
+    # As many threads as a worker of one core has: with others float32 sums differ in their last bits.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
