@@ -203,6 +203,12 @@ class EmbeddingsConfig(Section):
     batch_size: int = Field(
         256, description="Images per forward pass. It enters the fingerprint: kernels round by batch shape.", ge=1
     )
+    threads: int = Field(
+        2,
+        description="CPU threads of a forward pass, in each worker. It enters the fingerprint too, since sums are "
+        "divided among them. Of no effect on a GPU.",
+        ge=1,
+    )
     compile: bool = Field(
         False, description="Compile the image tower with torch.compile; meant for GPUs, not measured on one."
     )

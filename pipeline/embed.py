@@ -193,14 +193,15 @@ def _embed(
     *,
     views: int,
 ) -> ShardReport:
-    from pipeline.inference import Embedder
+    from pipeline.inference import Embedder, cpu_threads
 
     teacher = read_info(task.root)
     rows = [row for row in pq.read_table(_index(task.root, task.shard)).to_pylist() if _wanted(task, row)]
     embedder = Embedder.open(teacher_folder(task.root), teacher.weights_hash, task.config)
     run = embedder.run(TarReader(task.root / "images" / f"{task.shard}.tar"), rows, views=views)
     metadata = {key: str(value) for key, value in dataclasses.asdict(teacher).items()}
-    with EmbeddingWriter(task.output, table_schema(teacher.embed_dim).with_metadata(metadata)) as writer:
+    table = table_schema(teacher.embed_dim).with_metadata(metadata)
+    with cpu_threads(task.config.threads), EmbeddingWriter(task.output, table) as writer:
         for batch, images, texts in run:
             for name, vectors in (("image", images), ("text", texts)):
                 if vectors is not None and not np.isfinite(vectors).all():

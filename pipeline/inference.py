@@ -1,6 +1,7 @@
 """Loader and model together: the samples of a tar in, batches of embeddings out, with the time that was waited."""
 
 import collections
+import contextlib
 import functools
 import logging
 import time
@@ -71,6 +72,19 @@ class Embedder:
         log.info(f"least cosine of {self._config.precision} to fp32 is {found:.6f} on {len(batch.sample_ids)} samples")
         require_cosine(found, precision=self._config.precision, device=self.encoder.device)
         self._compared = True
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """While the block lasts torch uses so many threads, whatever machine and engine this is: sums depend on it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.config import ComputeConfig, EmbeddingsConfig
 from pipeline.embed import embed_images, loader_stall
@@ -68,6 +69,20 @@ def test_worker_processes_give_the_same_bytes(copied: SmallRun) -> None:
         path.unlink()
     result = embed_images(copied.root, copied.settings.embeddings, ComputeConfig(engine="processes", workers=2))
     assert result.computed == len(before)
+    assert {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))} == before
+
+
+def test_threads_are_those_of_the_config_whatever_the_process_has(copied: SmallRun) -> None:
+    folder = copied.root / "teacher_embeddings"
+    before = {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+    shutil.rmtree(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        embed_images(copied.root, copied.settings.embeddings, ComputeConfig())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
     assert {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))} == before
 
 

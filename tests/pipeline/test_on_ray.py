@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from pipeline.config import ComputeConfig, EmbeddingsConfig, ImagesConfig
 from pipeline.download import download_images
@@ -56,13 +55,7 @@ def local(server: Hostile, finished: SmallRun, tmp_path_factory: pytest.TempPath
     download_images(root, images_config(server))
     for name in ("teacher", ".marks/teacher"):
         shutil.copytree(finished.root / name, root / name)
-    # As many threads as a worker of one core has: with others float32 sums differ in their last bits.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        embed_images(root, EMBEDDINGS, ComputeConfig())
-    finally:
-        torch.set_num_threads(threads)
+    embed_images(root, EMBEDDINGS, ComputeConfig())
     return root
 
 
