@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 from pipeline.embed import EMBEDDINGS, VIEWS
 from pipeline.errors import EmbeddingError
 from pipeline.loader import decode_image
+from pipeline.storage import storage_of
 from pipeline.store import read_result
-from pipeline.tars import TarReader
-from pipeline.teacher import LoadedClip, load_clip
+from pipeline.tars import read_sample
+from pipeline.teacher import LoadedClip, load_clip, teacher_folder
 from pipeline.views import FIELDS, View, apply_view
 
 _SHARDS = 4
@@ -21,7 +22,7 @@ _SHARDS = 4
 def live_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str, float]:
     """Least cosine of images and captions, of about ``samples`` samples from all over the data."""
     found: dict[str, list[float]] = {"image": [], "text": []}
-    clip = load_clip(root / "teacher", device=device)
+    clip = load_clip(teacher_folder(root), device=device)
     for path, wanted in _chosen(root, EMBEDDINGS, samples):
         stored = pq.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
         for row, members in _with_members(root, path.stem, stored):
@@ -37,7 +38,7 @@ def live_view_cosines(root: Path, *, samples: int, device: str = "auto") -> dict
     cosines: list[float] = []
     clip = None
     for path, wanted in _chosen(root, VIEWS, samples):
-        clip = clip or load_clip(root / "teacher", device=device)
+        clip = clip or load_clip(teacher_folder(root), device=device)
         stored = pq.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
         for row, members in _with_members(root, path.stem, stored):
             view = apply_view(decode_image(members["jpg"]), View(**{name: row[name] for name in FIELDS}))
@@ -63,15 +64,17 @@ def _with_members(
     root: Path, shard: str, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
     """Each row with the members of its sample."""
-    ids = list({row["sample_id"] for row in rows})
+    ids, storage = list({row["sample_id"] for row in rows}), storage_of(root)
+    storage.fetch([f"images/index/{shard}.parquet"])
     index = pq.read_table(root / "images" / "index" / f"{shard}.parquet", filters=[("sample_id", "in", ids)])
     places = {row["sample_id"]: (row["offset"], row["size"]) for row in index.to_pylist()}
     missing = set(ids) - set(places)
     if missing:
         raise EmbeddingError(f"images/{shard}.tar has no sample {min(missing)}, which has an embedding")
-    reader = TarReader(root / "images" / f"{shard}.tar")
+    # Parts of the tar are asked for, not the tar: it may be in an object store.
+    name = f"images/{shard}.tar"
     for row in rows:
-        yield row, reader.sample(*places[row["sample_id"]])
+        yield row, read_sample(storage.part(name, *places[row["sample_id"]]), where=name)
 
 
 def _embed_image(clip: LoadedClip, image: Any) -> np.ndarray:
