@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # A task whose node died is started again elsewhere so many times before the run gives up.
 _RETRIES = 5
+# Workers that end before they have begun, one after another, before the run gives up; counted as an item of this number.
+_STARTS, _STARTING = 20, -1
 # Ray takes 127.0.0.1 for a node without an address and listens on the machine's own instead.
 _LOOPBACK = "127.0.0.2"
 _JOIN_S = 60.0
@@ -167,15 +169,21 @@ class _Workers:
                     raise error.cause from error
                 except self._ray.exceptions.RayActorError as error:
                     # It may only be out of reach, and would keep its cores.
-                    self._ray.kill(actor)
+                    self._end(actor)
                     self._note_loss(task, error)
                     continue
+                self._lost[_STARTING] = 0
                 self._next(actor)
                 if task is not None:
                     yield result
 
     def end(self) -> None:
         for actor, _ in self._asked.values():
+            self._end(actor)
+
+    def _end(self, actor: Any) -> None:
+        # One that never came to run is no longer known, and asking to end it is an error.
+        with contextlib.suppress(self._ray.exceptions.RaySystemError):
             self._ray.kill(actor)
 
     def _fill(self) -> None:
@@ -203,17 +211,17 @@ class _Workers:
             task = self._waiting.pop()
             self._asked[actor.work.remote(self._function, task[1])] = (actor, task)
         else:
-            self._ray.kill(actor)
+            self._end(actor)
 
     def _note_loss(self, task: tuple[int, Any] | None, error: Exception) -> None:
-        if task is None:
-            return
-        number, _ = task
+        number = _STARTING if task is None else task[0]
         self._lost[number] += 1
-        if self._lost[number] > _RETRIES:
-            raise ComputeError(f"the same item lost its Ray worker {self._lost[number]} times: {error}") from error
-        log.warning("a Ray worker was lost (%s); what it had is run again", str(error).splitlines()[0])
-        self._waiting.append(task)
+        if self._lost[number] > (_STARTS if task is None else _RETRIES):
+            what = "Ray workers did not start" if task is None else "the same item lost its Ray worker"
+            raise ComputeError(f"{what} {self._lost[number]} times: {error}") from error
+        if task is not None:
+            log.warning("a Ray worker was lost (%s); what it had is run again", str(error).splitlines()[0])
+            self._waiting.append(task)
 
 
 @functools.cache

@@ -21,13 +21,14 @@ ENGINES = [ComputeConfig(engine="inline"), ComputeConfig(engine="processes", wor
 
 @pytest.mark.parametrize("config", ENGINES, ids=lambda config: config.engine)
 def test_results_and_errors(config: ComputeConfig) -> None:
+    before = set(psutil.Process().children(recursive=True))
     with map_shards(square, range(20), config) as results:
         assert sorted(results) == [number * number for number in range(20)]
     with pytest.raises(ShardError, match="shard 3 is bad"), map_shards(refuse, range(20), config) as results:
         list(results)
     # multiprocessing keeps one helper of its own until this process ends.
-    children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-    assert not [line for line in children if "resource_tracker" not in line]
+    children = set(psutil.Process().children(recursive=True)) - before
+    assert not [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 @pytest.mark.slow
