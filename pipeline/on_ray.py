@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # A task whose node died is started again elsewhere so many times before the run gives up.
 _RETRIES = 5
-# Workers that end before they have begun, one after another, before the run gives up; counted as an item of this number.
+# Workers that end before they have begun, one after another, before the run gives up; counted under this number.
 _STARTS, _STARTING = 20, -1
 # Ray takes 127.0.0.1 for a node without an address and listens on the machine's own instead.
 _LOOPBACK = "127.0.0.2"
