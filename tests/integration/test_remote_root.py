@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from training.stage import train_student
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STAGES = ("source_pairs", "teacher_embeddings", "near_duplicates", "balance")
+
+
+@pytest.fixture
+def cluster() -> Iterator[LoopbackCluster]:
+    """A cluster for this alone: a driver of it is killed, after which others saw their new workers cancelled."""
+    running = LoopbackCluster()
+    yield running
+    running.shutdown()
 
 
 def config_of(s3: Store, machine: str, folder: Path, **changes: Any) -> dict[str, Any]:
