@@ -4,7 +4,7 @@ clip-retrieval gets an environment of its own in ``.cache/clip-retrieval``, with
 run. Each side is a process that loads and warms its model, then runs whenever it is its turn: reads the tars, embeds
 images and captions, writes its files. Turns alternate, so that a shared machine slows all sides alike; figures are
 medians, ratios those of clip-retrieval's seconds to ours within a round. What both have embedded is compared by
-importing clip-retrieval's output.
+importing clip-retrieval's output. No result of it is kept here yet: it has not been seen to end.
 """
 
 import argparse
