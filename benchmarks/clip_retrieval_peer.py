@@ -38,7 +38,8 @@ def main() -> None:
             clip_model=model,
             output_partition_count=1,
         )
-        print(f"seconds {time.perf_counter() - started} {sum(os.times()[:4]) - used}", flush=True)
+        # Its logger leaves a line unfinished.
+        print(f"\nseconds {time.perf_counter() - started} {sum(os.times()[:4]) - used}", flush=True)
 
 
 if __name__ == "__main__":

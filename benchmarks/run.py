@@ -24,6 +24,7 @@ BENCHMARKS = (
     "global_batch",
     "training_step",
     "gpu_training",
+    "encoder",
     "embedding",
     "embedding_gpu",
     "parquet_layout",

@@ -10,16 +10,16 @@ import io
 import json
 import multiprocessing
 import os
-import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-_BATCH, _CLUSTERS, _WIDTH, _ROUNDS = 256, 256, 64, 9
+from benchmarks.turns import ratio, take_turns
+
+_BATCH, _CLUSTERS, _WIDTH = 256, 256, 64
 _SAMPLES = 1536
 
 
@@ -62,14 +62,14 @@ def _teachers(pair: str) -> list[dict[str, Any]]:
         with FlopCounterMode(display=False) as counter:
             way()
         flops[name] = counter.get_total_flops()
-    times = _take_turns(ways)
+    times = take_turns(ways)
     return [
         {
             "what": f"{pair}: online teacher over cached",
-            "ratio": _ratio(times, "online", "cached"),
+            "ratio": ratio(times, "online", "cached"),
             "predicted_by_flops": round(flops["online"] / flops["cached"], 2),
         },
-        {"what": f"{pair}: distillation step over plain CLIP step", "ratio": _ratio(times, "cached", "plain")},
+        {"what": f"{pair}: distillation step over plain CLIP step", "ratio": ratio(times, "cached", "plain")},
     ]
 
 
@@ -102,11 +102,11 @@ def _engines(pair: str) -> list[dict[str, Any]]:
         ways[f"ZeRO {stage}"] = lambda engine=engine: engine.step(
             task.total(task.losses(engine.model, batch)), learning_rate=1e-3
         )
-    times = _take_turns(ways)
+    times = take_turns(ways)
     return [
         {
             "what": f"{pair}: DeepSpeed {name} over bare DDP",
-            "ratio": _ratio(times, name, "ddp"),
+            "ratio": ratio(times, name, "ddp"),
             "more_ms": round(1e3 * statistics.median(a - b for a, b in zip(times[name], times["ddp"]))),
         }
         for name in ways
@@ -118,6 +118,7 @@ def _loader() -> list[dict[str, Any]]:
     """Samples a second of the loader against those that the student takes, each alone on all cores."""
     import torch
 
+    from pipeline.loader import Preprocessing
     from training.data import TrainingSet, batches
     from training.order import SampleOrder
     from training.terms import Needs
@@ -129,7 +130,7 @@ def _loader() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         _write_shards(Path(folder))
 
-        arguments = {"needs": needs, "preprocess": built.preprocess, "tokenizer": built.tokenizer}
+        arguments = {"needs": needs, "preprocessing": Preprocessing.of(built.preprocess), "tokenizer": built.tokenizer}
 
         def read(samples: Any, workers: int) -> None:
             order = SampleOrder(samples.shard_rows, batch_size=_BATCH, seed=0)
@@ -147,31 +148,14 @@ def _loader() -> list[dict[str, Any]]:
             optimizer.step()
 
         ways = {"decoding": load, "decoded before": lambda: read(kept, workers=0), "consume": consume}
-        times = _take_turns(ways, rounds=5)
+        times = take_turns(ways, rounds=5)
     return [
         {
             "what": f"loader on all cores, {name}, over the student's consumption on all cores",
-            "ratio": round(_SAMPLES / _BATCH / _ratio(times, name, "consume"), 2),
+            "ratio": round(_SAMPLES / _BATCH / ratio(times, name, "consume"), 2),
         }
         for name in ("decoding", "decoded before")
     ]
-
-
-def _take_turns(ways: dict[str, Callable[[], Any]], *, rounds: int = _ROUNDS) -> dict[str, list[float]]:
-    """Seconds of each way by round. The order changes: what ran before leaves caches and free memory as it likes."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    order = random.Random(0)
-    for number in range(rounds + 1):
-        for name in order.sample(list(ways), len(ways)):
-            started = time.perf_counter()
-            ways[name]()
-            if number:  # the first round warms up
-                times[name].append(time.perf_counter() - started)
-    return times
-
-
-def _ratio(times: dict[str, list[float]], over: str, under: str) -> float:
-    return round(statistics.median(a / b for a, b in zip(times[over], times[under])), 3)
 
 
 def _built() -> Any:

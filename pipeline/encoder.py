@@ -36,10 +36,6 @@ class Encoder:
         self._model = clip.model
         self._dtype = clip.input_dtype or torch.float32
         self._model.visual.to(memory_format=torch.channels_last)
-        self._mean, self._std = (
-            torch.tensor(values, device=self.device).reshape(1, 3, 1, 1)
-            for values in (self.preprocessing.mean, self.preprocessing.std)
-        )
         self._compiled = compile_images
         self._encode_image = torch.compile(clip.model.encode_image) if compile_images else clip.model.encode_image
         self._causal = _CausalText.of(clip.model)
@@ -93,9 +89,7 @@ class Encoder:
     def _images(self, pixels: "Tensor", batch_size: int) -> "Tensor":
         import torch
 
-        # As torchvision's ToTensor and Normalize, bit for bit, but for a whole batch and on the device.
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-        images = images.div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
+        images = self.preprocessing.normalise(pixels.to(self.device, non_blocking=True)).to(self._dtype)
         count = len(images)
         if self._compiled and count < batch_size:
             # A compiled model is made for one shape.

@@ -19,6 +19,7 @@ from pipeline.tars import TarReader
 from pipeline.views import View, apply_view, draw_view
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 # Batches that are read and decoded ahead of the model, and samples that one thread decodes at a time.
@@ -58,6 +59,20 @@ class Preprocessing:
         width, height = to_image(Image.new("RGB", (8, 8))).size
         mean, std = (tuple(float(value) for value in values) for values in (steps[-1].mean, steps[-1].std))
         return cls(to_image=to_image, height=height, width=width, mean=mean, std=std)
+
+    def pixels(self, image: Any) -> "np.ndarray":
+        """A PIL image as (H, W, 3) uint8 of the model's size."""
+        import numpy as np
+
+        return np.asarray(self.to_image(image))
+
+    def normalise(self, pixels: "Tensor") -> "Tensor":
+        """(B, H, W, 3) uint8 to (B, 3, H, W) float32, channels last in memory: as torchvision's ToTensor and Normalize,
+        bit for bit, but for a whole batch and on its device."""
+        import torch
+
+        mean, std = (torch.tensor(values, device=pixels.device).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
+        return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,8 +140,6 @@ class Loader:
         self, reader: TarReader, rows: Sequence[Row], samples: Future[list[dict[str, bytes]]], start: int, pixels: Any
     ) -> _Part:
         """Fill the pixels of some samples, the first of which is number ``start`` of its batch."""
-        import numpy as np
-
         target, captions, views = pixels.numpy(), list[str](), list[View]()
         for place, row in enumerate(rows, start):
             members = samples.result()[place]
@@ -141,7 +154,7 @@ class Loader:
             views += drawn
             shown = [apply_view(image, view) for view in drawn] if self.views else [image]
             for number, picture in enumerate(shown, place * len(shown)):
-                target[number] = np.asarray(self.preprocessing.to_image(picture))
+                target[number] = self.preprocessing.pixels(picture)
         return (None if self.views else self.tokenizer(captions)), views
 
     def _draw(self, sample_id: int, image: Any) -> list[View]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import EmbeddingError, ShardError
+from pipeline.loader import Preprocessing
 from pipeline.tars import TarReader
 from pipeline.views import View, apply_view
 from training.order import WINDOW_SHARDS, SampleOrder
@@ -28,8 +29,8 @@ _PREFLIGHT_SHARDS = 16
 class TrainingSet:
     """Samples of a shard folder by ``(shard, row)``, decoded for the student.
 
-    ``folder`` holds ``<shard>.tar``, ``index`` holds ``<shard>.parquet`` (``schema.TAR_INDEX``). ``preprocess`` maps a
-    PIL image to ``(3, H, W)``, ``tokenizer`` a list of captions to ``(N, L)``. ``teacher_dim``: width that teacher
+    ``folder`` holds ``<shard>.tar``, ``index`` holds ``<shard>.parquet`` (``schema.TAR_INDEX``). ``preprocessing``
+    is the student's own, ``tokenizer`` maps a list of captions to ``(N, L)``. ``teacher_dim``: width that teacher
     embeddings must have; ``clusters``: number that labels must stay below; none leaves them unchecked. ``views``: views
     that each sample has, of which one at a time stands for its image; 1 for the image as it is. Raises
     :class:`ShardError` if an index or tar is missing.
@@ -41,7 +42,7 @@ class TrainingSet:
         index: Path,
         *,
         needs: Needs,
-        preprocess: Callable[[Any], Tensor],
+        preprocessing: Preprocessing,
         tokenizer: Callable[[list[str]], Tensor],
         teacher_dim: int | None = None,
         clusters: int | None = None,
@@ -55,7 +56,7 @@ class TrainingSet:
         if missing:
             raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
         self.shard_rows = [pq.read_metadata(path).num_rows for path in self._indexes]
-        self._needs, self._preprocess, self._tokenizer = needs, preprocess, tokenizer
+        self.preprocessing, self._needs, self._tokenizer = preprocessing, needs, tokenizer
         self._teacher_dim, self._clusters, self.views = teacher_dim, clusters, views
         self._index = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_index)
         self._reader = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._open)
@@ -66,7 +67,7 @@ class TrainingSet:
         return sum(self.shard_rows)
 
     def sample(self, shard: int, row: int, view: int = 0) -> dict[str, Any]:
-        """One sample: ``sample_id``, ``image``, ``text`` and what the terms need.
+        """One sample: ``sample_id``, ``pixels`` (H, W, 3) uint8, ``text`` and what the terms need.
 
         Where there are views, image and teacher embedding are those of number ``view``: the same cut, mirror and
         colours as the teacher was shown.
@@ -96,7 +97,7 @@ class TrainingSet:
             if self.views > 1:
                 image, embedding = _show(image, members["json"], where, view, self.views), "views.npy"
             decoded: dict[str, Any] = {
-                "image": self._preprocess(image),
+                "pixels": torch.from_numpy(self.preprocessing.pixels(image).copy()),
                 "text": self._tokenizer([members["txt"].decode()])[0],
             }
             if self._needs.teacher_image:
@@ -165,7 +166,8 @@ class _Steps(torch.utils.data.Dataset[Batch]):
         # By shard, so that reads are local; the order within a batch means nothing to any loss.
         places = [(int(shard), int(row)) for shard, row in part[np.lexsort(part.T[::-1])]]
         epoch = step // self._order.steps_per_epoch
-        return collate([self._samples.sample(*place, view_of(*place, epoch, self._samples.views)) for place in places])
+        found = [self._samples.sample(*place, view_of(*place, epoch, self._samples.views)) for place in places]
+        return collate(found, self._samples.preprocessing)
 
 
 def view_of(shard: int, row: int, epoch: int, views: int) -> int:
@@ -173,17 +175,18 @@ def view_of(shard: int, row: int, epoch: int, views: int) -> int:
     return (shard + row + epoch) % views
 
 
-def collate(samples: list[dict[str, Any]]) -> Batch:
-    """Stack decoded samples; embeddings become float32."""
+def collate(samples: list[dict[str, Any]], preprocessing: Preprocessing) -> Batch:
+    """Stack decoded samples; pixels are scaled and shifted, embeddings become float32."""
     stacked: dict[str, Tensor] = {
         str(name): torch.stack([sample[name] for sample in samples]).float()
-        for name in ("image", "teacher_image", "teacher_text")
+        for name in ("teacher_image", "teacher_text")
         if name in samples[0]
     }
     if "cluster_id" in samples[0]:
         stacked["cluster_ids"] = torch.tensor([sample["cluster_id"] for sample in samples])
     return Batch(
         sample_ids=[sample["sample_id"] for sample in samples],
+        image=preprocessing.normalise(torch.stack([sample["pixels"] for sample in samples])),
         text=torch.stack([sample["text"] for sample in samples]),
         **stacked,
     )

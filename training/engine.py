@@ -15,7 +15,7 @@ from training import state
 from training.average import WeightAverage, average_statistics
 from training.config import StudentConfig
 from training.microbatch import MicroBatches
-from training.student import has_batch_norm
+from training.student import has_batch_norm, memory_format
 
 _PARAMETERS_WITHOUT_DECAY = ("logit_scale", "logit_bias", "positional_embedding", "class_embedding")
 # DeepSpeed prints a line of its own every so many steps; never.
@@ -59,6 +59,9 @@ class Engine:
             config=deepspeed_config(config, world=self.world, autocast=has_batch_norm(module)),
         )
         self._module = self._deepspeed.module
+        if config.zero_stage == 0:
+            # Not before: DeepSpeed broadcasts contiguous weights alone. Other stages have flat copies of their own.
+            self._module.to(memory_format=memory_format(self._module))
         self._parameters = dict(self._module.named_parameters())
         self._parts = None
         if config.micro_batches > 1:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, EmbeddingError
 from pipeline.files import write_text_atomically
+from pipeline.loader import Preprocessing
 from pipeline.progress import Progress
 from training.job import TrainingJob
 from training.lifeline import Tie, release, tie_between_ranks
@@ -113,7 +114,7 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         job.shards,
         job.index_folder,
         needs=needs,
-        preprocess=student.preprocess,
+        preprocessing=Preprocessing.of(student.preprocess),
         tokenizer=student.tokenizer,
         teacher_dim=job.teacher_dim,
         clusters=centroids.total if centroids else None,

@@ -57,6 +57,7 @@ class Student(nn.Module):
     ):
         super().__init__()
         self.model, self._autocast = model, autocast
+        self._layout = memory_format(model)
         same = teacher_dim is None or teacher_dim == embed_dim
         # Vectors of one: see the logit scale of `build_student`.
         self.log_scales = nn.ParameterDict(
@@ -67,8 +68,9 @@ class Student(nn.Module):
     def forward(self, image: Tensor, text: Tensor) -> Features:
         """``image``: ``(B, 3, H, W)`` preprocessed; ``text``: ``(B, L)`` token ids."""
         model: Any = self.model
+        dtype = next(model.visual.parameters()).dtype
         with torch.autocast(image.device.type, self._autocast, enabled=self.training and self._autocast is not None):
-            image_BE = model.encode_image(image.to(next(model.visual.parameters()).dtype))
+            image_BE = model.encode_image(image.to(dtype=dtype, memory_format=self._layout))
             text_BE = model.encode_text(text)
             image_BD, text_BD = self.projection(image_BE), self.projection(text_BE)
         return Features(
@@ -153,6 +155,11 @@ def build_student(
 def has_batch_norm(module: nn.Module) -> bool:
     """Whether it has running statistics, which need float32."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+
+def memory_format(module: nn.Module) -> torch.memory_format:
+    """Channels last for towers of convolutions, which take half the time with it, on CPUs too; a ViT takes longer."""
+    return torch.channels_last if has_batch_norm(module) else torch.contiguous_format
 
 
 def _autocast(clip: nn.Module, model: str, precision: str) -> torch.dtype | None:

@@ -24,7 +24,7 @@ from training.stage import train_student
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-STAGES = ("source_pairs", "teacher_embeddings", "near_duplicates", "balance")
+STAGES = ("source_pairs", "teacher_embeddings", "near_duplicates", "balance", "clusters", "training_shards")
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def config_of(s3: Store, machine: str, folder: Path, **changes: Any) -> dict[str
     return settings | {"root": s3.url}
 
 
-def curate(config: dict[str, Any]) -> dict[str, int]:
-    """Run the job here and return how many shards each table computed."""
-    job, instance = defs.resolve_job_def("curate"), dg.DagsterInstance.ephemeral()
+def run_all(config: dict[str, Any]) -> dict[str, int]:
+    """Run the whole job here and return how many shards each table computed."""
+    job, instance = defs.resolve_job_def("clip_cid"), dg.DagsterInstance.ephemeral()
     result = job.execute_in_process({"resources": {"settings": {"config": config}}}, instance=instance)
     assert result.success
     computed = {}
@@ -57,7 +57,7 @@ def killed_at_the_embeddings(s3: Store, cluster: LoopbackCluster, folder: Path) 
     is in the store."""
     job = Job(folder)
     job.configure_with(config_of(s3, "first", folder, compute={"engine": "ray", "address": cluster.address}))
-    process, deadline = job.start("curate"), time.monotonic() + 300
+    process, deadline = job.start(), time.monotonic() + 300
     while not any("/0" in name for name in s3.objects(".marks/teacher_embeddings")):
         assert process.poll() is None and time.monotonic() < deadline, job.output()[-4000:]
         time.sleep(0.02)
@@ -76,7 +76,7 @@ def test_killed_here_finished_there_and_asked_elsewhere(
     killed_at_the_embeddings(s3, cluster, tmp_path / "job")
     assert ".marks/teacher_embeddings/complete.json" not in s3.objects(".marks")
     embedded = sum("/0" in name for name in s3.objects(".marks/teacher_embeddings"))
-    computed = curate(config_of(s3, "second", tmp_path))
+    computed = run_all(config_of(s3, "second", tmp_path))
     before = {"source_pairs": 0, "images": 0, "teacher": 0, "teacher_embeddings": 3 - embedded}
     assert computed == {**dict.fromkeys(computed, 1), **before}
 
@@ -84,7 +84,7 @@ def test_killed_here_finished_there_and_asked_elsewhere(
     for stage in STAGES:
         assert read_result(third, stage).digest == read_result(finished.root, stage).digest, stage
     before = {name: s3.read(name) for name in s3.objects(".marks") if name.endswith("complete.json")}
-    assert set(curate(config_of(s3, "third", tmp_path)).values()) == {0}
+    assert set(run_all(config_of(s3, "third", tmp_path)).values()) == {0}
     assert before == {name: s3.read(name) for name in before}
     # Where nothing was to do, no image was copied.
     assert not list(third.rglob("*.tar"))
@@ -92,6 +92,11 @@ def test_killed_here_finished_there_and_asked_elsewhere(
     connection = duckdb.connect()
     connection.register_filesystem(s3.files)
     connection.execute(s3.read("catalog.sql").decode())
+    # The student on the store is whole and is evaluated beside teacher and baseline.
+    open_clip_files = {name.rpartition("/")[2] for name in s3.objects("student")}
+    assert {"open_clip_model.safetensors", "open_clip_config.json"} <= open_clip_files
+    models = connection.sql("SELECT DISTINCT model FROM evaluation ORDER BY ALL").fetchall()
+    assert models == [("baseline",), ("student",), ("teacher",)]
     counts = "SELECT count(*) FILTER (kept), count(*) FILTER (NOT kept) FROM balance_groups"
     kept, removed = connection.sql(counts).fetchall()[0]
     assert connection.sql("SELECT count(*) FROM balanced_pairs").fetchall() == [(kept,)]

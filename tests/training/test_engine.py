@@ -29,11 +29,15 @@ class Toy(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.map = nn.Linear(DIM, DIM)
+        # With batch norms, weights are channels last at stage 0, and contiguous in the flat copies of other stages.
+        self.near = nn.Conv2d(2, 2, (3, 1), padding=(1, 0))
+        self.norm = nn.BatchNorm2d(2, affine=False)
         self.logit_scale = nn.Parameter(torch.tensor([BOUND]))
         self.register_buffer("seen", torch.tensor(7))
 
     def forward(self, rows: torch.Tensor) -> ToyFeatures:
         rows = rows.to(self.map.weight.dtype)
+        rows = rows + self.near(rows.reshape(-1, 2, DIM // 2, 1)).reshape(rows.shape)
         image, text = (nn.functional.normalize(self.map(part), dim=-1) for part in (rows, rows.flip(-1)))
         return ToyFeatures(image, text, self.logit_scale.exp().reshape(()))
 
@@ -107,6 +111,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], di
 def test_ranks_stages_parts_and_resuming_elsewhere_do_not_change_the_weights(states: dict) -> None:
     expected = states[1, "stage 0"]
     assert not torch.equal(expected["map.weight"], Toy().map.weight)
+    assert not torch.equal(expected["near.weight"], Toy().near.weight)
     assert {(1, "stage 1, resumed"), (2, "parts, stage 2, resumed")} <= states.keys()
     for key, state in states.items():
         assert state.keys() == expected.keys(), key
@@ -138,8 +143,10 @@ def test_a_clamped_parameter_stays_below_its_bound(states: dict) -> None:
 def test_only_matrices_decay() -> None:
     toy = Toy()
     decayed, rest = parameter_groups(toy, weight_decay=0.2)
-    assert decayed["weight_decay"] == 0.2 and [id(p) for p in decayed["params"]] == [id(toy.map.weight)]
-    assert rest["weight_decay"] == 0 and {id(p) for p in rest["params"]} == {id(toy.map.bias), id(toy.logit_scale)}
+    matrices = {id(toy.map.weight), id(toy.near.weight)}
+    assert decayed["weight_decay"] == 0.2 and {id(p) for p in decayed["params"]} == matrices
+    others = {id(toy.map.bias), id(toy.near.bias), id(toy.logit_scale)}
+    assert rest["weight_decay"] == 0 and {id(p) for p in rest["params"]} == others
 
 
 def test_deepspeed_config_follows_the_student() -> None:

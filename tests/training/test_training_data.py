@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ import torch
 
 from pipeline import schema
 from pipeline.errors import EmbeddingError, ShardError
+from pipeline.loader import Preprocessing
 from training.centroids import CentroidTable
 from training.config import LossesConfig
 from training.data import TrainingSet, batches, preflight
@@ -22,8 +22,9 @@ ALL = Needs(teacher_image=True, teacher_text=True, cluster_id=True, centroids=Tr
 NONE = Needs(teacher_image=False, teacher_text=False, cluster_id=False, centroids=False)
 
 
-def _preprocess(image: Any) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(image.resize((4, 4)), dtype=np.float32)).permute(2, 0, 1)
+PREPROCESSING = Preprocessing(
+    to_image=lambda image: image.resize((4, 4)), height=4, width=4, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+)
 
 
 def _tokenizer(captions: list[str]) -> torch.Tensor:
@@ -31,7 +32,9 @@ def _tokenizer(captions: list[str]) -> torch.Tensor:
 
 
 def _open(folder: Path, needs: Needs = ALL, **checks: int) -> TrainingSet:
-    return TrainingSet(folder, folder / "index", needs=needs, preprocess=_preprocess, tokenizer=_tokenizer, **checks)
+    return TrainingSet(
+        folder, folder / "index", needs=needs, preprocessing=PREPROCESSING, tokenizer=_tokenizer, **checks
+    )
 
 
 def test_needs_follow_the_weights() -> None:
@@ -47,7 +50,7 @@ def test_a_sample_has_what_its_members_say(shards: Path) -> None:
     sample = _open(shards).sample(2, 5)
     assert sample["sample_id"] == 2 * 32 + 5
     assert sample["cluster_id"] == sample["sample_id"] % 4
-    assert sample["image"].shape == (3, 4, 4) and sample["teacher_text"].shape == (24,)
+    assert sample["pixels"].shape == (4, 4, 3) and sample["teacher_text"].shape == (24,)
     assert sample["text"].tolist() == [len("a picture of two"), ord("o")]
 
 
@@ -55,7 +58,7 @@ def test_raw_downloads_suffice_for_the_contrastive_term(tmp_path: Path, write_sh
     folder = write_shards(tmp_path / "images", shards=1, rows=4, distil=False)
     samples = _open(folder, NONE)
     preflight(samples)
-    assert set(samples.sample(0, 0)) == {"sample_id", "image", "text"}
+    assert set(samples.sample(0, 0)) == {"sample_id", "pixels", "text"}
     with pytest.raises(ShardError, match=r"image\.npy.*members found: jpg, json, txt"):
         preflight(_open(folder))
 

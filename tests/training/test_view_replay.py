@@ -9,6 +9,7 @@ import torch
 from pipeline.embed import embed_views
 from pipeline.encoder import Encoder
 from pipeline.errors import EmbeddingError, MissingInputError, ShardError
+from pipeline.loader import Preprocessing
 from pipeline.shards import read_manifest, write_shards
 from pipeline.teacher import load_clip
 from tests.conftest import SmallRun, run_shards, small_settings
@@ -38,7 +39,11 @@ def root(finished: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_set(root: Path, views: int = VIEWS) -> TrainingSet:
     clip = load_clip(root / "teacher", device="cpu")
     folder = root / "training_shards"
-    parts = {"preprocess": clip.preprocess, "tokenizer": clip.tokenizer, "teacher_dim": clip.embed_dim}
+    parts = {
+        "preprocessing": Preprocessing.of(clip.preprocess),
+        "tokenizer": clip.tokenizer,
+        "teacher_dim": clip.embed_dim,
+    }
     return TrainingSet(folder, folder / "index", needs=NEEDS, views=views, **parts)
 
 
@@ -49,13 +54,13 @@ def test_every_view_that_is_trained_on_has_the_embedding_of_these_pixels(root: P
     chosen = [samples.sample(shard, row, view) for shard in (0, 1) for row in range(12) for view in range(VIEWS)]
     model = load_clip(root / "teacher", device="cpu").model
     with torch.no_grad():
-        live = model.encode_image(torch.stack([sample["image"] for sample in chosen]), normalize=True)
+        pixels = torch.stack([sample["pixels"] for sample in chosen])
+        live = model.encode_image(samples.preprocessing.normalise(pixels), normalize=True)
         text = model.encode_text(torch.stack([sample["text"] for sample in chosen]), normalize=True)
     stored = torch.stack([sample["teacher_image"] for sample in chosen]).float()
     assert (live * stored).sum(-1).min() >= 0.999
     assert (text * torch.stack([sample["teacher_text"] for sample in chosen]).float()).sum(-1).min() >= 0.999
-    images = torch.stack([sample["image"] for sample in chosen]).flatten(1)
-    assert len(torch.unique(images, dim=0)) == len(chosen)
+    assert len(torch.unique(pixels.flatten(1), dim=0)) == len(chosen)
 
 
 def test_pixels_of_the_trainer_are_those_of_the_embedding_stage(root: Path) -> None:
@@ -79,12 +84,8 @@ def test_pixels_of_the_trainer_are_those_of_the_embedding_stage(root: Path) -> N
     for path in sorted((root / "images" / "index").glob("*.parquet")):
         rows = [row for row in pq.read_table(path).to_pylist() if row["sample_id"] == first]
         for batch in loader.batches(TarReader(root / "images" / f"{path.stem}.tar"), rows):
-            mean, std = (
-                torch.tensor(v).reshape(1, 3, 1, 1) for v in (loader.preprocessing.mean, loader.preprocessing.std)
-            )
-            shown = (batch.pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
             for view in range(VIEWS):
-                assert torch.equal(samples.sample(0, 0, view)["image"], shown[view])
+                assert torch.equal(samples.sample(0, 0, view)["pixels"], batch.pixels[view])
 
 
 def test_each_epoch_has_another_view_and_a_resumed_run_the_same(root: Path) -> None:
