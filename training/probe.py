@@ -16,13 +16,16 @@ def write_probe(folder: Path, engine: "Engine", samples: "TrainingSet") -> None:
     import safetensors.torch
     import torch
 
+    from training.data import collate
+
     first = [samples.sample(0, row) for row in range(min(_SAMPLES, samples.shard_rows[0]))]
-    image, text = (torch.stack([sample[name] for sample in first]) for name in ("image", "text"))
+    batch = collate(first, samples.preprocessing)
     with torch.no_grad(), engine.exported() as model:
-        features = model(image.to(engine.device), text.to(engine.device))
+        features = model(batch.image.to(engine.device), batch.text.to(engine.device))
     if engine.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"image": image, "text": text, "image_embedding": features.image, "text_embedding": features.text}
+        tensors = {"image": batch.image, "text": batch.text}
+        tensors |= {"image_embedding": features.image, "text_embedding": features.text}
         stored = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(stored, str(folder / PROBE_FILE))
 
