@@ -27,7 +27,13 @@ def measure() -> list[dict[str, Any]]:
     """Ratios of step times, in processes of their own."""
     context = multiprocessing.get_context("spawn")
     rows: list[dict[str, Any]] = []
-    parts = [(_teachers, ("demo",)), (_engines, ("demo",)), (_teachers, ("ViT",)), (_engines, ("ViT",)), (_loader, ())]
+    parts: list[tuple[Any, tuple[str, ...]]] = [
+        (_teachers, ("demo",)),
+        (_engines, ("demo",)),
+        (_teachers, ("ViT",)),
+        (_engines, ("ViT",)),
+    ]
+    parts += [(_layouts, ()), (_loader, ())]
     for part, arguments in parts:
         # Not a Pool: its processes may not start the loader's.
         with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -114,6 +120,25 @@ def _engines(pair: str) -> list[dict[str, Any]]:
     ]
 
 
+def _layouts() -> list[dict[str, Any]]:
+    """The demo student's step with its convolutions channels last, against channels first."""
+    import torch
+
+    batch, task, ways = _batch("demo"), _task(), dict[str, Callable[[], None]]()
+    for name, layout in (("last", torch.channels_last), ("first", torch.contiguous_format)):
+        student = _student().to(memory_format=layout)
+        student._layout = layout
+        optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
+
+        def step(student: Any = student, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad()
+            task.total(task.losses(student, batch)).backward()
+            optimizer.step()
+
+        ways[name] = step
+    return [{"what": "demo: channels last over channels first", "ratio": ratio(take_turns(ways), "last", "first")}]
+
+
 def _loader() -> list[dict[str, Any]]:
     """Samples a second of the loader against those that the student takes, each alone on all cores."""
     import torch
@@ -182,9 +207,12 @@ def _pair(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _student(config: dict[str, Any] | None = None) -> Any:
-    from training.student import Student
+    """As the engine has it at ZeRO 0."""
+    from training.student import Student, memory_format
 
-    return Student(_clip(config or _pair("demo")[0], nonscalar_logit_scale=True), embed_dim=_WIDTH, teacher_dim=_WIDTH)
+    clip = _clip(config or _pair("demo")[0], nonscalar_logit_scale=True)
+    student = Student(clip, embed_dim=_WIDTH, teacher_dim=_WIDTH)
+    return student.to(memory_format=memory_format(student))
 
 
 def _clip(config: dict[str, Any], **options: Any) -> Any:
