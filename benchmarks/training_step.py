@@ -124,32 +124,21 @@ def _layouts() -> list[dict[str, Any]]:
     """The demo student's step with its convolutions channels last, against channels first."""
     import torch
 
-    batch, task, ways = _batch("demo"), _task(), dict[str, Callable[[], None]]()
+    ways = {}
     for name, layout in (("last", torch.channels_last), ("first", torch.contiguous_format)):
         student = _student().to(memory_format=layout)
         student._layout = layout
-        optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
-
-        def step(student: Any = student, optimizer: Any = optimizer) -> None:
-            optimizer.zero_grad()
-            task.total(task.losses(student, batch)).backward()
-            optimizer.step()
-
-        ways[name] = step
+        ways[name] = _plain_step(student, "demo")
     return [{"what": "demo: channels last over channels first", "ratio": ratio(take_turns(ways), "last", "first")}]
 
 
 def _loader() -> list[dict[str, Any]]:
-    """Samples a second of the loader against those that the student takes, each alone on all cores."""
-    import torch
-
+    """Samples a second of the loader against those that the students take, each alone on all cores."""
     from pipeline.loader import Preprocessing
     from training.data import TrainingSet, batches
     from training.order import SampleOrder
     from training.terms import Needs
 
-    student, batch, task = _student(), _batch("demo"), _task()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
     needs = Needs(teacher_image=True, teacher_text=True, cluster_id=True, centroids=True)
     built = _built()
     with tempfile.TemporaryDirectory() as folder:
@@ -167,20 +156,32 @@ def _loader() -> list[dict[str, Any]]:
 
         kept = TrainingSet(Path(folder), Path(folder) / "index", **arguments)
 
-        def consume() -> None:
-            optimizer.zero_grad()
-            task.total(task.losses(student, batch)).backward()
-            optimizer.step()
-
-        ways = {"decoding": load, "decoded before": lambda: read(kept, workers=0), "consume": consume}
-        times = take_turns(ways, rounds=5)
+        readers = {"decoding": load, "decoded before": lambda: read(kept, workers=0)}
+        students = {pair: _plain_step(_student(_pair(pair)[0]), pair) for pair in ("demo", "ViT")}
+        times = take_turns({**readers, **students}, rounds=5)
     return [
         {
-            "what": f"loader on all cores, {name}, over the student's consumption on all cores",
-            "ratio": round(_SAMPLES / _BATCH / ratio(times, name, "consume"), 2),
+            "what": f"{pair}: loader on all cores, {name}, over the student's consumption on all cores",
+            "ratio": round(_SAMPLES / _size(pair) / ratio(times, name, pair), 2),
         }
-        for name in ("decoding", "decoded before")
+        for pair in students
+        for name in readers
     ]
+
+
+def _plain_step(student: Any, pair: str) -> Callable[[], None]:
+    """A step of training, all terms, without an engine."""
+    import torch
+
+    batch, task = _batch(pair), _task()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        task.total(task.losses(student, batch)).backward()
+        optimizer.step()
+
+    return step
 
 
 def _built() -> Any:
@@ -223,12 +224,16 @@ def _clip(config: dict[str, Any], **options: Any) -> Any:
         return open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False, **options)
 
 
+def _size(pair: str) -> int:
+    return _BATCH if pair == "demo" else _BATCH // 4
+
+
 def _batch(pair: str) -> Any:
     import torch
 
     from training.task import Batch
 
-    size = _BATCH if pair == "demo" else _BATCH // 4
+    size = _size(pair)
     return Batch(
         sample_ids=list(range(size)),
         image=torch.randn(size, 3, 48, 48),
