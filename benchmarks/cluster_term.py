@@ -1,7 +1,7 @@
 """The cluster term alone, on top of contrastive learning, with one of its settings changed at a time.
 
 ``python -m benchmarks.cluster_term data/demo`` takes a finished demo, which stays as it is, and trains one student for
-each setting, 200 steps on all pairs, seed 0. What is measured is zero-shot top-1 on the demo's held-out images, so these
+each setting, 200 steps on all pairs, seed 0. Measured is zero-shot top-1 on the demo's held-out images, so these
 are figures to understand the term by, not to choose a setting by.
 """
 
