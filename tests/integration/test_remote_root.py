@@ -88,8 +88,8 @@ def test_killed_here_finished_there_and_asked_elsewhere(
     before = {name: s3.read(name) for name in s3.objects(".marks") if name.endswith("complete.json")}
     assert set(run_all(config_of(s3, "third", tmp_path)).values()) == {0}
     assert before == {name: s3.read(name) for name in before}
-    # Where nothing was to do, no image was copied.
-    assert not list(third.rglob("*.tar"))
+    # Where nothing was to do, no image was copied; the demo draws its evaluation set anew.
+    assert not [path for path in third.rglob("*.tar") if "evaluation" not in path.parts]
     assert any(name.startswith("pictures/") for name in s3.objects("pictures"))
     connection = duckdb.connect()
     connection.register_filesystem(s3.files)

@@ -132,7 +132,10 @@ def test_a_machine_that_is_no_node_joins_for_the_time(cluster: LoopbackCluster) 
 
     # As the download connects, so that its workers are as small as those on one machine.
     with connected(on(cluster), worker_process_setup_hook="pipeline.lean.leave_out_unused") as ray:
-        before = alive()
+        # Nodes that other tests lost may not have been missed yet.
+        deadline = time.monotonic() + 60
+        while len(before := alive()) > len(cluster.nodes) and time.monotonic() < deadline:
+            time.sleep(0.2)
         assert list(run_tasks(ray, leaves_out, ["torch"], on(cluster))) == [True]
     with connected(on(cluster, join=True)) as ray:
         assert alive() == [0, *before]
