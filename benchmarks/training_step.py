@@ -104,7 +104,9 @@ def _engines(pair: str) -> list[dict[str, Any]]:
 
     ways: dict[str, Callable[[], Any]] = {"ddp": ddp}
     for stage in (0, 1):
-        engine = Engine(_student(config), StudentConfig(batch_size=len(batch.image), ranks=1, zero_stage=stage))
+        # It sees to the layout itself.
+        fresh = _student(config).to(memory_format=torch.contiguous_format)
+        engine = Engine(fresh, StudentConfig(batch_size=len(batch.image), ranks=1, zero_stage=stage))
         ways[f"ZeRO {stage}"] = lambda engine=engine: engine.step(
             task.total(task.losses(engine.model, batch)), learning_rate=1e-3
         )
