@@ -158,7 +158,7 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def memory_format(module: nn.Module) -> torch.memory_format:
-    """Channels last for towers of convolutions, which take half the time with it, on CPUs too; a ViT takes longer."""
+    """Channels last for towers of convolutions, which take less time with it, on CPUs too; a ViT takes longer."""
     return torch.channels_last if has_batch_norm(module) else torch.contiguous_format
 
 
