@@ -1,9 +1,14 @@
-"""Table and figure of an ablation, finished or not: ``python -m assets.ablation_report data/demo [--picture FILE]``."""
+"""Table and figure of an ablation, finished or not, and the value of each of its cells.
+
+``python -m assets.ablation_report data/demo [--picture FILE] [--cells FILE]``
+"""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import duckdb
 
 from assets.plots_ablation import ORDER, ablation_bars
 from training.ablation.stage import TABLE, summary
@@ -29,11 +34,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path, help="the root of the data set, for example data/demo")
     parser.add_argument("--picture", type=Path, help="where the figure goes, as JPEG")
+    parser.add_argument("--cells", type=Path, help="where zero-shot top-1 of each cell goes, as CSV")
     arguments = parser.parse_args()
-    rows = summary(sorted((arguments.root / TABLE).glob("*.parquet")))
+    files = sorted((arguments.root / TABLE).glob("*.parquet"))
+    rows = summary(files)
     print(report(rows), end="")
     if arguments.picture:
         arguments.picture.write_bytes(ablation_bars(rows))
+    if arguments.cells:
+        top1 = duckdb.read_parquet([str(path) for path in files]).filter("task = 'zero_shot' AND metric = 'top1'")
+        top1.project("data, losses, seed, value").order("ALL").write_csv(str(arguments.cells))
 
 
 if __name__ == "__main__":

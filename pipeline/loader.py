@@ -7,6 +7,7 @@ quarter of the bytes of the floats that the model is given, in the channels-last
 
 import collections
 import dataclasses
+import functools
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -71,8 +72,18 @@ class Preprocessing:
         bit for bit, but for a whole batch and on its device."""
         import torch
 
-        mean, std = (torch.tensor(values, device=pixels.device).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (_on_device(values, pixels.device) for values in (self.mean, self.std))
         return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@functools.lru_cache(maxsize=8)
+def _on_device(values: tuple[float, ...], device: Any) -> "Tensor":
+    """(1, 3, 1, 1); copied once, since a GPU would wait for a copy from ordinary memory in every batch."""
+    import torch
+
+    # Training may use what inference asked for first.
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).reshape(1, 3, 1, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -58,10 +58,9 @@ def test_both_parts_of_the_preprocessing_are_the_whole(mode: str) -> None:
     whole = preprocess(mode)
     parts = Preprocessing.of(whole)
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 33, 3), dtype=np.uint8))
-    pixels = torch.from_numpy(np.asarray(parts.to_image(image)).copy())
+    pixels = torch.from_numpy(parts.pixels(image).copy())
     assert pixels.shape == (parts.height, parts.width, 3) and pixels.dtype == torch.uint8
-    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (parts.mean, parts.std))
-    assert torch.equal((pixels.permute(2, 0, 1).float() / 255 - mean) / std, whole(image))
+    assert torch.equal(parts.normalise(pixels[None])[0], whole(image))
 
 
 def test_preprocessing_of_another_form_is_refused() -> None:
