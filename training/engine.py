@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,10 @@ class Engine:
             # Not before: DeepSpeed broadcasts contiguous weights alone. Other stages have flat copies of their own.
             self._module.to(memory_format=memory_format(self._module))
         self._parameters = dict(self._module.named_parameters())
+        self._clip_norm: float | None = config.optimizer.clip_gradient_norm or math.inf
+        if not _clips_here(config, autocast=has_batch_norm(module)):
+            self._clip_norm = None
+        self._norm: Tensor | None = None
         self._parts = None
         if config.micro_batches > 1:
             self._parts = MicroBatches(self._deepspeed, module=self._module, parts=config.micro_batches)
@@ -94,7 +99,7 @@ class Engine:
     def step(self, loss: Tensor, *, learning_rate: float) -> float | None:
         """Backward pass, mean of the gradients over ranks, clipping, and an AdamW step with ``learning_rate``.
 
-        Returns the norm of the gradient before clipping, where DeepSpeed tells it: not at stage 0 in fp32.
+        Returns the norm of the gradient before clipping; none where a step was skipped for an overflow.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
@@ -107,12 +112,15 @@ class Engine:
             average_statistics(self._module)
             if self._average:
                 self._average.update(self._weights())
-        norm = self._deepspeed.get_global_grad_norm()
+        norm = self._deepspeed.get_global_grad_norm() if self._clip_norm is None else self._norm
         return None if norm is None else float(norm)
 
     def _backward(self, loss: Tensor) -> None:
         # The parts of a batch have their share of the whole loss already, so DeepSpeed must not divide by their number.
         self._deepspeed.backward(loss, scale_wrt_gas=False)
+        if self._clip_norm is not None and self._deepspeed.is_gradient_accumulation_boundary():
+            # Gradients are those of all ranks by now, so each finds the same norm.
+            self._norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
         self._deepspeed.step()
 
     def clamp_parameter(self, name: str, maximum: float) -> float:
@@ -207,7 +215,7 @@ def deepspeed_config(config: StudentConfig, *, world: int, autocast: bool = Fals
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // world // config.micro_batches,
         "gradient_accumulation_steps": config.micro_batches,
-        "gradient_clipping": config.optimizer.clip_gradient_norm,
+        "gradient_clipping": 0.0 if _clips_here(config, autocast=autocast) else config.optimizer.clip_gradient_norm,
         "bf16": {"enabled": config.precision == "bf16" and not autocast},
         "fp16": {"enabled": config.precision == "fp16"},
         "zero_optimization": {"stage": config.zero_stage},
@@ -216,6 +224,11 @@ def deepspeed_config(config: StudentConfig, *, world: int, autocast: bool = Fals
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": _NEVER,
     }
+
+
+def _clips_here(config: StudentConfig, *, autocast: bool) -> bool:
+    """Whether torch clips rather than DeepSpeed, which at stage 0 in fp32 keeps the norm to itself, and is slower."""
+    return config.zero_stage == 0 and (config.precision == "fp32" or autocast)
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.job import TrainingJob
+from training.leave import leave
 from training.lifeline import Held
 from training.parent import end_with_parent
 from training.stop import StopFlag, StopRequested
@@ -87,4 +88,4 @@ def _report(job: TrainingJob, error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

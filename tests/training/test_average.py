@@ -8,6 +8,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from training.average import WeightAverage, average_statistics
+from training.leave import leave
 
 
 def test_weights_are_averaged_with_a_growing_decay() -> None:
@@ -31,6 +32,7 @@ def _rank(rank: int, store: str, output: str) -> None:
     average_statistics(module)
     torch.save({name: value for name, value in module.state_dict().items() if "running" in name}, f"{output}{rank}")
     dist.destroy_process_group()
+    leave(0)
 
 
 def test_every_rank_has_the_mean_of_all_statistics(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from training.leave import leave
 from training.losses.centroids import Centroids, share_of
 from training.losses.cluster import ClusterDiscriminationLoss
 from training.losses.contrastive import ContrastiveLoss
@@ -72,6 +73,7 @@ def _run(rank: int, ranks: int, store: str, output: str) -> None:
     if rank == 0:
         torch.save({**result, "centroids gradient": torch.cat(shares)}, output)
     dist.destroy_process_group()
+    leave(0)
 
 
 @pytest.fixture(scope="module")
