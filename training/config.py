@@ -48,6 +48,15 @@ class ClusterConfig(Section):
     )
 
 
+class DirectionsConfig(Section):
+    """Weights within the mean of instance discrimination's cross-entropies, named `<student's>_<teacher's>`."""
+
+    image_image: float = Field(1.0, description="Student's images against the teacher's images (unconfirmed).", ge=0)
+    text_text: float = Field(1.0, description="Student's captions against the teacher's captions (unconfirmed).", ge=0)
+    image_text: float = Field(1.0, description="Student's images against the teacher's captions (unconfirmed).", ge=0)
+    text_image: float = Field(1.0, description="Student's captions against the teacher's images (unconfirmed).", ge=0)
+
+
 class InstanceConfig(Section):
     """Instance discrimination: student embeddings against the teacher's, pair by pair."""
 
@@ -57,6 +66,7 @@ class InstanceConfig(Section):
     discrimination_weight: float = Field(
         1.0, description="Weight of the mean of its four cross-entropies (unconfirmed).", ge=0
     )
+    directions: DirectionsConfig = DirectionsConfig()
     feature_weight: float = Field(
         1000.0,
         description="Weight of the mean squared error between embeddings (CLIP-KD's feature term, there with weight "

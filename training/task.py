@@ -69,9 +69,9 @@ class DistillationTask:
         if centroids is not None and centroids.learnt:
             self.centroid_optimizer = CentroidOptimizer(centroids, factor=losses.cluster.learning_rate_factor)
         self._scales = [f"log_scales.{name}" for name in learnt_temperatures(losses)]
-        self._instance = (
-            InstanceDiscriminationLoss.from_config(losses.instance) if Needs.of(losses).teacher_text else None
-        )
+        self._instance = None
+        if any(name.startswith("instance_") for name in self.weights):
+            self._instance = InstanceDiscriminationLoss.from_config(losses.instance)
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Named terms of one batch; see :class:`Task`."""

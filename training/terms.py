@@ -1,10 +1,9 @@
 """Which loss terms are active, with what weight, and what they need of a sample. No torch here: callers only ask."""
 
 import dataclasses
+from collections.abc import Iterable
 
-from training.config import LossesConfig
-
-_INSTANCE_PAIRS = 4
+from training.config import DirectionsConfig, InstanceConfig, LossesConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,12 +17,11 @@ class Needs:
 
     @classmethod
     def of(cls, losses: LossesConfig) -> "Needs":
-        divergence = losses.cluster.weight * losses.cluster.divergence_weight > 0
-        label = losses.cluster.weight * losses.cluster.label_weight > 0
-        instance = losses.instance.weight * (losses.instance.discrimination_weight + losses.instance.feature_weight) > 0
+        active = weights_of(losses)
+        divergence, label = "cluster_divergence" in active, "cluster_label" in active
         return cls(
-            teacher_image=divergence or instance,
-            teacher_text=instance,
+            teacher_image=divergence or _compares(active, "image"),
+            teacher_text=_compares(active, "text"),
             cluster_id=label or (divergence and losses.cluster.sample_rate < 1),
             centroids=divergence or label,
         )
@@ -31,7 +29,13 @@ class Needs:
     @property
     def teacher_space(self) -> bool:
         """Whether any term compares the student with the teacher."""
-        return self.teacher_image or self.centroids
+        return self.teacher_image or self.teacher_text or self.centroids
+
+
+def _compares(active: Iterable[str], modality: str) -> bool:
+    """Whether an instance term compares with the teacher's embeddings of a modality."""
+    names = [name for name in active if name.startswith("instance_")]
+    return any(name == "instance_feature" or name.endswith(f"_{modality}") for name in names)
 
 
 def learnt_temperatures(losses: LossesConfig) -> dict[str, float]:
@@ -39,23 +43,25 @@ def learnt_temperatures(losses: LossesConfig) -> dict[str, float]:
     needs, found = Needs.of(losses), {}
     if needs.centroids and losses.cluster.learnt_temperature:
         found["cluster"] = losses.cluster.temperature
-    if needs.teacher_text and losses.instance.discrimination_weight and losses.instance.learnt_temperature:
+    if directions_of(losses.instance) and losses.instance.weight and losses.instance.learnt_temperature:
         found["instance"] = losses.instance.temperature
     return found
+
+
+def directions_of(instance: InstanceConfig) -> list[str]:
+    """Names `<student's modality>_<teacher's>` of the cross-entropies that have a weight within the instance term."""
+    return [name for name, weight in instance.directions if weight and instance.discrimination_weight]
 
 
 def weights_of(losses: LossesConfig) -> dict[str, float]:
     """Weight of every active term by its name. The four cross-entropies of the instance term share its weight."""
     cluster, instance = losses.cluster, losses.instance
-    pair_weight = instance.weight * instance.discrimination_weight / _INSTANCE_PAIRS
+    share = instance.weight * instance.discrimination_weight / len(DirectionsConfig.model_fields)
     weights = {
         "contrastive": losses.contrastive.weight,
         "cluster_label": cluster.weight * cluster.label_weight,
         "cluster_divergence": cluster.weight * cluster.divergence_weight,
-        "instance_image_image": pair_weight,
-        "instance_text_text": pair_weight,
-        "instance_image_text": pair_weight,
-        "instance_text_image": pair_weight,
+        **{f"instance_{name}": share * weight for name, weight in instance.directions},
         "instance_feature": instance.weight * instance.feature_weight,
     }
     return {name: weight for name, weight in weights.items() if weight > 0}

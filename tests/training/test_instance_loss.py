@@ -4,8 +4,9 @@ import math
 
 import torch
 
-from training.config import InstanceConfig
+from training.config import ClusterConfig, DirectionsConfig, InstanceConfig, LossesConfig
 from training.losses.instance import InstanceDiscriminationLoss
+from training.terms import Needs, weights_of
 
 PAIRS = ("image_image", "text_text", "image_text", "text_image")
 
@@ -40,9 +41,20 @@ def test_feature_term_is_the_mean_squared_error_of_both_modalities() -> None:
     """Image off by (1, -1) in one of two rows: 2 / 4; captions equal: 0."""
     eye = torch.eye(2)
     image = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    loss = InstanceDiscriminationLoss(discrimination=False, feature=True)
+    loss = InstanceDiscriminationLoss(directions=(), feature=True)
     terms = loss(image, eye, eye, eye)
     assert list(terms) == ["instance_feature"] and math.isclose(terms["instance_feature"].item(), 0.5)
+
+
+def test_directions_without_weight_are_left_out_with_what_they_alone_need() -> None:
+    directions = DirectionsConfig(image_image=2, text_text=0, image_text=0, text_image=1)
+    config = InstanceConfig(directions=directions, feature_weight=0)
+    losses = LossesConfig(instance=config, cluster=ClusterConfig(weight=0))
+    assert weights_of(losses) == {"contrastive": 1.0, "instance_image_image": 0.5, "instance_text_image": 0.25}
+    assert Needs.of(losses) == Needs(teacher_image=True, teacher_text=False, cluster_id=False, centroids=False)
+    eye = torch.eye(2)
+    terms = InstanceDiscriminationLoss.from_config(config)(eye, eye, eye, None)
+    assert list(terms) == ["instance_image_image", "instance_text_image"]
 
 
 def test_feature_term_only_with_a_weight() -> None:

@@ -1,41 +1,44 @@
 """Instance discrimination: the student's embedding of a pair against the teacher's, over the global batch."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.config import InstanceConfig
+from training.config import DirectionsConfig, InstanceConfig
 from training.losses.chunked import CHUNK_ELEMENTS
 from training.losses.contrastive import symmetric_cross_entropy
 from training.losses.gather import gather_rows
 from training.losses.precision import widen
+from training.terms import directions_of
 
 
 class InstanceDiscriminationLoss(nn.Module):
     """Symmetric cross-entropies student x teacher, within a modality and across (METHOD; CLIP-CID, arXiv 2408.09441).
 
     ``feature`` adds the mean squared error between embeddings, the strong simple baseline of CLIP-KD
-    (arXiv 2307.12732), which averages over dimensions and therefore wants a weight in the thousands. No matrix of more
-    than ``elements`` logits is held.
+    (arXiv 2307.12732), which averages over dimensions and therefore wants a weight in the thousands. ``directions``:
+    `<student's modality>_<teacher's>` of each cross-entropy. No matrix of more than ``elements`` logits is held.
     """
 
     def __init__(
         self,
         *,
         temperature: float = 0.07,
-        discrimination: bool = True,
+        directions: Sequence[str] = tuple(DirectionsConfig.model_fields),
         feature: bool = False,
         elements: int = CHUNK_ELEMENTS,
     ):
         super().__init__()
-        self.temperature, self.discrimination, self.feature = temperature, discrimination, feature
-        self.elements = elements
+        self.temperature, self.feature, self.elements = temperature, feature, elements
+        self.directions = [tuple(name.split("_")) for name in directions]
 
     @classmethod
     def from_config(cls, config: InstanceConfig) -> "InstanceDiscriminationLoss":
         """Terms of weight zero are left out."""
         return cls(
             temperature=config.temperature,
-            discrimination=config.discrimination_weight > 0,
+            directions=directions_of(config),
             feature=config.feature_weight > 0,
         )
 
@@ -43,22 +46,21 @@ class InstanceDiscriminationLoss(nn.Module):
         self,
         image_features: Tensor,
         text_features: Tensor,
-        teacher_image_features: Tensor,
-        teacher_text_features: Tensor,
+        teacher_image_features: Tensor | None,
+        teacher_text_features: Tensor | None,
         *,
         scale: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """``instance_<student's modality>_<teacher's modality>`` for the four combinations, and ``instance_feature``.
+        """``instance_<student's modality>_<teacher's modality>`` for each direction, and ``instance_feature``.
 
         All four inputs: ``(B, D)`` rows of this rank; the student's are normalised, the teacher's are normalised here,
-        since they were stored in float16. ``scale``: inverse temperature, where it is learnt.
+        since they were stored in float16. The teacher's may be missing where no direction and no feature term compares
+        with them. ``scale``: inverse temperature, where it is learnt.
         """
         student = {"image": widen(image_features), "text": widen(text_features)}
-        teacher = {
-            "image": F.normalize(widen(teacher_image_features), dim=-1),
-            "text": F.normalize(widen(teacher_text_features), dim=-1),
-        }
-        terms = self._discriminate(student, teacher, scale) if self.discrimination else {}
+        given = {"image": teacher_image_features, "text": teacher_text_features}
+        teacher = {name: F.normalize(widen(rows), dim=-1) for name, rows in given.items() if rows is not None}
+        terms = self._discriminate(student, teacher, scale)
         if self.feature:
             image_error = F.mse_loss(student["image"], teacher["image"])
             terms["instance_feature"] = image_error + F.mse_loss(student["text"], teacher["text"])
@@ -67,8 +69,8 @@ class InstanceDiscriminationLoss(nn.Module):
     def _discriminate(
         self, student: dict[str, Tensor], teacher: dict[str, Tensor], scale: Tensor | None
     ) -> dict[str, Tensor]:
-        all_student = {modality: gather_rows(rows) for modality, rows in student.items()}
-        all_teacher = {modality: gather_rows(rows) for modality, rows in teacher.items()}
+        all_student = {name: gather_rows(student[name]) for name in sorted({s for s, _ in self.directions})}
+        all_teacher = {name: gather_rows(teacher[name]) for name in sorted({t for _, t in self.directions})}
         return {
             f"instance_{s}_{t}": symmetric_cross_entropy(
                 student[s],
@@ -78,5 +80,5 @@ class InstanceDiscriminationLoss(nn.Module):
                 scale=1 / self.temperature if scale is None else widen(scale),
                 elements=self.elements,
             )
-            for s, t in (("image", "image"), ("text", "text"), ("image", "text"), ("text", "image"))
+            for s, t in self.directions
         }
