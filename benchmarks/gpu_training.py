@@ -112,7 +112,9 @@ def _way(chosen: Setting, **losses: dict[str, Any]) -> Callable[[Any], None]:
     clip = _clip(chosen.student, nonscalar_logit_scale=True)
     engine = Engine(Student(clip, embed_dim=chosen.student["embed_dim"], teacher_dim=width), config)
     centroids = _centroids(chosen) if config.losses.cluster.weight else None
-    task = DistillationTask(config.losses, centroids=centroids, device=torch.device(chosen.device))
+    device = torch.device(chosen.device)
+    # The batch is normalised already.
+    task = DistillationTask(config.losses, centroids=centroids, normalise=lambda image: image, device=device)
 
     def step(batch: Any) -> None:
         engine.step(task.total(task.losses(engine.model, batch)), learning_rate=1e-3)

@@ -167,7 +167,7 @@ class _Steps(torch.utils.data.Dataset[Batch]):
         places = [(int(shard), int(row)) for shard, row in part[np.lexsort(part.T[::-1])]]
         epoch = step // self._order.steps_per_epoch
         found = [self._samples.sample(*place, view_of(*place, epoch, self._samples.views)) for place in places]
-        return collate(found, self._samples.preprocessing)
+        return collate(found)
 
 
 def view_of(shard: int, row: int, epoch: int, views: int) -> int:
@@ -175,8 +175,8 @@ def view_of(shard: int, row: int, epoch: int, views: int) -> int:
     return (shard + row + epoch) % views
 
 
-def collate(samples: list[dict[str, Any]], preprocessing: Preprocessing) -> Batch:
-    """Stack decoded samples; pixels are scaled and shifted, embeddings become float32."""
+def collate(samples: list[dict[str, Any]]) -> Batch:
+    """Stack decoded samples; embeddings become float32, pixels stay as they are."""
     stacked: dict[str, Tensor] = {
         str(name): torch.stack([sample[name] for sample in samples]).float()
         for name in ("teacher_image", "teacher_text")
@@ -186,7 +186,7 @@ def collate(samples: list[dict[str, Any]], preprocessing: Preprocessing) -> Batc
         stacked["cluster_ids"] = torch.tensor([sample["cluster_id"] for sample in samples])
     return Batch(
         sample_ids=[sample["sample_id"] for sample in samples],
-        image=preprocessing.normalise(torch.stack([sample["pixels"] for sample in samples])),
+        image=torch.stack([sample["pixels"] for sample in samples]),
         text=torch.stack([sample["text"] for sample in samples]),
         **stacked,
     )

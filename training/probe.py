@@ -19,12 +19,13 @@ def write_probe(folder: Path, engine: "Engine", samples: "TrainingSet") -> None:
     from training.data import collate
 
     first = [samples.sample(0, row) for row in range(min(_SAMPLES, samples.shard_rows[0]))]
-    batch = collate(first, samples.preprocessing)
+    batch = collate(first).to(engine.device)
+    image = samples.preprocessing.normalise(batch.image)
     with torch.no_grad(), engine.exported() as model:
-        features = model(batch.image.to(engine.device), batch.text.to(engine.device))
+        features = model(image, batch.text)
     if engine.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"image": batch.image, "text": batch.text}
+        tensors = {"image": image, "text": batch.text}
         tensors |= {"image_embedding": features.image, "text_embedding": features.text}
         stored = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(stored, str(folder / PROBE_FILE))

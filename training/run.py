@@ -136,7 +136,8 @@ def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTa
     if engine.world != config.ranks:
         raise ConfigError(f"the launcher started {engine.world} ranks, the job says {config.ranks}")
     centroids = load_centroids(inputs.centroids, config.losses.cluster) if inputs.centroids else None
-    task = DistillationTask(config.losses, centroids=centroids, device=engine.device)
+    normalise = inputs.samples.preprocessing.normalise
+    task = DistillationTask(config.losses, centroids=centroids, normalise=normalise, device=engine.device)
     checkpoints = Checkpoints(job.checkpoints, fingerprint=job.fingerprint(), keep=config.keep_checkpoints)
     if task.centroid_optimizer:
         engine.keep(task.centroid_optimizer)

@@ -1,6 +1,7 @@
 """The task: a batch in, named loss terms and their weighted sum out. All knowledge of CLIP-CID's training is here."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +21,10 @@ MAX_LOGIT_SCALE = 4.605170185988092
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """This rank's part of a global batch. Teacher embeddings and labels are there where a term needs them."""
+    """This rank's part of a global batch. ``image``: ``(B, H, W, 3)`` uint8, a quarter of what the model is given.
+
+    Teacher embeddings and labels are there where a term needs them.
+    """
 
     sample_ids: list[int]
     image: Tensor
@@ -31,12 +35,16 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on ``device``."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch where a GPU fetches it by itself; ``DataLoader`` calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        fields = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        changed: dict[str, Any] = {name: change(value) for name, value in fields if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **changed)
 
 
 class Task(Protocol):
@@ -56,10 +64,20 @@ class Task(Protocol):
 
 
 class DistillationTask:
-    """Contrastive learning, cluster discrimination and instance discrimination, each as its weight says."""
+    """Contrastive learning, cluster discrimination and instance discrimination, each as its weight says.
 
-    def __init__(self, losses: LossesConfig, *, centroids: Centroids | None, device: torch.device):
-        self.weights = weights_of(losses)
+    ``normalise``: from a batch's pixels to ``(B, 3, H, W)`` for the model, on their device.
+    """
+
+    def __init__(
+        self,
+        losses: LossesConfig,
+        *,
+        centroids: Centroids | None,
+        normalise: Callable[[Tensor], Tensor],
+        device: torch.device,
+    ):
+        self.weights, self._normalise = weights_of(losses), normalise
         self._contrastive = ContrastiveLoss() if losses.contrastive.weight else None
         self._cluster = None
         if Needs.of(losses).centroids:
@@ -75,7 +93,7 @@ class DistillationTask:
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Named terms of one batch; see :class:`Task`."""
-        features = model(batch.image, batch.text)
+        features = model(self._normalise(batch.image), batch.text)
         terms: dict[str, Tensor] = {}
         if self._contrastive:
             terms |= self._contrastive(features.image, features.text, features.logit_scale)

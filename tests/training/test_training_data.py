@@ -143,3 +143,17 @@ def test_centroids_are_read_in_the_order_of_their_ids(tmp_path: Path) -> None:
         CentroidTable.open(tmp_path / "gap.parquet").read()
     with pytest.raises(ShardError, match="not a table of cluster_id and centroid"):
         CentroidTable.open(tmp_path / "nowhere.parquet")
+
+
+def test_the_loader_pins_every_tensor_of_a_batch(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a method of its own it would be handed on unpinned, and every copy to a GPU would wait."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    samples = _open(shards)
+    order = SampleOrder(samples.shard_rows, batch_size=12, seed=0)
+    (batch,) = batches(samples, order, start=0, stop=1, rank=0, ranks=1, workers=0)
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: pinned.append(self) or self)
+    assert pin_memory(batch) == batch
+    assert {id(tensor) for tensor in pinned} == {id(v) for v in vars(batch).values() if isinstance(v, torch.Tensor)}
+    assert batch.image.dtype == torch.uint8 and len(pinned) == 5
