@@ -6,7 +6,7 @@ _COLUMNS = {
     "caption": "The text that came with it",
     "shard": "Name of the tar that holds the image, without its ending",
     "key": "Name of the sample in that tar",
-    "status": "success, failed_to_download, failed_to_resize or failed_in_worker",
+    "status": "success, or why there is no image: one of the statuses of docs/ingest.md",
     "error": "Why there is no image; null where there is one",
     "width": "Pixels, as stored",
     "height": "Pixels, as stored",

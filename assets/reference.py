@@ -1,7 +1,7 @@
 """Write ``docs/config.md`` and ``profiles/demo.yaml`` from the settings, so that they cannot differ from the code."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pydantic
 import yaml
@@ -46,12 +46,21 @@ def _section(name: str, model: type[pydantic.BaseModel], values: pydantic.BaseMo
         lines += ["| field | default | meaning |", "| --- | --- | --- |"]
     for key, value in plain.items():
         field = model.model_fields[key]
-        mark = " *runtime*" if is_runtime(field) else ""
-        lines.append(f"| `{key}` | `{_text(value)}` | {field.description}{mark} |")
+        choices = ", ".join(f"`{choice}`" for choice in _choices(field.annotation))
+        number = "Any" if isinstance(value, list) else "One"
+        marks = (f" {number} of {choices}." if choices else "") + (" *runtime*" if is_runtime(field) else "")
+        lines.append(f"| `{key}` | `{_text(value)}` | {field.description}{marks} |")
     for key, value in nested.items():
         if isinstance(value, pydantic.BaseModel):
             lines += _section(f"{name}.{key}" if name else key, type(value), value)
     return lines
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The values that a field, or each item of its list, may have; none if they are not listed."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for argument in get_args(annotation) for choice in _choices(argument)]
 
 
 def _text(value: Any) -> str:

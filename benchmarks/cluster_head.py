@@ -14,9 +14,9 @@ _CENTROIDS, _WIDTH = 1_000_000, 512
 _CASES: tuple[dict[str, Any], ...] = (
     {"batch": 4096, "rate": 0.1, "storage": "fp16"},
     {"batch": 4096, "rate": 0.1, "storage": "fp32"},
-    {"batch": 256, "rate": 0.1, "storage": "fp32"},
-    {"batch": 256, "rate": 1.0, "storage": "fp32"},
-    {"batch": 256, "rate": 0.1, "storage": "fp32", "terms": "label"},
+    {"batch": 512, "rate": 0.1, "storage": "fp32"},
+    {"batch": 512, "rate": 1.0, "storage": "fp32"},
+    {"batch": 512, "rate": 0.1, "storage": "fp32", "terms": "label"},
 )
 
 

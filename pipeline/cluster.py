@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,15 @@ import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.config import ClustersConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, EmbeddingError
 from pipeline.processes import die_with_parent
 from pipeline.store import Stage, StageResult, read_result
-from pipeline.vectors import list_matrix, read_vectors
+from pipeline.vectors import EmbeddingFile, checked_batches, inspect, list_matrix, unique_ids
 
 log = logging.getLogger(__name__)
 
-_BATCH_ROWS = 65_536
+# Products of rows and centroids that are held at a time.
+_PRODUCT_ELEMENTS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,22 +56,23 @@ def cluster_embeddings(
 
     ``keep`` is a Parquet file whose ``sample_id`` column names the rows to cluster; none means all. k-means is fitted
     on ``train_samples`` of them, drawn with ``seed``; none means all (faiss by itself would stop at 256 a cluster).
-    Distances are Euclidean. The result does not depend on the order or division of the input. Raises
-    :class:`ConfigError` if there are fewer rows than clusters, :class:`EmbeddingError` for malformed embeddings.
+    Distances are Euclidean. The result does not depend on the order or division of the input. Memory holds the
+    training sample in float32, and 24 bytes a row. Raises :class:`ConfigError` if there are fewer rows than clusters,
+    :class:`EmbeddingError` for malformed embeddings.
     """
     import faiss
 
     started = time.monotonic()
-    vectors = read_vectors(embeddings)
-    ids, matrix = vectors.ids, vectors.matrix
+    files = inspect(embeddings)
+    ids = unique_ids(files)
     if keep is not None:
-        kept = np.isin(ids, pq.read_table(keep, columns=["sample_id"])["sample_id"].to_numpy())
-        ids, matrix = ids[kept], matrix[kept]
-    sample = _training_sample(matrix, train_samples, seed)
-    if clusters > len(sample):
-        raise ConfigError(f"{clusters} clusters asked of {len(sample)} images; k-means needs as many at least")
+        ids = ids[np.isin(ids, pq.read_table(keep, columns=["sample_id"])["sample_id"].to_numpy())]
+    chosen = _training_sample(ids, train_samples, seed)
+    if clusters > len(chosen):
+        raise ConfigError(f"{clusters} clusters asked of {len(chosen)} images; k-means needs as many at least")
+    sample = _read_rows(files, chosen)
     kmeans = faiss.Kmeans(
-        matrix.shape[1],
+        sample.shape[1],
         clusters,
         niter=iterations,
         spherical=spherical,
@@ -81,7 +84,7 @@ def cluster_embeddings(
     )
     kmeans.train(sample)
     centroids = np.asarray(kmeans.centroids)
-    labels, distances = _assign(matrix, centroids)
+    labels, distances = _assign(files, ids, centroids)
     _write(output, ids, labels, distances, centroids)
     sizes = np.bincount(labels, minlength=clusters)
     return ClusterReport(
@@ -125,26 +128,53 @@ def _in_own_process(embeddings: list[Path], output: Path, keep: Path, config: Cl
         return pool.submit(cluster_embeddings, embeddings, output, keep=keep, **options).result()
 
 
-def _training_sample(matrix: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    if count is None or count >= len(matrix):
-        return matrix
-    chosen = np.random.default_rng(seed).choice(len(matrix), count, replace=False)
-    return matrix[np.sort(chosen)]
+def _training_sample(ids: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    if count is None or count >= len(ids):
+        return ids
+    chosen = np.random.default_rng(seed).choice(len(ids), count, replace=False)
+    return ids[np.sort(chosen)]
 
 
-def _assign(matrix: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centroid (N,) int32 and the Euclidean distance to it (N,) float32, by explicit difference."""
+def _places(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which ``ids`` (B,) are among ``wanted`` (N,), which ascends, and the place there of each that is."""
+    places = np.searchsorted(wanted, ids)
+    found = wanted[np.minimum(places, len(wanted) - 1)] == ids
+    return found, places[found]
+
+
+def _read_rows(files: Sequence[EmbeddingFile], ids: np.ndarray) -> np.ndarray:
+    """The embeddings of ``ids`` (N,), which ascend, as (N, D) float32."""
+    matrix = np.empty((0, 0), np.float32)
+    for file in files:
+        for batch_ids, batch in checked_batches(file):
+            if not matrix.size and batch.size:
+                matrix = np.empty((len(ids), batch.shape[1]), np.float32)
+            if batch.size and batch.shape[1] != matrix.shape[1]:
+                widths = sorted({batch.shape[1], matrix.shape[1]})
+                raise EmbeddingError(f"{file.path}: embeddings of mixed widths {widths}")
+            found, places = _places(batch_ids, ids)
+            matrix[places] = batch[found]
+    return matrix
+
+
+def _assign(files: Sequence[EmbeddingFile], ids: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest centroid (N,) int32 of ``ids``, and the Euclidean distance to it (N,) float32, by explicit difference."""
     import faiss
 
-    index = faiss.IndexFlatL2(centroids.shape[1])
+    index: Any = faiss.IndexFlatL2(centroids.shape[1])
+    if faiss.get_num_gpus():
+        index = faiss.index_cpu_to_all_gpus(index)
     index.add(centroids)
-    labels, distances = [], []
-    for start in range(0, len(matrix), _BATCH_ROWS):
-        batch = matrix[start : start + _BATCH_ROWS]
-        nearest = index.search(batch, 1)[1][:, 0]
-        labels.append(nearest.astype(np.int32))
-        distances.append(np.linalg.norm(batch - centroids[nearest], axis=1))
-    return np.concatenate(labels), np.concatenate(distances)
+    labels, distances = np.empty(len(ids), np.int32), np.empty(len(ids), np.float32)
+    for file in files:
+        for batch_ids, batch in checked_batches(file):
+            found, places = _places(batch_ids, ids)
+            if len(places):
+                rows = batch[found].astype(np.float32)
+                nearest = index.search(rows, 1)[1][:, 0]
+                labels[places] = nearest
+                distances[places] = np.linalg.norm(rows - centroids[nearest], axis=1)
+    return labels, distances
 
 
 def _write(output: Path, ids: np.ndarray, labels: np.ndarray, distances: np.ndarray, centroids: np.ndarray) -> None:
@@ -172,7 +202,14 @@ def cluster_sizes(assignments: Path, clusters: int) -> np.ndarray:
 
 
 def nearest_centroids(embeddings: Sequence[Path], centroids: Path) -> pa.Table:
-    """``sample_id, cluster_id`` of every embedding, whether it was clustered or not."""
-    vectors = read_vectors(embeddings)
+    """``sample_id, cluster_id`` of every embedding, whether it was clustered or not, ordered by ``sample_id``."""
     matrix = list_matrix(pq.read_table(centroids)["centroid"], what=str(centroids))
-    return pa.table({"sample_id": vectors.ids, "cluster_id": (vectors.matrix @ matrix.T).argmax(axis=1)})
+    rows = max(_PRODUCT_ELEMENTS // len(matrix), 1)
+    ids, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for file in inspect(embeddings):
+        for batch_ids, batch in checked_batches(file):
+            ids.append(batch_ids)
+            pieces = [batch[start : start + rows].astype(np.float32) for start in range(0, len(batch), rows)]
+            labels += [(piece @ matrix.T).argmax(axis=1) for piece in pieces]
+    table = pa.table({"sample_id": np.concatenate(ids), "cluster_id": np.concatenate(labels)})
+    return table.sort_by("sample_id")

@@ -96,11 +96,25 @@ def read_vectors(embeddings: Path | Sequence[Path], *, column: str = "image_embe
     ids = np.concatenate([part for part, _ in parts])
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
-    repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
-    if len(repeated):
-        raise EmbeddingError(f"{len(repeated)} values of sample_id stand more than once, e.g. {repeated[0]}")
+    _require_unique(ids)
     matrix = np.concatenate([part.astype(np.float32) for _, part in parts if len(part)])
     return Vectors(ids=ids, matrix=np.ascontiguousarray(matrix[order]))
+
+
+def unique_ids(files: Sequence[EmbeddingFile]) -> np.ndarray:
+    """The ``sample_id`` (N,) of all files, ascending; :class:`EmbeddingError` if there is none, or one twice."""
+    columns = [pq.read_table(file.path, columns=["sample_id"])["sample_id"].to_numpy() for file in files]
+    ids = np.sort(np.concatenate(columns))
+    if not len(ids):
+        raise EmbeddingError(f"no embeddings: {len(files)} files without a row")
+    _require_unique(ids)
+    return ids
+
+
+def _require_unique(ascending: np.ndarray) -> None:
+    repeated = np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
+    if len(repeated):
+        raise EmbeddingError(f"{len(repeated)} values of sample_id stand more than once, e.g. {repeated[0]}")
 
 
 def list_matrix(array: pa.Array | pa.ChunkedArray, *, what: str) -> np.ndarray:

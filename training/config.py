@@ -22,7 +22,7 @@ class ClusterConfig(Section):
         0.0, description="Weight of the cross-entropy with the cluster label (unconfirmed).", ge=0
     )
     divergence_weight: float = Field(
-        1.0, description="Weight of KL(teacher || student) over clusters (unconfirmed).", ge=0
+        1.0, description="Weight of KL(teacher ‖ student) over clusters (unconfirmed).", ge=0
     )
     temperature: float = Field(0.07, description="Temperature of the student's cluster logits (unconfirmed).", gt=0)
     teacher_temperature: float = Field(
@@ -37,7 +37,9 @@ class ClusterConfig(Section):
     )
     learnt_temperature: bool = Field(False, description="Learn the student's temperature, from the one above.")
     learnt: bool = Field(
-        False, description="Learn the centroids, starting from those of k-means; not with precision fp16 (unconfirmed)."
+        False,
+        description="Learn the centroids, starting from those of k-means; with storage fp32, not with precision fp16, "
+        "and divided where there are several ranks (unconfirmed).",
     )
     learning_rate_factor: float = Field(
         1.0, description="Learning rate of learnt centroids, as a multiple of the student's (unconfirmed).", gt=0
@@ -136,7 +138,13 @@ class StudentConfig(Section):
         ge=0,
         lt=1,
     )
-    zero_stage: int = Field(1, description="DeepSpeed ZeRO stage.", ge=0, le=3)
+    zero_stage: int | None = Field(
+        None,
+        description="DeepSpeed ZeRO stage. None means 0 in fp32, the fastest where every rank can hold the optimizer's "
+        "state, and 1 in bf16 and fp16, which need 1 to 3.",
+        ge=0,
+        le=3,
+    )
     ranks: int = Field(
         2, description="Processes, one per GPU or per few cores: of this machine, or of all in `hostfile`.", ge=1
     )
@@ -155,9 +163,14 @@ class StudentConfig(Section):
     loggers: list[Literal["tensorboard", "wandb"]] = runtime(
         [],
         "Where metrics go besides their table: TensorBoard files in `runs/`, Weights & Biases. Each needs its extra, "
-        "`pip install clip-cid[tensorboard]`.",
+        "`pip install -e '.[tensorboard]'`.",
     )
     loader_workers: int = runtime(0, "Loader processes per rank; 0 loads in the training process.", ge=0)
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage that is taken."""
+        return self.zero_stage if self.zero_stage is not None else int(self.precision != "fp32")
 
 
 class AblationConfig(Section):

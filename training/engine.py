@@ -60,7 +60,7 @@ class Engine:
             config=deepspeed_config(config, world=self.world, autocast=has_batch_norm(module)),
         )
         self._module = self._deepspeed.module
-        if config.zero_stage == 0:
+        if config.stage == 0:
             # Not before: DeepSpeed broadcasts contiguous weights alone. Other stages have flat copies of their own.
             self._module.to(memory_format=memory_format(self._module))
         self._parameters = dict(self._module.named_parameters())
@@ -218,7 +218,7 @@ def deepspeed_config(config: StudentConfig, *, world: int, autocast: bool = Fals
         "gradient_clipping": 0.0 if _clips_here(config, autocast=autocast) else config.optimizer.clip_gradient_norm,
         "bf16": {"enabled": config.precision == "bf16" and not autocast},
         "fp16": {"enabled": config.precision == "fp16"},
-        "zero_optimization": {"stage": config.zero_stage},
+        "zero_optimization": {"stage": config.stage},
         # torch's AdamW needs no compiler, which DeepSpeed's own would.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -228,7 +228,7 @@ def deepspeed_config(config: StudentConfig, *, world: int, autocast: bool = Fals
 
 def _clips_here(config: StudentConfig, *, autocast: bool) -> bool:
     """Whether torch clips rather than DeepSpeed, which at stage 0 in fp32 keeps the norm to itself, and is slower."""
-    return config.zero_stage == 0 and (config.precision == "fp32" or autocast)
+    return config.stage == 0 and (config.precision == "fp32" or autocast)
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ class TrainingJob(Section):
                 f"batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
                 f"{student.ranks} x {student.micro_batches}"
             )
-        if student.precision != "fp32" and student.zero_stage == 0:
+        if student.precision != "fp32" and student.stage == 0:
             raise ConfigError(
                 f"precision {student.precision} needs ZeRO stage 1, 2 or 3, whose float32 weights can be saved"
             )
@@ -66,7 +66,7 @@ class TrainingJob(Section):
             raise ConfigError("learnt centroids need float32: precision fp32 or bf16, and storage fp32")
         if cluster.learnt and student.ranks > 1 and not cluster.divided:
             raise ConfigError("learnt centroids are divided over the ranks: set student.losses.cluster.divided")
-        if student.average_decay and student.zero_stage == 3:
+        if student.average_decay and student.stage == 3:
             raise ConfigError("average_decay needs whole weights on every rank: use ZeRO stage 0, 1 or 2")
         if not weights_of(student.losses):
             raise ConfigError("every loss term has weight 0; at least one must be positive")

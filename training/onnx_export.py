@@ -41,7 +41,9 @@ def export_onnx(folder: Path, output: Path) -> dict[str, float]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ConfigError(f"ONNX export needs packages that are not there ({error}): install clip-cid[onnx]") from error
+        raise ConfigError(
+            f"ONNX export needs packages that are not there ({error}): pip install -e '.[onnx]'"
+        ) from error
 
     clip = load_clip(folder, device="cpu")
     size = clip.model.visual.image_size

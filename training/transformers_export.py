@@ -54,7 +54,7 @@ def export_transformers(folder: Path, output: Path) -> float:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError(f"package transformers is not there ({error}): install clip-cid[transformers]") from error
+        raise ConfigError(f"package transformers is not there ({error}): pip install -e '.[transformers]'") from error
 
     clip = load_clip(folder, device="cpu")
     content = json.loads((folder / CONFIG_FILE).read_text())

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cluster import cluster_embeddings, cluster_sizes
-from pipeline.errors import ConfigError
+from pipeline.cluster import cluster_embeddings, cluster_sizes, nearest_centroids
+from pipeline.errors import ConfigError, EmbeddingError
 
 
 def blobs(path: Path, rng: np.random.Generator, order: np.ndarray | None = None) -> tuple[Path, np.ndarray]:
@@ -55,6 +55,37 @@ def test_order_does_not_matter_and_keep_selects(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
     ids = pq.read_table(tmp_path / "a" / "cluster_assignments.parquet")["sample_id"].to_pylist()
     assert ids == list(range(0, 400, 2))
+
+
+def test_a_sample_is_the_same_whatever_the_files(tmp_path: Path) -> None:
+    """A sample is read from wherever its rows lie; all rows are labelled, by brute force in float64 the nearest."""
+    path, matrix = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
+    table = pq.read_table(path).take(np.random.default_rng(1).permutation(400))
+    (tmp_path / "parts").mkdir()
+    for number in range(3):
+        pq.write_table(table.slice(number * 150, 150), tmp_path / f"parts/{number}.parquet")
+    for name, files in (("a", path), ("b", tmp_path / "parts")):
+        cluster_embeddings(files, tmp_path / name, clusters=8, train_samples=100, seed=5)
+    tables = [pq.read_table(tmp_path / name / "cluster_assignments.parquet") for name in "ab"]
+    assert tables[0].equals(tables[1])
+    centroids = np.stack(pq.read_table(tmp_path / "a/centroids.parquet")["centroid"].to_numpy()).astype(np.float64)
+    distance = np.linalg.norm(matrix[:, None] - centroids[None], axis=2)
+    assert tables[0]["cluster_id"].to_pylist() == distance.argmin(axis=1).tolist()
+    everywhere = nearest_centroids(
+        [tmp_path / f"parts/{number}.parquet" for number in range(3)], tmp_path / "a/centroids.parquet"
+    )
+    assert everywhere["sample_id"].to_pylist() == list(range(400))
+    assert everywhere["cluster_id"].to_pylist() == distance.argmin(axis=1).tolist()
+
+
+def test_embeddings_of_mixed_widths_or_repeated_ids_are_refused(tmp_path: Path) -> None:
+    path, _ = blobs(tmp_path / "a.parquet", np.random.default_rng(0))
+    with pytest.raises(EmbeddingError, match="400 values of sample_id stand more than once"):
+        cluster_embeddings([path, path], tmp_path, clusters=8)
+    lists = pa.array([[1.0, 0.0]] * 3, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"sample_id": [1000, 1001, 1002], "image_embedding": lists}), tmp_path / "b.parquet")
+    with pytest.raises(EmbeddingError, match=r"b\.parquet: embeddings of mixed widths \[2, 16\]"):
+        cluster_embeddings([path, tmp_path / "b.parquet"], tmp_path, clusters=8)
 
 
 def test_more_clusters_than_images_is_refused(tmp_path: Path) -> None:
