@@ -20,7 +20,8 @@ _LOOK_S = 5.0
 def kept_elsewhere(root: Path, job: TrainingJob) -> Iterator[None]:
     """While the block trains ``job``, keep its checkpoints in the store too, and begin with the newest that is there.
 
-    For a root that is a folder there is nothing to do. A store that cannot be reached costs checkpoints, not the run.
+    For a root that is a folder there is nothing to do. A store that cannot be reached while the run goes on costs
+    checkpoints, not the run; before that it is an error, since the run could go on from the wrong step.
     """
     storage = storage_of(root)
     if not storage.remote:
@@ -80,9 +81,15 @@ class _Keeper:
             if here[step] not in self._sent:
                 self._send(here[step])
         if here and set(here.values()) <= self._sent:
-            depth = self._folder.count("/") + 1
-            stale = [name for name in self._storage.below(self._folder) if name.split("/")[depth] not in here.values()]
-            self._storage.remove(sorted(stale, key=lambda name: not name.endswith(MARK)))
+            try:
+                self._remove_all_but(set(here.values()))
+            except StorageError as error:
+                log.warning("%s: older checkpoints could not be removed: %s", self._job.name, error)
+
+    def _remove_all_but(self, tags: set[str]) -> None:
+        depth = self._folder.count("/") + 1
+        stale = [name for name in self._storage.below(self._folder) if name.split("/")[depth] not in tags]
+        self._storage.remove(sorted(stale, key=lambda name: not name.endswith(MARK)))
 
     def _send(self, tag: str) -> None:
         files = [path for path in (self._job.checkpoints / tag).rglob("*") if path.is_file() and path.name != MARK]

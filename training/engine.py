@@ -67,7 +67,7 @@ class Engine:
         self._clip_norm: float | None = config.optimizer.clip_gradient_norm or math.inf
         if not _clips_here(config, autocast=has_batch_norm(module)):
             self._clip_norm = None
-        self._norm: Tensor | None = None
+        self._norm = math.nan
         self._parts = None
         if config.micro_batches > 1:
             self._parts = MicroBatches(self._deepspeed, module=self._module, parts=config.micro_batches)
@@ -99,7 +99,8 @@ class Engine:
     def step(self, loss: Tensor, *, learning_rate: float) -> float | None:
         """Backward pass, mean of the gradients over ranks, clipping, and an AdamW step with ``learning_rate``.
 
-        Returns the norm of the gradient before clipping; none where a step was skipped for an overflow.
+        Returns the norm of the gradient before clipping; none where fp16 overflowed and DeepSpeed skipped the step. A
+        norm that is not finite says that the step was not taken.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
@@ -112,15 +113,17 @@ class Engine:
             average_statistics(self._module)
             if self._average:
                 self._average.update(self._weights())
-        norm = self._deepspeed.get_global_grad_norm() if self._clip_norm is None else self._norm
-        return None if norm is None else float(norm)
+        norm = float(self._deepspeed.get_global_grad_norm() if self._clip_norm is None else self._norm)
+        return norm if math.isfinite(norm) or not self._deepspeed.fp16_enabled() else None
 
     def _backward(self, loss: Tensor) -> None:
         # The parts of a batch have their share of the whole loss already, so DeepSpeed must not divide by their number.
         self._deepspeed.backward(loss, scale_wrt_gas=False)
         if self._clip_norm is not None and self._deepspeed.is_gradient_accumulation_boundary():
             # Gradients are those of all ranks by now, so each finds the same norm.
-            self._norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
+            self._norm = float(nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm))
+            if not math.isfinite(self._norm):
+                return
         self._deepspeed.step()
 
     def clamp_parameter(self, name: str, maximum: float) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -137,7 +138,13 @@ class TrainingJob(Section):
         model = Path(self.student.model)
         model_file = model.read_text() if model.is_file() else None
         content = {name: value for name, value in self.student.content().items() if name not in _DIVISION}
-        start = Path(self.student.initial)
-        files = [self.teacher / WEIGHTS_FILE if self.teacher and self.student.initial == TEACHER else start]
-        digests = [file_digest(path) for path in files if path.is_file()]
-        return fingerprint_of(content, model_file, self.teacher_dim, self.inputs, digests)
+        start = self.teacher if self.teacher and self.student.initial == TEACHER else Path(self.student.initial)
+        weights = start / WEIGHTS_FILE if start.is_dir() else start
+        digests = [file_digest(path) for path in (weights,) if path.is_file()]
+        return fingerprint_of(content, model_file, self.teacher_dim, self.inputs or self._data(), self.views, digests)
+
+    def _data(self) -> list[Any]:
+        """What a job of a plain command trains on, of which nobody has said what it is."""
+        index = [[path.name, path.stat().st_size] for path in sorted(self.index_folder.glob("*.parquet"))]
+        centroids = file_digest(self.centroids) if self.centroids and self.centroids.is_file() else None
+        return [str(self.shards.resolve()), index, centroids]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import errors
-from pipeline.errors import PipelineError, TrainingError
+from pipeline.errors import ConfigError, PipelineError, TrainingError
 from pipeline.processes import end_group, start_group, tail
 from training.hosts import check_hosts, started_on_hosts
 from training.job import TrainingJob
@@ -86,7 +86,8 @@ def _started_here(
     job: TrainingJob, *, job_file: Path, log_file: Path, env: dict[str, str], port: int, grace_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
     """DeepSpeed's node-local launcher. Its `deepspeed` runner would start the same, but leaves orphans on SIGKILL."""
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(job.student.ranks))}).encode()).decode()
+    devices = _devices(job.student.ranks, {**os.environ, **env}.get("CUDA_VISIBLE_DEVICES"))
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
     command = [
         *(sys.executable, "-m", "deepspeed.launcher.launch", "--quiet"),
         *(f"--world_info={world}", "--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={port}"),
@@ -98,6 +99,21 @@ def _started_here(
         yield process
     finally:
         end_group(process, grace_s=grace_s)
+
+
+def _devices(ranks: int, visible: str | None) -> list[str]:
+    """A device for each rank, of those that ``CUDA_VISIBLE_DEVICES`` names, which the launcher would overwrite."""
+    if visible is None:
+        return [str(number) for number in range(ranks)]
+    named = [name.strip() for name in visible.split(",") if name.strip()]
+    if len(named) >= ranks:
+        return named[:ranks]
+    import torch
+
+    if torch.cuda.is_available():
+        raise ConfigError(f"student.ranks is {ranks}, but CUDA_VISIBLE_DEVICES names {len(named)} GPUs: {visible!r}")
+    # Without a GPU ranks stay without, whatever they may see.
+    return ["-1"] * ranks
 
 
 def _python_path() -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,16 +77,27 @@ class Loop:
     def run(self, batches: Iterable[Any], *, start: int, stop: StopFlag, progress: Progress | None = None) -> None:
         """Do the steps after ``start``; ``batches`` begins with the batch of step ``start + 1``.
 
-        Raises :class:`NonFiniteLossError` before the optimizer would have taken a loss that is not finite, and
-        :class:`StopRequested` after the checkpoint that a SIGTERM asks for.
+        Raises :class:`NonFiniteLossError` before the optimizer would have taken a loss or gradient that is not finite,
+        and :class:`StopRequested` after the checkpoint that a SIGTERM asks for.
         """
         writers: list[RowLogger] = []
         if self._engine.rank == 0:
             writers = [MetricsWriter(self._metrics_file, resume_step=start), *self._loggers]
+        try:
+            self._run(batches, start, stop, progress, writers)
+        finally:
+            # Of a run that is stopped too: what a logger has not written yet is of steps that are not done again.
+            for writer in writers:
+                writer.close()
+
+    def _run(
+        self, batches: Iterable[Any], start: int, stop: StopFlag, progress: Progress | None, writers: list[RowLogger]
+    ) -> None:
         settings, clock = self._settings, Clock(batches, step=start)
         for step, batch in enumerate(clock, start=start + 1):
-            # Reseeded, so that a resumed run draws what an uninterrupted one would have drawn.
-            torch.manual_seed((settings.seed * settings.steps + step) * self._engine.world + self._engine.rank)
+            # Reseeded, so that a resumed run draws what an uninterrupted one would have drawn. What rank 0 draws for
+            # all does not depend on their number.
+            torch.manual_seed(_seed(settings.seed, step, self._engine.rank))
             terms, norm, stopping = self._step(step, batch, stop)
             extra = self._task.after_step(self._engine, learning_rate=settings.schedule(step))
             if writers and (step % settings.log_every == 0 or step in (1, settings.steps)):
@@ -102,8 +114,6 @@ class Loop:
                 raise StopRequested(
                     f"stopped by SIGTERM after step {step}, checkpoint {'' if saved else 'not '}written"
                 )
-        for writer in writers:
-            writer.close()
 
     def _step(self, step: int, batch: Any, stop: StopFlag) -> tuple[dict[str, float], float | None, bool]:
         """One optimizer step: the terms of the global batch, the gradient's norm, whether a rank was asked to stop."""
@@ -117,6 +127,12 @@ class Loop:
         if not all(math.isfinite(value) for value in means.values()):
             raise self._non_finite(step, batch, terms, means)
         norm = self._engine.step(loss, learning_rate=self._settings.schedule(step))
+        if norm is not None and not math.isfinite(norm):
+            ids = [sample_id for ids_here in self._engine.gather(batch.sample_ids) for sample_id in ids_here]
+            raise NonFiniteLossError(
+                f"step {step}: the gradient is not finite, but the loss is ({_text(means)}); the optimizer step was "
+                f"not taken; sample ids: {', '.join(map(str, ids))}"
+            )
         return means, norm, stops > 0
 
     def _row(self, step: int, terms: dict[str, float], extra: dict[str, float]) -> dict[str, Any]:
@@ -136,8 +152,15 @@ class Loop:
         findings = self._engine.gather((bad, batch.sample_ids if bad else []))
         names = sorted({name for bad_here, _ in findings for name in bad_here})
         ids = [sample_id for _, ids_here in findings for sample_id in ids_here]
-        values = ", ".join(f"{name} {value:g}" for name, value in means.items())
         return NonFiniteLossError(
-            f"step {step}: the loss is not finite ({values}); not finite: {', '.join(names)}; the optimizer step was "
-            f"not taken; sample ids: {', '.join(map(str, ids))}"
+            f"step {step}: the loss is not finite ({_text(means)}); not finite: {', '.join(names)}; the optimizer "
+            f"step was not taken; sample ids: {', '.join(map(str, ids))}"
         )
+
+
+def _text(means: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in means.items())
+
+
+def _seed(*words: int) -> int:
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])

@@ -44,10 +44,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:
     """Write the rows as Parquet, terms after the loss; the file appears whole or not at all."""
     first = schema.TRAINING_METRICS[:3]
-    last = [name for name in schema.TRAINING_METRICS[3:] if name in rows[0]]
+    last = [name for name in schema.TRAINING_METRICS[3:] if any(name in row for row in rows)]
     terms = [name for name in rows[0] if name not in schema.TRAINING_METRICS]
     fields = [
-        pa.field(name, pa.int64() if name in _INTEGERS else pa.float64(), nullable=False)
+        # A step that was skipped since fp16 overflowed has no gradient norm.
+        pa.field(name, pa.int64() if name in _INTEGERS else pa.float64(), nullable=name == "gradient_norm")
         for name in (*first, *terms, *last)
     ]
     temporary = path.with_name(f".{path.name}")

@@ -1,5 +1,6 @@
 """Proof that an export is the model that was trained: a few inputs, and the embeddings the trained module gave them."""
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ def write_probe(folder: Path, engine: "Engine", samples: "TrainingSet") -> None:
 
     from training.data import collate
 
-    first = [samples.sample(0, row) for row in range(min(_SAMPLES, samples.shard_rows[0]))]
-    batch = collate(first).to(engine.device)
+    places = ((shard, row) for shard, rows in enumerate(samples.shard_rows) for row in range(rows))
+    batch = collate([samples.sample(*place) for place in itertools.islice(places, _SAMPLES)]).to(engine.device)
     image = samples.preprocessing.normalise(batch.image)
     with torch.no_grad(), engine.exported() as model:
         features = model(image, batch.text)

@@ -107,7 +107,7 @@ def _train(
         job.name,
         version=1,
         config=config.content(),
-        inputs={job.name: [job.inputs, _model(config), *_inherited(job)]},
+        inputs={job.name: [job.inputs, model_content(config), *inherited(job)]},
     )
     if stage.is_complete():
         return stage.result()
@@ -128,7 +128,7 @@ def _train(
         return stage.finish()
 
 
-def _inherited(job: TrainingJob) -> list[str]:
+def inherited(job: TrainingJob) -> list[str]:
     """What first weights were made from, if not from a seed."""
     return [job.fingerprint()] if job.student.initial != "scratch" else []
 
@@ -141,7 +141,7 @@ def _teacher(root: Path, config: StudentConfig) -> Path | None:
     return teacher_folder(root).resolve()
 
 
-def _model(config: StudentConfig) -> Any:
+def model_content(config: StudentConfig) -> Any:
     """The content of a model config file, so that an edit of it is noticed."""
     path = Path(config.model)
     return json.loads(path.read_text()) if path.is_file() else config.model

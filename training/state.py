@@ -20,9 +20,12 @@ _SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis
 
 
 def collect(engine: Any, parameters: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``<kind>/<parameter>`` on every rank; ``weights`` is the module's state. After a step;
-    all ranks call it together."""
+    """``<kind>/<parameter>`` on every rank; ``weights`` is the module's state. All ranks call
+    it together."""
     tensors = {f"{_WEIGHT}/{name}": value for name, value in weights.items()}
+    if not _state(engine).get(_partitions(engine)[0]):
+        # Every step so far was skipped, since fp16 overflowed.
+        _start_moments(engine, torch.zeros(1))
     _link(engine)
     for name, parameter in parameters.items():
         for key in _MOMENTS:
@@ -136,7 +139,9 @@ def _start_moments(engine: Any, count: Tensor) -> None:
     """AdamW makes its state at its first step; here it must be there to be filled."""
     state = _state(engine)
     for partition in _partitions(engine):
-        state[partition] = {"step": count.reshape(()).clone(), **{key: torch.zeros_like(partition) for key in _MOMENTS}}
+        # A fused AdamW counts on the device of its moments.
+        step = count.reshape(()).to(partition.device, torch.float32, copy=True)
+        state[partition] = {"step": step, **{key: torch.zeros_like(partition) for key in _MOMENTS}}
     _link(engine)
 
 

@@ -1,5 +1,6 @@
 """DeepSpeed behind our interface, in processes of its own."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,16 @@ def _steps(engine: Engine, first: int, last: int) -> dict[str, torch.Tensor]:
     return said
 
 
+def _refuse_nan(engine: Engine) -> None:
+    """A loss that is finite, with a gradient that is not, changes no weight at any stage."""
+    before = {name: value.clone() for name, value in engine.state().items()}
+    rows = torch.randn(BATCH // engine.world, DIM)
+    scale = engine.model(rows).scale
+    norm = engine.step((0 * scale).sqrt(), learning_rate=1e-2)
+    assert norm is not None and not math.isfinite(norm)
+    assert all(torch.equal(value, before[name]) for name, value in engine.state().items())
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"stage {stage}": {"stage": stage} for stage in (0, 1, 2, 3)},
     **{f"parts, stage {stage}": {"stage": stage, "micro_batches": 2} for stage in (0, 1, 2, 3)},
@@ -84,6 +95,14 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
             engine.save(Path(folder) / name / f"ranks-{world}")
             said = _steps(engine, 2, 4)
             states[name] = engine.state() | said
+        for stage in (0, 1, 2, 3):
+            engine = Engine(Toy(), _config(world, stage))
+            engine.save(Path(folder) / "unstepped")
+            engine.barrier()
+            engine.load(Path(folder) / "unstepped")
+            said = _steps(engine, 0, 4)
+            states[f"stage {stage}, saved at the start"] = engine.state() | said
+            _refuse_nan(engine)
         other = f"ranks-{3 - world}"
         for name, variant in VARIANTS.items():
             if (Path(folder) / name / other).is_dir():
@@ -92,7 +111,9 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
                 said = _steps(engine, 2, 4)
                 states[f"{name}, resumed"] = engine.state() | said
         if rank == 0:
-            torch.save(states, f"{folder}/{world}-{'resumed' if len(states) > len(VARIANTS) else 'new'}.pt")
+            torch.save(
+                states, f"{folder}/{world}-{'resumed' if any('resumed' in name for name in states) else 'new'}.pt"
+            )
         engine.close()
     leave(0)
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError, ShardError
 from pipeline.shards import ShardsManifest
+from pipeline.teacher import WEIGHTS_FILE
 from training.job import TrainingJob
 
 
@@ -58,3 +61,24 @@ def test_shards_of_another_teacher_or_other_clusters_are_refused(job: TrainingJo
             here.model_copy(update={"made_with": {**right, name: "other"}}).check_shards()
     with pytest.raises(ShardError, match="no readable manifest"):
         job.model_copy(update={"shards": tmp_path / "nowhere", "made_with": right}).check_shards()
+
+
+def test_a_checkpoint_belongs_to_the_data_of_a_plain_command(
+    job: TrainingJob, write_shards: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain = job.model_copy(update={"inputs": ""})
+    assert plain.fingerprint() == plain.model_copy(update={"output": tmp_path}).fingerprint()
+    other = write_shards(tmp_path / "shards", shards=2, rows=32)
+    table = pq.read_table(job.centroids)
+    moved = table.set_column(1, table.schema.field("centroid"), table["centroid"].take([1, 0, 2, 3]))
+    pq.write_table(moved, tmp_path / "centroids.parquet")
+    for change in ({"shards": other}, {"centroids": tmp_path / "centroids.parquet"}, {"views": 2}):
+        assert plain.model_copy(update=change).fingerprint() != plain.fingerprint()
+    start = tmp_path / "start"
+    start.mkdir()
+    inherited = plain.model_copy(update={"student": plain.student.model_copy(update={"initial": str(start)})})
+    found = set()
+    for weights in ("a", "b"):
+        (start / WEIGHTS_FILE).write_text(weights)
+        found.add(inherited.fingerprint())
+    assert len(found) == 2

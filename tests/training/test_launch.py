@@ -13,13 +13,14 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipeline import schema
 from pipeline.errors import ConfigError, NonFiniteLossError, ShardError, TrainingError
 from tests.training.conftest import STEPS, with_steps
 from training.job import TrainingJob
-from training.launch import TrainingResult, run_training
+from training.launch import TrainingResult, _devices, run_training
 
 PROJECT = Path(__file__).parents[2]
 
@@ -132,6 +133,16 @@ def test_sigterm_of_the_caller_checkpoints_and_ends_all_ranks(job: TrainingJob, 
     assert _all_end(run, within_s=5)
     (mark,) = run.checkpoints.glob("step-*/complete.json")
     assert json.loads(mark.read_text())["step"] < 100_000
+
+
+def test_ranks_take_the_gpus_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _devices(2, None) == ["0", "1"]
+    assert _devices(2, "2, 3,5") == ["2", "3"]
+    assert _devices(1, "GPU-8a1f") == ["GPU-8a1f"]
+    assert _devices(2, "") == ["-1", "-1"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match=r"ranks is 2, but CUDA_VISIBLE_DEVICES names 1 GPUs: '3'"):
+        _devices(2, "3")
 
 
 @pytest.mark.slow

@@ -148,6 +148,28 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(tmp_path: Pat
     assert checkpoints.newest() == 3
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_unsaved(tmp_path: Path) -> None:
+    """As the engine tells it: no step was taken, and the norm is not finite."""
+
+    class Diverging(ToyEngine):
+        def step(self, loss: torch.Tensor, *, learning_rate: float) -> float:
+            return float("nan") if loss > 50 else super().step(loss, learning_rate=learning_rate) or 1.0
+
+    closed = []
+
+    class Logger:
+        def write(self, row: dict[str, Any]) -> None: ...
+
+        def close(self) -> None:
+            closed.append(True)
+
+    loop, checkpoints = _loop(tmp_path, Diverging())
+    loop._loggers = [Logger()]
+    with pytest.raises(NonFiniteLossError, match=r"step 8: the gradient is not finite.*distance .*sample ids: 107"):
+        loop.run(_batches(), start=0, stop=StopFlag())
+    assert checkpoints.newest() == 6 and closed == [True]
+
+
 def test_checkpoints_of_another_job_and_half_written_ones_are_not_used(tmp_path: Path) -> None:
     loop, checkpoints = _loop(tmp_path, ToyEngine())
     loop.run(_batches(), start=0, stop=StopFlag())

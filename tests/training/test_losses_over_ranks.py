@@ -51,6 +51,10 @@ def _terms(weight: torch.Tensor, inputs: Result, rank: int, ranks: int, learnt: 
         for rate in (1.0, 0.3):
             found = _cluster(_centroids(rank, ranks, divided=divided), image, inputs, rate)
             terms |= {f"{name} {rate}{' divided' if divided else ''}": value for name, value in found.items()}
+    # Too few to go round: of three ranks one holds all centroids that take part.
+    few = {**inputs, "labels": inputs["labels"] % 3}
+    found = _cluster(_centroids(rank, ranks, divided=True), image, few, 1e-9)
+    terms |= {f"{name} few": value for name, value in found.items()}
     return terms | {f"{name} learnt": value for name, value in _cluster(learnt, image, inputs, 0.3).items()}
 
 

@@ -1,13 +1,17 @@
 """Reading, checking and batching of training samples."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import schema
 from pipeline.errors import EmbeddingError, ShardError
@@ -157,3 +161,22 @@ def test_the_loader_pins_every_tensor_of_a_batch(shards: Path, monkeypatch: pyte
     assert pin_memory(batch) == batch
     assert {id(tensor) for tensor in pinned} == {id(v) for v in vars(batch).values() if isinstance(v, torch.Tensor)}
     assert batch.image.dtype == torch.uint8 and len(pinned) == 5
+
+
+def test_the_probe_is_taken_where_samples_are(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
+    """Of the first shard all may be blocked."""
+    from training.probe import PROBE_FILE, write_probe
+
+    folder = write_shards(tmp_path / "data", shards=3, rows=4)
+    index = folder / "index/00000.parquet"
+    pq.write_table(pq.read_table(index).slice(0, 0), index)
+
+    class Engine:
+        rank, device = 0, torch.device("cpu")
+
+        @contextlib.contextmanager
+        def exported(self) -> Iterator[Any]:
+            yield lambda image, text: SimpleNamespace(image=image.flatten(1), text=text)
+
+    write_probe(tmp_path, Engine(), _open(folder))
+    assert len(load_file(tmp_path / PROBE_FILE)["image"]) == 8

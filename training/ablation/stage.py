@@ -17,8 +17,10 @@ from training.ablation.data import FOLDER, write_ablation_data
 from training.ablation.grid import Cell, cells_of
 from training.config import AblationConfig, EvaluationConfig, StudentConfig
 from training.elsewhere import forget_elsewhere, kept_elsewhere
+from training.evaluation.stage import dataset_identity
 from training.job import TEACHER, TrainingJob
 from training.launch import run_training
+from training.stage import inherited, model_content
 from training.terms import Needs
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,11 @@ def run_ablation(
     """
     data = write_ablation_data(root, shards, query)
     cells = {cell.name: cell for cell in cells_of(config, student)}
-    identity = [sorted(config.tasks), [path.name for path in datasets]]
-    inputs = {name: [data.digest, cell.student.content()] for name, cell in cells.items()}
+    identity = [sorted(config.tasks), [dataset_identity(path) for path in datasets]]
+    inputs = {
+        name: [data.digest, cell.student.content(), model_content(cell.student), *inherited(_job(root, cell, data))]
+        for name, cell in cells.items()
+    }
     stage = Stage(root, TABLE, version=1, config=identity, inputs=inputs)
     if stage.is_complete():
         return stage.result()

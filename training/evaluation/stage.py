@@ -17,7 +17,7 @@ def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path
     models = ["teacher", "student", *(["baseline"] if baseline else [])]
     results = {name: read_result(root, name) for name in models}
     digests = [result.digest for result in results.values()]
-    content = {"tasks": config.tasks, "datasets": [_identity(path) for path in datasets]}
+    content = {"tasks": config.tasks, "datasets": [dataset_identity(path) for path in datasets]}
     stage = Stage(root, "evaluation", version=1, config=content, inputs={"evaluation": [models, digests]})
     if stage.is_complete():
         return stage.result()
@@ -45,7 +45,7 @@ def require_datasets(datasets: list[Path]) -> None:
         raise ConfigError(f"evaluation.datasets: no folder {missing}")
 
 
-def _identity(folder: Path) -> Any:
+def dataset_identity(folder: Path) -> Any:
     """A data set by name and the sizes of its files; large sets are not read for this."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [folder.name, [[str(path.relative_to(folder)), path.stat().st_size] for path in files]]

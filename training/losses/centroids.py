@@ -46,7 +46,8 @@ class Centroids(nn.Module):
                 part = slice(first, first + rows)
                 yield part, self.unit(part, dtype)
         else:
-            for positions in chosen.split(rows):
+            # An empty tensor would be split into one empty part.
+            for positions in chosen.split(rows) if len(chosen) else ():
                 yield positions, self.unit(positions, dtype)
 
     def unit(self, positions: Tensor | slice, dtype: torch.dtype) -> Tensor:
