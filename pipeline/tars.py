@@ -209,7 +209,8 @@ def write_tar(path: Path, samples: Iterable[Mapping[str, object]]) -> int:
     import webdataset  # imports torch, which most users of this module do without
 
     count = 0
-    with webdataset.TarWriter(str(path), mtime=0.0) as writer:
+    # A time that is no whole number would cost each member another header and a block, a kilobyte.
+    with webdataset.TarWriter(str(path), mtime=0) as writer:
         for sample in samples:
             writer.write(sample)
             count += 1

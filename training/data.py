@@ -4,7 +4,7 @@ import functools
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +76,31 @@ class TrainingSet:
         label without centroid, and :class:`EmbeddingError` for a teacher embedding that is not a finite vector of the
         teacher's width. Each names tar and key.
         """
-        found = self._cache.get((shard, row, view))
-        if found is not None:
-            return found
-        sample_id, key, offset, size = (column[row] for column in self._index(shard))
-        members = self._reader(shard).sample(int(offset), int(size))
-        where = f"{self._tars[shard]}, key {key}"
-        decoded = {"sample_id": int(sample_id), **self._decode(members, where, view)}
+        return self.samples([(shard, row, view)])[0]
+
+    def samples(self, places: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
+        """:meth:`sample` of each ``(shard, row, view)``, whose captions are tokenised in one go."""
+        found = {place: self._cache[place] for place in places if place in self._cache}
+        new = {place: self._read(*place) for place in places if place not in found}
+        if new:
+            tokens = self._tokenizer([decoded.pop("caption") for decoded in new.values()])
+            for decoded, text in zip(new.values(), tokens):
+                decoded["text"] = text
+            if self._all_fit(next(iter(new.values()))):
+                self._cache |= new
+        return [(found | new)[place] for place in places]
+
+    def _all_fit(self, decoded: dict[str, Any]) -> bool:
+        """Whether the cache holds the whole set: shapes are equal for all samples, so the first one tells."""
         if self._cacheable is None:
-            # Shapes are equal for all samples, so the first one tells whether all fit.
             tensors = [value for value in decoded.values() if isinstance(value, Tensor)]
             self._cacheable = len(self) * self.views * sum(t.nbytes for t in tensors) <= _CACHE_BYTES
-        if self._cacheable:
-            self._cache[shard, row, view] = decoded
-        return decoded
+        return self._cacheable
+
+    def _read(self, shard: int, row: int, view: int) -> dict[str, Any]:
+        sample_id, key, offset, size = (column[row] for column in self._index(shard))
+        members = self._reader(shard).sample(int(offset), int(size))
+        return {"sample_id": int(sample_id), **self._decode(members, f"{self._tars[shard]}, key {key}", view)}
 
     def _decode(self, members: dict[str, bytes], where: str, view: int) -> dict[str, Any]:
         try:
@@ -98,7 +109,7 @@ class TrainingSet:
                 image, embedding = _show(image, members["json"], where, view, self.views), "views.npy"
             decoded: dict[str, Any] = {
                 "pixels": torch.from_numpy(self.preprocessing.pixels(image).copy()),
-                "text": self._tokenizer([members["txt"].decode()])[0],
+                "caption": members["txt"].decode(),
             }
             if self._needs.teacher_image:
                 number = view if self.views > 1 else None
@@ -165,9 +176,8 @@ class _Steps(torch.utils.data.Dataset[Batch]):
         part = self._order.part(step, rank=self._rank, ranks=self._ranks)
         # By shard, so that reads are local; the order within a batch means nothing to any loss.
         places = [(int(shard), int(row)) for shard, row in part[np.lexsort(part.T[::-1])]]
-        epoch = step // self._order.steps_per_epoch
-        found = [self._samples.sample(*place, view_of(*place, epoch, self._samples.views)) for place in places]
-        return collate(found)
+        epoch, views = step // self._order.steps_per_epoch, self._samples.views
+        return collate(self._samples.samples([(*place, view_of(*place, epoch, views)) for place in places]))
 
 
 def view_of(shard: int, row: int, epoch: int, views: int) -> int:
