@@ -15,9 +15,9 @@ from typing import Any
 
 from assets.settings import Settings
 from benchmarks.run import RESULTS, machine
+from training.config import DirectionsConfig
 
 _STEPS, _SEEDS = 200, [0, 1, 2]
-_DIRECTIONS = ("image_image", "text_text", "image_text", "text_image")
 
 
 def _cluster(**changes: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def _cluster(**changes: Any) -> dict[str, Any]:
 
 def _only(*directions: str) -> dict[str, Any]:
     """Two directions, with the weight of all four."""
-    return {"instance": {"directions": {name: 2.0 * (name in directions) for name in _DIRECTIONS}}}
+    return {"instance": {"directions": {name: 2.0 * (name in directions) for name in DirectionsConfig.model_fields}}}
 
 
 # The entry of the ablation's grid, settings of the losses, number of clusters.

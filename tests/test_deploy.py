@@ -57,6 +57,14 @@ def test_schemas_are_there_and_refuse() -> None:
         assert_pod({"containers": [{"name": "x", "image": "x", "volumeMount": []}]})
 
 
+def test_the_run_config_is_the_profile_but_for_the_cluster() -> None:
+    (profile,) = yaml.safe_load_all((DEPLOY.parent / "profiles/laion400m.yaml").read_text())
+    expected = parse_settings(profile["resources"]["settings"]["config"])
+    own = {"root", "storage", "source", "evaluation", "compute", "images", "embeddings", "neighbours"}
+    for name in Settings.model_fields.keys() - own:
+        assert getattr(settings(), name) == getattr(expected, name), name
+
+
 def test_the_run_config_fits() -> None:
     (profile,) = documents("run.yaml")
     config = parse_settings(profile["resources"]["settings"]["config"])

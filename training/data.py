@@ -80,15 +80,14 @@ class TrainingSet:
 
     def samples(self, places: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
         """:meth:`sample` of each ``(shard, row, view)``, whose captions are tokenised in one go."""
-        found = {place: self._cache[place] for place in places if place in self._cache}
-        new = {place: self._read(*place) for place in places if place not in found}
+        new = {place: self._read(*place) for place in places if place not in self._cache}
         if new:
             tokens = self._tokenizer([decoded.pop("caption") for decoded in new.values()])
             for decoded, text in zip(new.values(), tokens):
                 decoded["text"] = text
             if self._all_fit(next(iter(new.values()))):
                 self._cache |= new
-        return [(found | new)[place] for place in places]
+        return [new[place] if place in new else self._cache[place] for place in places]
 
     def _all_fit(self, decoded: dict[str, Any]) -> bool:
         """Whether the cache holds the whole set: shapes are equal for all samples, so the first one tells."""

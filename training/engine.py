@@ -64,10 +64,9 @@ class Engine:
             # Not before: DeepSpeed broadcasts contiguous weights alone. Other stages have flat copies of their own.
             self._module.to(memory_format=memory_format(self._module))
         self._parameters = dict(self._module.named_parameters())
-        self._clip_norm: float | None = config.optimizer.clip_gradient_norm or math.inf
-        if not _clips_here(config, autocast=has_batch_norm(module)):
-            self._clip_norm = None
-        self._norm = math.nan
+        self._clip_norm, self._norm = None, math.nan
+        if _clips_here(config, autocast=has_batch_norm(module)):
+            self._clip_norm = config.optimizer.clip_gradient_norm or math.inf
         self._parts = None
         if config.micro_batches > 1:
             self._parts = MicroBatches(self._deepspeed, module=self._module, parts=config.micro_batches)

@@ -19,8 +19,8 @@ def write_probe(folder: Path, engine: "Engine", samples: "TrainingSet") -> None:
 
     from training.data import collate
 
-    places = ((shard, row) for shard, rows in enumerate(samples.shard_rows) for row in range(rows))
-    batch = collate([samples.sample(*place) for place in itertools.islice(places, _SAMPLES)]).to(engine.device)
+    places = ((shard, row, 0) for shard, rows in enumerate(samples.shard_rows) for row in range(rows))
+    batch = collate(samples.samples(list(itertools.islice(places, _SAMPLES)))).to(engine.device)
     image = samples.preprocessing.normalise(batch.image)
     with torch.no_grad(), engine.exported() as model:
         features = model(image, batch.text)

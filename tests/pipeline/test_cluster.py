@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,27 @@ def test_a_sample_is_the_same_whatever_the_files(tmp_path: Path) -> None:
     )
     assert everywhere["sample_id"].to_pylist() == list(range(400))
     assert everywhere["cluster_id"].to_pylist() == distance.argmin(axis=1).tolist()
+
+
+def test_only_the_training_sample_is_held(tmp_path: Path) -> None:
+    """100,000 rows are 26 MB in float32; batches, labels of all and a sample of 500 are about 8 MB."""
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        matrix = rng.normal(size=(10_000, 64)).astype(np.float32)
+        matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), 64)
+        ids = np.arange(number * 10_000, (number + 1) * 10_000)
+        path = tmp_path / f"e/{number}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"sample_id": ids, "image_embedding": vectors}), path)
+    cluster_embeddings(tmp_path / "e", tmp_path / "warm", clusters=10, train_samples=500, iterations=2)
+    tracemalloc.start()
+    try:
+        cluster_embeddings(tmp_path / "e", tmp_path / "out", clusters=10, train_samples=500, iterations=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 13e6
 
 
 def test_embeddings_of_mixed_widths_or_repeated_ids_are_refused(tmp_path: Path) -> None:

@@ -111,9 +111,8 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
                 said = _steps(engine, 2, 4)
                 states[f"{name}, resumed"] = engine.state() | said
         if rank == 0:
-            torch.save(
-                states, f"{folder}/{world}-{'resumed' if any('resumed' in name for name in states) else 'new'}.pt"
-            )
+            kind = "resumed" if any("resumed" in name for name in states) else "new"
+            torch.save(states, f"{folder}/{world}-{kind}.pt")
         engine.close()
     leave(0)
 
