@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Rows that are compared at a time: few enough to stay in the cache, many enough to hide the cost of a call.
-_PAIRS = {"cpu": 256, "cuda": 65_536}
+_PAIRS = 256
 _BLOCK = 1024
 # Float64 products of vectors of length 1.005 at most, added up over D terms: |error| ≤ (D + 4) 2⁻⁵³ · 4.04.
 _UNIT = 2.0**-53 * 8
@@ -37,15 +37,14 @@ def exact_edges(rows: "Tensor", a: np.ndarray, b: np.ndarray, max_distance: floa
     import torch
 
     distance = np.empty(len(a), np.float32)
-    chunk = _PAIRS[rows.device.type]
-    first, second = (torch.from_numpy(np.ascontiguousarray(end)).to(rows.device) for end in (a, b))
-    for start in range(0, len(a), chunk):
-        part = slice(start, start + chunk)
+    first, second = (torch.from_numpy(np.ascontiguousarray(end)) for end in (a, b))
+    for start in range(0, len(a), _PAIRS):
+        part = slice(start, start + _PAIRS)
         # By way of float32, since torch's conversion of float16 to float64 is slow; both steps are exact.
         difference = rows[first[part]].float().double()
         difference -= rows[second[part]].float()
         squared = squared_lengths(difference)
-        distance[part] = squared.sqrt().float().cpu().numpy()
+        distance[part] = squared.sqrt().float().numpy()
     near = distance <= np.float32(max_distance)
     a, b = a[near], b[near]
     return Edges(a=np.minimum(a, b).astype(np.int64), b=np.maximum(a, b).astype(np.int64), distance=distance[near])
@@ -71,9 +70,9 @@ def crowded_edges(rows: "Tensor", left: np.ndarray, right: np.ndarray, max_dista
 def _crowded_block(rows: "Tensor", left: np.ndarray, right: np.ndarray, max_distance: float, same: bool) -> Edges:
     import torch
 
-    x, y = (rows[torch.from_numpy(side).to(rows.device)].double() for side in (left, right))
+    x, y = (rows[torch.from_numpy(side)].double() for side in (left, right))
     norms = [squared_lengths(side) for side in (x, y)]
-    squared = (norms[0][:, None] + norms[1][None, :] - 2 * (x @ y.T)).cpu().numpy()
+    squared = (norms[0][:, None] + norms[1][None, :] - 2 * (x @ y.T)).numpy()
     error = (rows.shape[1] + 8) * _UNIT
     squared[squared > max_distance**2 * (1 + 2.0**-20) + error] = np.inf
     if same:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline import schema
 from pipeline.compute import ComputeConfig
 from pipeline.config import NeighboursConfig
+from pipeline.devices import Wanted, expected
 from pipeline.errors import ConfigError, MissingInputError
 from pipeline.forest import Edges, ForestBuilder
 from pipeline.plan import require_memory
@@ -27,7 +28,7 @@ from pipeline.prefix import Precision
 from pipeline.search import BaseForest, SearchSettings, merged, prepare, run_tiles
 from pipeline.storage import storage_of
 from pipeline.store import Stage, StageResult, read_result, shard_digests
-from pipeline.tiles import read_edges
+from pipeline.tiles import TILE_ROWS, let_go, read_edges
 from pipeline.vectors import as_paths, inspect
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ def near_duplicate_forest(
     column: str = "image_embedding",
     prefix: int | None = None,
     precision: Precision | Literal["auto"] = "auto",
-    device: str = "auto",
-    tile_rows: int = 16_384,
+    device: Wanted = "auto",
+    tile_rows: int | None = None,
     memory_limit: str = "4GB",
     compute: ComputeConfig | None = None,
     work: Path | None = None,
@@ -76,9 +77,10 @@ def near_duplicate_forest(
     ``max_distance`` is Euclidean, between unit vectors, in (0, 2). The forest is exact: it is that of all pairs whose
     distance, from float64 differences of the stored vectors rounded to float32, is at most ``max_distance``; it depends
     on nothing else, neither order nor division of the input, tiles, prefix, device nor engine. ``prefix``: coordinates
-    of the bound (none: the cheapest by trial). ``work``: folder for intermediate files (as large as the embeddings),
-    kept while the search is unfinished, so that the same call goes on where it was. ``base``: a forest of some of the
-    files, made before; only pairs with a vector of the other files are searched.
+    of the bound (none: the cheapest by trial). ``device``: ``auto`` takes CUDA where the process that searches a tile
+    finds one. ``tile_rows``: none means 16,384 for a CPU, 524,288 for a GPU. ``work``: folder for intermediate files
+    (as large as the embeddings), kept while the search is unfinished, so that the same call goes on where it was.
+    ``base``: a forest of some of the files, made before; only pairs with a vector of the other files are searched.
 
     Raises :class:`ConfigError` for impossible settings or a memory limit that will not do, :class:`EmbeddingError` for
     embeddings that cannot be searched.
@@ -88,14 +90,15 @@ def near_duplicate_forest(
         raise ConfigError(f"max_distance must lie in (0, 2), the distances of unit vectors; got {max_distance}")
     compute = compute or ComputeConfig()
     work = work or output.with_name(f".{output.name}.work")
+    likely = expected(device, compute)
     settings = SearchSettings(
         paths=tuple(as_paths(embeddings)),
         column=column,
         max_distance=max_distance,
         prefix=prefix,
         precision=precision,
-        device=_device(device),
-        tile_rows=tile_rows,
+        device=likely,
+        tile_rows=tile_rows or TILE_ROWS[likely],
         workers=1 if compute.engine == "inline" else compute.workers,
         base=base,
     )
@@ -103,7 +106,14 @@ def near_duplicate_forest(
     require_memory(settings.peak_memory(rows), memory_limit, rows=rows)
     search = prepare(settings, work)
     log.info("near_duplicates: %s", search.plan)
-    results, computed = run_tiles(search, compute, device=settings.device, workers=settings.workers)
+    try:
+        # Where no GPU is expected, none is taken: a CPU's tiles are small for it.
+        results, computed = run_tiles(
+            search, compute, device=device if likely == "cuda" else "cpu", workers=settings.workers
+        )
+    finally:
+        # Whoever runs next, a training for example, finds the device's memory free.
+        let_go()
     builder = ForestBuilder(search.rows)
     for path in [work / "repeats.npz", *merged(search, results, compute)]:
         builder.add(read_edges(path))
@@ -186,13 +196,3 @@ def _write(ids: np.ndarray, forest: Edges, output: Path, max_distance: float) ->
     pq.write_table(table, temporary, compression="zstd")
     temporary.replace(output)
     return len(forest)
-
-
-def _device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' was asked for, but torch finds none; use 'cpu' or 'auto'")
-    return device

@@ -1,13 +1,13 @@
-"""Embeddings packed for the pair search: one memory-mapped matrix, rows in the order of ``sample_id``.
+"""Embeddings packed for the pair search: one memory-mapped matrix, rows in the order in which they were read.
 
-Parquet is read once, checked and written out as a flat file that tiles, in whatever process, map into memory. A row's
-number is its place among all ids, so comparing row numbers is comparing ids. Rows that are equal to the last bit are
-found here: of each set only the first takes part in the search, the others hang on it by edges of distance zero, which
-is what the minimum spanning forest would make of them. So one image repeated ten thousand times costs nothing.
+Parquet is read once, checked and written out, front to back, as a flat file that tiles, in whatever process, map into
+memory. Beside it stands each row's *number*, the place of its id among all ids, so comparing numbers is comparing ids.
+Rows that are equal to the last bit are found here: of each set only that of the smallest id takes part in the search,
+the others hang on it by edges of distance zero, which is what the minimum spanning forest would make of them. So one
+image repeated ten thousand times costs nothing.
 """
 
 import dataclasses
-import itertools
 import mmap
 import os
 from collections.abc import Sequence
@@ -25,11 +25,13 @@ _COMPARE_ROWS = 4096
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Packed:
-    """``ids`` (N,) int64 ascending; ``matrix`` (N, D) float16 or float32, row i belonging to ``ids[i]``; ``distinct``
-    (M,) int64 rows that differ from each other, ascending; ``repeats`` edges of length zero to all other rows."""
+    """``ids`` (N,) int64 ascending; ``matrix`` (N, D) float16 or float32, row i belonging to ``ids[numbers[i]]``;
+    ``distinct`` (M,) int64 rows that differ from each other, ascending; ``repeats`` edges of length zero, between
+    numbers, to all other rows."""
 
     ids: np.ndarray
     matrix: np.ndarray
+    numbers: np.ndarray
     distinct: np.ndarray
     repeats: Edges
 
@@ -44,17 +46,15 @@ def pack(embeddings: Sequence[Path], folder: Path, *, column: str) -> Packed:
     rows = sum(file.rows for file in files)
     if not rows:
         raise EmbeddingError(f"no embeddings: {len(files)} files without a row")
-    ids, places = _order(files)
+    ids, numbers = _order(files)
     dtype = np.dtype(np.float16 if all(file.type == "halffloat" for file in files) else np.float32)
     writer = _Writer(folder / "vectors.bin", rows, dtype)
-    at = 0
     for file in files:
-        for batch_ids, batch in checked_batches(file, column=column):
-            writer.write(places[at : at + len(batch_ids)], batch, file.path)
-            at += len(batch_ids)
+        for _, batch in checked_batches(file, column=column):
+            writer.write(batch, file.path)
     matrix, hashes = writer.close()
-    distinct, repeats = _collapse(matrix, hashes)
-    return Packed(ids=ids, matrix=matrix, distinct=distinct, repeats=repeats)
+    distinct, repeats = _collapse(matrix, hashes, numbers)
+    return Packed(ids=ids, matrix=matrix, numbers=numbers, distinct=distinct, repeats=repeats)
 
 
 def release(matrix: np.ndarray) -> None:
@@ -91,14 +91,14 @@ def _ids(file: EmbeddingFile) -> np.ndarray:
 
 
 class _Writer:
-    """Writes rows at their places and hashes them on the way."""
+    """Writes rows one after another and hashes them on the way."""
 
     def __init__(self, path: Path, rows: int, dtype: np.dtype):
         self._path, self._rows, self._dtype = path, rows, dtype
         self._file, self._width = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), 0
-        self._hashes = np.empty(rows, np.uint64)
+        self._hashes, self._count = np.empty(rows, np.uint64), 0
 
-    def write(self, places: np.ndarray, batch: np.ndarray, source: Path) -> None:
+    def write(self, batch: np.ndarray, source: Path) -> None:
         if not len(batch):
             return
         if not self._width:
@@ -108,23 +108,19 @@ class _Writer:
         if batch.shape[1] != self._width:
             raise EmbeddingError(f"{source}: embeddings of width {batch.shape[1]}, those before are {self._width} wide")
         stored = _without_negative_zeros(np.ascontiguousarray(batch, self._dtype))
-        self._hashes[places] = _row_hashes(stored)
-        row_bytes = self._width * self._dtype.itemsize
-        # Rows that follow each other in the file are written together; in the worst case each is by itself.
-        cuts = [0, *(np.flatnonzero(np.diff(places) != 1) + 1), len(places)]
-        for start, end in itertools.pairwise(cuts):
-            _write_all(self._file, stored[start:end], int(places[start]) * row_bytes)
+        self._hashes[self._count : self._count + len(stored)] = _row_hashes(stored)
+        self._count += len(stored)
+        _write_all(self._file, stored)
 
     def close(self) -> tuple[np.ndarray, np.ndarray]:
         os.close(self._file)
         return np.memmap(self._path, dtype=self._dtype, mode="r", shape=(self._rows, self._width)), self._hashes
 
 
-def _write_all(file: int, rows: np.ndarray, offset: int) -> None:
+def _write_all(file: int, rows: np.ndarray) -> None:
     data = rows.reshape(-1).view(np.uint8).data
     while data:
-        written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written
+        data = data[os.write(file, data) :]
 
 
 def _without_negative_zeros(rows: np.ndarray) -> np.ndarray:
@@ -147,9 +143,9 @@ def _row_hashes(rows: np.ndarray) -> np.ndarray:
     return np.einsum("ij,j->i", words ^ (words >> np.uint64(32)), multipliers)
 
 
-def _collapse(matrix: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, Edges]:
-    """Rows that stand for themselves, and a zero edge from the first of each set of equal rows to the others."""
-    order = np.argsort(hashes, kind="stable")
+def _collapse(matrix: np.ndarray, hashes: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, Edges]:
+    """Rows that stand for themselves, and a zero edge from the smallest id of each set of equal rows to the others."""
+    order = np.lexsort((numbers, hashes))
     ordered = hashes[order]
     same = np.concatenate([[False], ordered[1:] == ordered[:-1]])
     starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
@@ -162,4 +158,4 @@ def _collapse(matrix: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, Edges
     member, first = member[equal], first[equal]
     distinct = np.setdiff1d(np.arange(len(matrix)), member, assume_unique=True)
     zeros = np.zeros(len(member), np.float32)
-    return distinct, Edges(a=first.astype(np.int64), b=member.astype(np.int64), distance=zeros)
+    return distinct, Edges(a=numbers[first], b=numbers[member], distance=zeros)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from pipeline.devices import Device
 from pipeline.errors import ConfigError
 from pipeline.exact import exact_edges
 from pipeline.prefix import Bound, Precision, extra_columns, left_columns, principal_axes, right_columns
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 2048
 # Widths of the product that are tried; whole multiples of what vector units and tensor cores work in.
 _WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# On a GPU a call costs more than what a sample has to do, so a trial would tell nothing. These are estimates for an
+# H200, not measured yet: multiplications and additions a second by type, the least width that pays, and the seconds of
+# a candidate.
+_DEVICE_RATE: dict[Precision, float] = {"bfloat16": 4e14, "tfloat32": 2e14, "float32": 3e13}
+_DEVICE_WIDTH = 64
+_DEVICE_VERIFY_S = 3e-9
 # Seconds that reducing crowded rows takes for each of their pairs, on 2 cores.
 _CROWDED_S = 1e-7
 # Share of the score's time below which that of the candidates no longer matters.
@@ -29,6 +36,8 @@ _INTERPRETER_BYTES = 700 << 20
 _ROW_BYTES = 40
 _EDGE_BYTES = 110
 _BLOCK_BUFFERS = 8
+# CUDA's libraries and its context, and buffers for copies: an estimate, see the part `forest` of benchmarks/gpu.
+_CUDA_BYTES = 2 << 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,18 +69,21 @@ class ForestPlan:
         )
 
 
-def memory_needed(rows: int, *, tile_rows: int, workers: int, device: str) -> int:
+def memory_needed(rows: int, *, tile_rows: int, workers: int, device: Device) -> int:
     """Peak bytes of all processes of a search on one machine, mapped files aside (the kernel takes those back).
 
     Fixed parts, 40 bytes a row for ids and hashes, the forest and one more while they are merged (110 bytes an edge, at
-    most as many edges as rows), and for every worker two tiles of score columns and the buffers of a block.
+    most as many edges as rows), and for every worker two tiles of score columns and the buffers of a block; on a GPU,
+    whose memory holds those, the forest of a tile instead.
     """
-    block = BLOCK_ROWS[device] ** 2 * 4 * _BLOCK_BUFFERS
-    tile = 3 * tile_rows * 128 * 4
+    if device == "cuda":
+        worker = _CUDA_BYTES + 2 * tile_rows * _EDGE_BYTES
+    else:
+        worker = BLOCK_ROWS**2 * 4 * _BLOCK_BUFFERS + 3 * tile_rows * 128 * 4
     return (
         _INTERPRETER_BYTES * (1 + (workers if workers > 1 else 0))
         + rows * (_ROW_BYTES + 2 * _EDGE_BYTES)
-        + workers * (block + tile)
+        + workers * worker
     )
 
 
@@ -116,10 +128,13 @@ def calibrate(
     max_distance: float,
     prefix: int | None,
     precision: Precision | Literal["auto"],
-    device: str,
+    device: Device,
     pairs: int,
 ) -> Calibration:
-    """Fit the basis on a sample of ``rows`` and find the cheapest prefix by trying the product on another."""
+    """Fit the basis on a sample of ``rows`` and find the cheapest prefix by trying the product on another.
+
+    For a CPU the trial is timed; for a GPU, which need not be this machine's, only candidates are counted.
+    """
     import torch
 
     chosen = np.random.default_rng(0).permutation(len(distinct))[: 2 * _SAMPLE_ROWS]
@@ -138,20 +153,25 @@ def calibrate(
 class _Trial:
     """Times the product and counts candidates among the rows of a sample."""
 
-    def __init__(self, fitted: "Tensor", sample: "Tensor", device: str):
+    def __init__(self, fitted: "Tensor", sample: "Tensor", device: Device):
         self._sample, self._device = sample, device
         self._fitted = fitted
         self._basis = principal_axes(fitted, 0)
+        self._verify_s = _DEVICE_VERIFY_S if device == "cuda" else self._time_verification()
+
+    def _time_verification(self) -> float:
+        sample = self._sample
         pairs = np.arange(min(len(sample), 512))
         exact_edges(sample, pairs, pairs[::-1].copy(), 1.0)
         started = time.perf_counter()
         exact_edges(sample, pairs, pairs[::-1].copy(), 1.0)
-        self._verify_s = (time.perf_counter() - started) / max(len(pairs), 1)
+        return (time.perf_counter() - started) / max(len(pairs), 1)
 
     def best(
         self, precision: Precision, max_distance: float, prefix: int | None, *, least_columns: int = 0
     ) -> Calibration:
         width, extra = self._sample.shape[1], extra_columns(precision)
+        least_columns = max(least_columns, _DEVICE_WIDTH if self._device == "cuda" else 0)
         lengths = [columns - extra for columns in _WIDTHS if columns >= least_columns and 0 < columns - extra < width]
         lengths = [prefix] if prefix else [*lengths, width]
         best: Calibration | None = None
@@ -173,30 +193,34 @@ class _Trial:
         if bound.prefix > self._basis.shape[1]:
             # Most data are settled by a short prefix: only as much of the basis is made as is asked for.
             self._basis = principal_axes(self._fitted, min(4 * bound.prefix, self._fitted.shape[1]))
-        left = left_columns(self._sample, self._basis, bound).to(self._device)
+        left = left_columns(self._sample, self._basis, bound)
         right = right_columns(left, bound)
         a, b = plain_candidates(left, right, bound.least_score, True)
         pairs = max(len(left) * (len(left) - 1) / 2, 1)
         return Calibration(
             bound=bound,
             basis=self._basis,
-            score_s=self._product_s(left, right) / max(len(left) ** 2, 1),
+            score_s=self._score_s(left, right, bound),
             candidates_s=self._candidates_s(a, b, len(left)) / pairs,
             candidate_share=len(a) / pairs,
         )
 
     def _candidates_s(self, a: np.ndarray, b: np.ndarray, rows: int) -> float:
-        """Seconds for the candidates of the sample: crowded rows are reduced together, others verified one by one."""
+        """Seconds for the candidates of the sample: crowded rows are reduced together, others verified one by one. A
+        GPU verifies all."""
+        if self._device == "cuda":
+            return len(a) * self._verify_s
         crowded = np.bincount(a, minlength=rows) + np.bincount(b, minlength=rows) > CROWDED
         alone = int((~(crowded[a] & crowded[b])).sum())
         return float(crowded.sum() ** 2 / 2 * _CROWDED_S + alone * self._verify_s)
 
-    @staticmethod
-    def _product_s(left: "Tensor", right: "Tensor") -> float:
-        """Seconds of product and row maxima, the better of two."""
+    def _score_s(self, left: "Tensor", right: "Tensor", bound: Bound) -> float:
+        """Seconds of one score: product and row maxima, the better of two trials."""
+        if self._device == "cuda":
+            return 2 * -(-bound.columns // _DEVICE_WIDTH) * _DEVICE_WIDTH / _DEVICE_RATE[bound.precision]
         times = []
         for _ in range(2):
             started = time.perf_counter()
             float((left @ right.T).amax(dim=1)[0])
             times.append(time.perf_counter() - started)
-        return min(times)
+        return min(times) / max(len(left) ** 2, 1)

@@ -58,6 +58,16 @@ class Bound:
         return self.prefix + extra_columns(self.precision)
 
     @property
+    def height_column(self) -> int:
+        """Where h, or the larger part of it, stands among the left columns."""
+        return self.prefix + (1 if self.precision == "float32" else 3)
+
+    @property
+    def ones(self) -> slice:
+        """The left columns that are one: partners of the other side's h."""
+        return slice(self.columns - (1 if self.precision == "float32" else 2), self.columns)
+
+    @property
     def least_score(self) -> float:
         """Scores at or above it are candidates."""
         unit = 2.0**-21 if self.tensor_cores else 2.0**-23
@@ -88,7 +98,7 @@ def principal_axes(sample: "Tensor", count: int) -> "Tensor":
     if 4 * count > len(gram):
         axes = torch.linalg.eigh(gram)[1].flip(1)[:, :count]
     else:
-        axes = torch.randn(len(gram), count, generator=torch.Generator().manual_seed(0))
+        axes = torch.randn(len(gram), count, generator=torch.Generator().manual_seed(0)).to(gram.device)
         for _ in range(2):
             axes = torch.linalg.qr(gram @ axes)[0]
         axes = axes @ torch.linalg.eigh(axes.T @ gram @ axes)[1].flip(1)
@@ -145,7 +155,8 @@ def _up(values: "Tensor", precision: Precision) -> "Tensor":
 
     nearest = _rounded(values, precision).double()
     if precision == "float32":
-        above = torch.nextafter(nearest.float(), torch.tensor(torch.inf)).double()
+        single = nearest.float()
+        above = torch.nextafter(single, torch.full_like(single, torch.inf)).double()
     else:
         above = nearest + nearest.abs() * 2.0 ** (1 - _BITS[precision])
         above = _rounded(above, precision).double()

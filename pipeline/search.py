@@ -1,7 +1,8 @@
 """A pair search and its files: prepared once, worked through tile by tile, merged; resumed from what is there.
 
-The folder of a search holds ``vectors.bin``, ``columns.bin``, ``ids.npy``, ``distinct.npy``, ``repeats.npz``, then
-``search.json``, written last, and one file in ``tiles/`` for every tile that is done.
+The folder of a search holds ``vectors.bin``, ``ids.npy``, ``numbers.npy``, ``distinct.npy``, ``repeats.npz``,
+``basis.npy``, for tiles on a CPU ``columns.bin``, then ``search.json``, written last, and one file in ``tiles/`` for
+every tile that is done.
 """
 
 import dataclasses
@@ -9,7 +10,6 @@ import itertools
 import json
 import logging
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,23 +18,22 @@ import pyarrow.parquet as pq
 
 from pipeline.compute import map_shards
 from pipeline.config import ComputeConfig
+from pipeline.devices import Device, Wanted
 from pipeline.errors import ConfigError
 from pipeline.files import fingerprint_of, write_text_atomically
 from pipeline.forest import Edges, ForestBuilder
 from pipeline.packed import Packed, pack, release
-from pipeline.plan import Calibration, ForestPlan, calibrate, memory_needed
-from pipeline.prefix import Precision, left_columns
+from pipeline.plan import ForestPlan, calibrate, memory_needed
+from pipeline.prefix import Bound, Precision
 from pipeline.progress import Progress
-from pipeline.tiles import Tile, TileResult, read_edges, read_result, run_tile, write_edges
+from pipeline.tiles import Tile, TileResult, column_batches, mapped, read_edges, read_result, run_tile, write_edges
 
 log = logging.getLogger(__name__)
 
 # Raised whenever files of an unfinished search could no longer be used.
-_VERSION = 1
+_VERSION = 2
 _MERGED_TOGETHER = 16
-# Few enough for the float64 copies to be reused by the allocator.
-_COLUMN_ROWS = 1024
-# Batches after which the pages of the vectors are given back: the matrix is never in memory as a whole.
+# Batches of columns after which the pages of the vectors are given back: the matrix is never in memory as a whole.
 _RELEASED_AFTER = 16
 
 
@@ -47,7 +46,8 @@ class SearchSettings:
     max_distance: float
     prefix: int | None
     precision: Precision | Literal["auto"]
-    device: str
+    device: Device
+    """Where tiles are expected to be searched: what is prepared, and how, depends on it; what is found does not."""
     tile_rows: int
     workers: int
     base: "BaseForest | None"
@@ -120,7 +120,7 @@ class PreparedSearch:
     def ids(self) -> np.ndarray:
         return np.asarray(np.load(self.folder / "ids.npy"))
 
-    def tiles(self, device: str, threads: int) -> list[Tile]:
+    def tiles(self, device: Wanted, threads: int) -> list[Tile]:
         """All tiles, in a fixed order."""
         return [
             Tile(folder=self.folder, rows=rows, columns=columns, device=device, threads=threads)
@@ -152,7 +152,7 @@ def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
     ranges = tile_ranges(old, len(distinct), settings.tile_rows)
     pairs = sum((r[1] - r[0]) * (c[1] - c[0]) // (2 if r == c else 1) for r, c in ranges)
     found = calibrate(
-        _tensor(packed.matrix),
+        mapped(packed.matrix),
         distinct,
         max_distance=settings.max_distance,
         prefix=settings.prefix,
@@ -160,9 +160,12 @@ def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
         device=settings.device,
         pairs=pairs,
     )
-    _write_columns(packed.matrix, distinct, found, folder / "columns.bin")
+    if settings.device == "cpu":
+        _write_columns(packed.matrix, distinct, found.basis, found.bound, folder / "columns.bin")
     release(packed.matrix)
+    np.save(folder / "basis.npy", found.basis[:, : found.bound.prefix].numpy())
     np.save(folder / "ids.npy", packed.ids)
+    np.save(folder / "numbers.npy", packed.numbers)
     np.save(folder / "distinct.npy", distinct)
     write_edges(folder / "repeats.npz", packed.repeats)
     plan = ForestPlan(
@@ -175,7 +178,7 @@ def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
         candidates=int(pairs * found.candidate_share),
         seconds=pairs * found.seconds_per_pair,
         peak_memory=settings.peak_memory(len(packed.ids)),
-        disk=packed.matrix.nbytes + (folder / "columns.bin").stat().st_size,
+        disk=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
     )
     content = {
         "rows": plan.rows,
@@ -199,27 +202,24 @@ def _old_first(packed: Packed, base: BaseForest | None, max_distance: float) -> 
         return packed.distinct, 0
     if base.reach() < max_distance:
         raise ConfigError(f"the base forest reaches {base.reach()}, less than max_distance {max_distance}")
-    covered = np.isin(packed.ids[packed.distinct], base.ids(), assume_unique=True)
+    covered = np.isin(packed.ids[packed.numbers[packed.distinct]], base.ids(), assume_unique=True)
     return np.concatenate([packed.distinct[covered], packed.distinct[~covered]]), int(covered.sum())
 
 
-def _write_columns(matrix: np.ndarray, distinct: np.ndarray, found: Calibration, path: Path) -> None:
+def _write_columns(matrix: np.ndarray, distinct: np.ndarray, basis: Any, bound: Bound, path: Path) -> None:
     """Score columns of all distinct vectors, as the raw bytes of their type."""
     import torch
 
-    rows = _tensor(matrix)
     with path.open("wb") as file:
-        for start in range(0, len(distinct), _COLUMN_ROWS):
-            batch = rows[torch.from_numpy(distinct[start : start + _COLUMN_ROWS])]
-            columns = left_columns(batch, found.basis, found.bound)
+        for number, columns in enumerate(column_batches(mapped(matrix), distinct, basis, bound)):
             raw = columns.view(torch.int16) if columns.dtype == torch.bfloat16 else columns
             file.write(raw.contiguous().numpy().tobytes())
-            if start // _COLUMN_ROWS % _RELEASED_AFTER == 0:
+            if number % _RELEASED_AFTER == 0:
                 release(matrix)
 
 
 def run_tiles(
-    search: PreparedSearch, compute: ComputeConfig, *, device: str, workers: int
+    search: PreparedSearch, compute: ComputeConfig, *, device: Wanted, workers: int
 ) -> tuple[list[TileResult], int]:
     """Results of all tiles in a fixed order, and how many were computed by this call."""
     threads = 0 if workers == 1 else 1
@@ -227,7 +227,7 @@ def run_tiles(
     pending = [tile for tile in tiles if not tile.output.exists()]
     with (
         Progress(log, "near_duplicates", total=sum(tile.pairs for tile in pending), unit="pairs") as progress,
-        map_shards(run_tile, pending, compute) as finished,
+        map_shards(run_tile, pending, compute, device=device) as finished,
     ):
         for result in finished:
             progress.add(result.pairs)
@@ -243,7 +243,7 @@ def merged(search: PreparedSearch, results: list[TileResult], compute: ComputeCo
             _Merge(nodes=search.rows, inputs=tuple(group), output=search.folder / f"merged-{level}-{number}.npz")
             for number, group in enumerate(groups)
         ]
-        with map_shards(_merge, tasks, compute) as finished:
+        with map_shards(_merge, tasks, compute, device="cpu") as finished:
             for _ in finished:
                 pass
         level, paths = level + 1, [task.output for task in tasks]
@@ -267,11 +267,3 @@ def _merge(task: _Merge) -> None:
 def _identity(path: Path) -> Any:
     state = path.stat()
     return [str(path.resolve()), state.st_size, state.st_mtime_ns]
-
-
-def _tensor(matrix: np.ndarray) -> Any:
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(matrix)

@@ -1,44 +1,53 @@
 """One tile of the distance matrix: scores block by block, verdicts on what they leave, the forest of the tile.
 
-A *tile* is what is scheduled, marked as done and computed again after a fault. It is worked through in *blocks* that
-fit a processor's cache. Of a block with few candidates each is verified; a crowded one is reduced first. A tile returns
-its minimum spanning forest, never its pairs.
+A *tile* is what is scheduled, marked as done and computed again after a fault. A GPU takes it whole
+(:mod:`pipeline.device_search`), a CPU works through it in *blocks* that fit its cache. Of a block with few candidates
+each is verified; a crowded one is reduced first. A tile returns its minimum spanning forest, never its pairs.
 """
 
 import dataclasses
 import functools
 import json
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline import devices
+from pipeline.devices import Wanted
 from pipeline.exact import crowded_edges, exact_edges
 from pipeline.forest import Edges, ForestBuilder
 from pipeline.packed import release
-from pipeline.prefix import Bound, right_columns
+from pipeline.prefix import Bound, left_columns, right_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK_ROWS = {"cpu": 2048, "cuda": 8192}
+TILE_ROWS: dict[str, int] = {"cpu": 16_384, "cuda": 524_288}
+"""Rows of a side of a tile where nothing else is asked for. A GPU is done with one of its own in about a second."""
+
+BLOCK_ROWS = 2048
 # A row or column of a block with more candidates is crowded. Crowded ones are reduced together, which costs a pair
 # about a thirtieth of what verifying it does.
 CROWDED = 24
 REDUCED_PER_VERIFIED = 30
 _HELD = 65_536
-# A device that holds the vectors verifies without asking the disk; this share of its free memory may be used for them.
-_DEVICE_SHARE = 0.6
+# Few enough for the float64 copies to be reused by the allocator.
+_COLUMN_ROWS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Rows ``[rows[0], rows[1])`` against columns, both numbers of distinct vectors; ``folder`` is the search's."""
+    """Rows ``[rows[0], rows[1])`` against columns, both numbers of distinct vectors; ``folder`` is the search's.
+    ``device``: what is wanted, which the process that searches it makes the best of."""
 
     folder: Path
     rows: tuple[int, int]
     columns: tuple[int, int]
-    device: str
+    device: Wanted
     threads: int
 
     @property
@@ -63,7 +72,19 @@ class TileResult:
 
 def run_tile(tile: Tile) -> TileResult:
     """Search one tile and write its forest, as row numbers, atomically to ``tile.output``; runs in any process."""
-    search = _search(tile.folder, tile.device)
+    device = devices.resolve(tile.device)
+    if device == "cpu":
+        _run_on_cpu(tile)
+    else:
+        from pipeline.device_search import open_search
+
+        edges, candidates = open_search(tile.folder, device).forest(tile.rows, tile.columns)
+        write_edges(tile.output, edges, candidates=candidates, verified=candidates)
+    return read_result(tile)
+
+
+def _run_on_cpu(tile: Tile) -> None:
+    search = _search(tile.folder)
     if tile.threads:
         import torch
 
@@ -74,7 +95,15 @@ def run_tile(tile: Tile) -> TileResult:
     found.flush()
     write_edges(tile.output, builder.forest(), candidates=found.candidates, verified=found.verified)
     search.release()
-    return read_result(tile)
+
+
+def let_go() -> None:
+    """Close the search of this process; on a GPU, free what it holds there."""
+    _search_at.cache_clear()
+    if "pipeline.device_search" in sys.modules:
+        from pipeline import device_search
+
+        device_search.let_go()
 
 
 def write_edges(path: Path, edges: Edges, *, candidates: int = 0, verified: int = 0) -> None:
@@ -113,35 +142,43 @@ class _Block:
 class Search:
     """The files of a search, mapped: columns of the scores, vectors, and which vector a column row stands for."""
 
-    def __init__(self, folder: Path, device: str):
-        import torch
-
+    def __init__(self, folder: Path):
         content = json.loads((folder / "search.json").read_text())
         self.bound = Bound(**content["bound"])
-        self.device = torch.device(device)
-        self.nodes, width, distinct = content["rows"], content["width"], content["distinct"]
+        self.nodes, width = content["rows"], content["width"]
         self.distinct = np.load(folder / "distinct.npy", mmap_mode="r")
+        self._numbers = np.load(folder / "numbers.npy", mmap_mode="r")
         self._vectors = np.memmap(folder / "vectors.bin", np.dtype(content["dtype"]), "r", shape=(self.nodes, width))
-        stored = np.int16 if self.bound.precision == "bfloat16" else np.float32
-        self._columns = np.memmap(folder / "columns.bin", stored, "r", shape=(distinct, self.bound.columns))
-        self.rows = self._on_device(self._vectors)
+        self._columns: np.ndarray | None = None
+        if (folder / "columns.bin").exists():
+            stored = np.int16 if self.bound.precision == "bfloat16" else np.float32
+            shape = (content["distinct"], self.bound.columns)
+            self._columns = np.memmap(folder / "columns.bin", stored, "r", shape=shape)
+        self._basis = np.load(folder / "basis.npy")
+        self.rows = mapped(self._vectors)
         self._scores: Tensor | None = None
-        torch.backends.cuda.matmul.allow_tf32 = self.bound.precision == "tfloat32"
 
     def columns(self, start: int, stop: int) -> "Tensor":
-        """Left columns (stop - start, C) on the device."""
+        """Left columns (stop - start, C); made here where a GPU was expected, which would have made its own."""
         import torch
 
+        if self._columns is None:
+            basis = torch.from_numpy(self._basis)
+            return torch.cat(list(column_batches(self.rows, self.distinct[start:stop], basis, self.bound)))
         part = torch.from_numpy(np.array(self._columns[start:stop]))
-        return (part.view(torch.bfloat16) if part.dtype == torch.int16 else part).to(self.device)
+        return part.view(torch.bfloat16) if part.dtype == torch.int16 else part
+
+    def numbered(self, edges: Edges) -> Edges:
+        """Edges between rows as edges between their numbers, the smaller first."""
+        a, b = self._numbers[edges.a], self._numbers[edges.b]
+        return Edges(a=np.minimum(a, b), b=np.maximum(a, b), distance=edges.distance)
 
     def scan(self, tile: Tile, found: "_Candidates") -> None:
         """Hand the candidates of every block to ``found``."""
-        size = BLOCK_ROWS[self.device.type]
+        size = BLOCK_ROWS
         left = self.columns(*tile.rows)
         right = right_columns(self.columns(*tile.columns), self.bound)
-        pick = _picker(self.device)
-        if self._scores is None and self.device.type == "cpu":
+        if self._scores is None:
             # One buffer for all blocks: fresh memory would be mapped and cleared every time.
             self._scores = left.new_empty(size * size)
         for i in range(0, len(left), size):
@@ -154,36 +191,41 @@ class Search:
                     same=tile.rows == tile.columns and i == j,
                 )
                 sides = left[i : i + size], right[j : j + size]
-                a, b = pick(*sides, self.bound.least_score, block.same, buffer=self._scores)
+                a, b = plain_candidates(*sides, self.bound.least_score, block.same, buffer=self._scores)
                 found.add(block, a, b)
 
     def release(self) -> None:
-        if self.device.type == "cpu":
-            release(self._vectors)
+        release(self._vectors)
+        if self._columns is not None:
             release(self._columns)
 
-    def _on_device(self, vectors: np.ndarray) -> "Tensor":
-        import warnings
 
-        import torch
+def mapped(vectors: np.ndarray) -> "Tensor":
+    """A tensor over the same memory."""
+    import torch
 
-        with warnings.catch_warnings():
-            # torch warns that the mapped file cannot be written; it is only read.
-            warnings.simplefilter("ignore", UserWarning)
-            mapped = torch.from_numpy(vectors)
-        if self.device.type == "cuda" and vectors.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]:
-            return mapped.to(self.device)
-        return mapped
+    with warnings.catch_warnings():
+        # torch warns that the mapped file cannot be written; it is only read.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(vectors)
+
+
+def column_batches(rows: "Tensor", wanted: np.ndarray, basis: "Tensor", bound: Bound) -> "Iterator[Tensor]":
+    """Left columns (B, C) of the ``wanted`` rows, some at a time."""
+    import torch
+
+    for start in range(0, len(wanted), _COLUMN_ROWS):
+        yield left_columns(rows[torch.from_numpy(np.array(wanted[start : start + _COLUMN_ROWS]))], basis, bound)
 
 
 @functools.lru_cache(maxsize=1)
-def _search_at(folder: Path, device: str, _changed: int) -> Search:
-    return Search(folder, device)
+def _search_at(folder: Path, _changed: int) -> Search:
+    return Search(folder)
 
 
-def _search(folder: Path, device: str) -> Search:
+def _search(folder: Path) -> Search:
     """The search of this process, opened once."""
-    return _search_at(folder, device, (folder / "search.json").stat().st_mtime_ns)
+    return _search_at(folder, (folder / "search.json").stat().st_mtime_ns)
 
 
 class _Candidates:
@@ -216,25 +258,18 @@ class _Candidates:
             return a, b
         distinct, bound = self._search.distinct, self._search.bound
         left, right = distinct[block.row + crowded_rows], distinct[block.column + crowded_columns]
-        self._builder.add(crowded_edges(self._search.rows, left, right, bound.max_distance, same=block.same))
+        edges = crowded_edges(self._search.rows, left, right, bound.max_distance, same=block.same)
+        self._builder.add(self._search.numbered(edges))
         return a[~inside], b[~inside]
 
     def flush(self) -> None:
         """Verify what is held."""
         if self._count:
             a, b = (self._search.distinct[np.concatenate(ends)] for ends in zip(*self._held))
-            self._builder.add(exact_edges(self._search.rows, a, b, self._search.bound.max_distance))
+            edges = exact_edges(self._search.rows, a, b, self._search.bound.max_distance)
+            self._builder.add(self._search.numbered(edges))
             self.verified += self._count
         self._held, self._count = [], 0
-
-
-def _picker(device: Any) -> Any:
-    """The function that turns two sides into candidates: a fused kernel on CUDA, a product and a scan elsewhere."""
-    if device.type == "cuda":
-        from pipeline.fused import fused_candidates
-
-        return fused_candidates
-    return plain_candidates
 
 
 def plain_candidates(

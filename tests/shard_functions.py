@@ -1,6 +1,8 @@
 """Functions that workers of every engine can import."""
 
+import os
 import sys
+import time
 
 from pipeline.errors import ShardError
 
@@ -18,3 +20,9 @@ def refuse(number: int) -> int:
 def leaves_out(name: str) -> bool:
     """Whether a library cannot be imported in the worker."""
     return sys.modules.get(name, sys) is None
+
+
+def visible_device(_: int) -> str | None:
+    """The GPUs that the worker sees; slow enough that every worker gets some."""
+    time.sleep(0.3)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

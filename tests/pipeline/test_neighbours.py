@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from pipeline import search, tiles
+from pipeline import devices, neighbours, search, tiles
 from pipeline.config import ComputeConfig
 from pipeline.errors import ConfigError, EmbeddingError
 from pipeline.neighbours import BaseForest, near_duplicate_forest
@@ -136,7 +137,7 @@ CUTS = [
 
 
 def _search(folder: Path, ids: np.ndarray, matrix: np.ndarray, cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(tiles.BLOCK_ROWS, "cpu", cut.block)
+    monkeypatch.setattr(tiles, "BLOCK_ROWS", cut.block)
     monkeypatch.setattr(tiles, "CROWDED", cut.crowded)
     order = np.random.default_rng(cut.seed).permutation(len(ids))
     parts = np.array_split(order, cut.files)
@@ -194,6 +195,29 @@ def test_processes_give_the_same_file(embeddings: Any, tmp_path: Path) -> None:
         near_duplicate_forest(paths, tmp_path / name, max_distance=T, tile_rows=100, compute=compute)
     assert read_forest(tmp_path / "processes") == expected
     assert (tmp_path / "processes").read_bytes() == (tmp_path / "inline").read_bytes()
+
+
+def test_a_worker_without_the_expected_gpu_does_its_tiles_itself(
+    embeddings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, expected = embeddings
+    monkeypatch.setattr(neighbours, "expected", lambda wanted, compute: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    near_duplicate_forest(paths, tmp_path / "f", max_distance=T, tile_rows=100)
+    assert read_forest(tmp_path / "f") == expected
+    with pytest.raises(ConfigError, match="'cuda' was asked for, but torch finds none"):
+        near_duplicate_forest(paths, tmp_path / "f", max_distance=T, device="cuda")
+
+
+@pytest.mark.parametrize("gpu_here", [True, False])
+def test_on_ray_the_tasks_say_where_tiles_are_searched_not_the_driver(
+    gpu_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu_here)
+    with_gpus, without = (ComputeConfig(engine="ray", gpus_per_task=share) for share in (0.5, 0))
+    assert [devices.expected("auto", compute) for compute in (with_gpus, without)] == ["cuda", "cpu"]
+    assert devices.expected("cpu", with_gpus) == "cpu" and devices.expected("cuda", without) == "cuda"
+    assert devices.expected("auto", ComputeConfig()) == ("cuda" if gpu_here else "cpu")
 
 
 def test_merging_in_a_tree_changes_nothing(embeddings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

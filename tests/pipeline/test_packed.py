@@ -18,25 +18,26 @@ def _pack(folder: Path, ids: np.ndarray, matrix: np.ndarray, files: int = 3) -> 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 13])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_rows_stand_in_the_order_of_their_ids(width: int, dtype: type, tmp_path: Path) -> None:
+def test_rows_stand_as_they_were_read_with_the_places_of_their_ids(width: int, dtype: type, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     ids = rng.choice(10**9, 500, replace=False) - 5 * 10**8
     matrix = unit(rng.normal(size=(500, width))).astype(dtype)
     found = _pack(tmp_path, ids, matrix)
     assert np.array_equal(found.ids, np.sort(ids))
-    assert np.array_equal(found.matrix, matrix[np.argsort(ids)])
+    assert np.array_equal(found.matrix, matrix)
+    assert np.array_equal(found.ids[found.numbers], ids)
     assert found.matrix.dtype == dtype
 
 
-def test_equal_rows_hang_on_the_first(tmp_path: Path) -> None:
+def test_equal_rows_hang_on_that_of_the_smallest_id(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     few = unit(rng.normal(size=(7, 10))).astype(np.float16)
-    which = rng.integers(0, 7, 200)
-    found = _pack(tmp_path, np.arange(200), few[which])
-    firsts = np.array([np.flatnonzero(which == w)[0] for w in range(7)])
-    assert np.array_equal(found.distinct, np.sort(firsts))
+    which, ids = rng.integers(0, 7, 200), rng.permutation(200)
+    found = _pack(tmp_path, ids, few[which])
+    firsts = np.array([ids[which == w].min() for w in range(7)])
+    assert np.array_equal(np.sort(found.numbers[found.distinct]), np.sort(firsts))
     edges = dict(zip(found.repeats.b.tolist(), found.repeats.a.tolist()))
-    assert edges == {row: int(firsts[w]) for row, w in enumerate(which) if row not in firsts}
+    assert edges == {int(id_): int(firsts[w]) for id_, w in zip(ids, which) if id_ not in firsts}
     assert (found.repeats.distance == 0).all()
 
 
