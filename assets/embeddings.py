@@ -37,7 +37,7 @@ def teacher_embeddings(settings: SettingsResource) -> dg.MaterializeResult:
     return materialization(result, config.path, "teacher_embeddings", extra=_speed(result))
 
 
-@dg.asset(group_name="distillation", kinds={"pytorch", "parquet"}, deps=[teacher, images, "balanced_pairs"])
+@dg.asset(group_name="distillation", kinds={"pytorch", "parquet"}, deps=[teacher, images, "balanced_pairs"], pool="gpu")
 def teacher_views(settings: SettingsResource) -> dg.MaterializeResult:
     """The teacher's embeddings of random views of the kept images, where `embeddings.views` asks for them."""
     from pipeline.embed import embed_views

@@ -60,7 +60,7 @@ class Settings(Section):
                 f"balance.threshold {self.balance.threshold} lies beyond neighbours.max_distance "
                 f"{self.neighbours.max_distance}, up to which pairs are recorded"
             )
-        if self.student.batch_size % self.student.ranks:
+        if self.student.ranks and self.student.batch_size % self.student.ranks:
             raise ValueError(
                 f"student.batch_size {self.student.batch_size} is not a multiple of student.ranks {self.student.ranks}"
             )

@@ -59,8 +59,8 @@ class ComputeConfig(Section):
     )
     workers: int = runtime(
         2,
-        "Worker processes of the engine `processes`; on `ray`, tasks of the pair search in flight per node, and cores "
-        "of a cluster that is started for one stage.",
+        "Worker processes of the engine `processes`, at most one for each GPU where there are any; on `ray`, tasks of "
+        "the pair search in flight per node, and cores of a cluster that is started for one stage.",
         ge=1,
     )
     address: str | None = runtime(
@@ -74,7 +74,9 @@ class ComputeConfig(Section):
     cpus_per_task: float = runtime(
         1.0, "Cores that Ray sets aside for a task of the pair search, or for a worker that holds the teacher.", gt=0
     )
-    gpus_per_task: float = runtime(0.0, "GPUs, or shares of one, that Ray sets aside for the same.", ge=0)
+    gpus_per_task: float = runtime(
+        0.0, "GPUs, or shares of one, that Ray sets aside for the same; with 0 it lets them see no GPU.", ge=0
+    )
 
 
 class QueryConfig(Section):
@@ -197,8 +199,8 @@ class EmbeddingsConfig(Section):
 
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
-        description="Precision of the teacher's forward pass. The lower ones are refused where a sample's embeddings "
-        "turn away from those of fp32 by more than a cosine of 0.999.",
+        description="Precision of the teacher's forward pass. fp32 is that on a GPU too, without TF32. The lower ones "
+        "are refused where a sample's embeddings turn away from those of fp32 by more than a cosine of 0.999.",
     )
     batch_size: int = Field(
         256, description="Images per forward pass. It enters the fingerprint: kernels round by batch shape.", ge=1
@@ -210,7 +212,8 @@ class EmbeddingsConfig(Section):
         ge=1,
     )
     compile: bool = Field(
-        False, description="Compile the image tower with torch.compile; meant for GPUs, not measured on one."
+        False,
+        description="Compile the image tower with torch.compile, a transformer block by itself, once for all of them.",
     )
     views: int = Field(
         1,
@@ -251,8 +254,15 @@ class NeighboursConfig(Section):
     precision: Literal["auto", "float32", "tfloat32", "bfloat16"] = runtime(
         "auto", "Type of the bound's matrix product; verdicts are in float64 whatever it is. `auto` tries."
     )
-    device: str = runtime("auto", "torch device; `auto` takes CUDA where there is one.")
-    tile_rows: int = runtime(16_384, "Rows of one side of a tile, the unit that is scheduled and resumed.", ge=1)
+    device: Literal["auto", "cpu", "cuda"] = runtime(
+        "auto", "Where tiles are searched; `auto` takes CUDA where the process that searches one finds it."
+    )
+    tile_rows: int | None = runtime(
+        None,
+        "Rows of one side of a tile, the unit that is scheduled and resumed; none takes 16,384 for a CPU and 524,288 "
+        "for a GPU.",
+        ge=1,
+    )
     memory_limit: str = runtime("4GB", "Refuse to start if the search could need more than this.")
 
 

@@ -153,9 +153,12 @@ def _run(
     ids: Mapping[str, np.ndarray | None],
 ) -> StageResult:
     """Do what is left of a stage; ``ids``: which samples of each shard."""
+    from pipeline.inference import teacher_kept
+
     if stage.is_complete():
         return stage.result()
-    with stage.running():
+    # Whatever comes next in this process, the training for one, finds a GPU's memory free.
+    with stage.running(), teacher_kept():
         pending = stage.pending()
         counts = {shard: mark.stats["downloaded"] for shard, mark in shard_marks(stage.root, "images").items()}
         counts |= {shard: len(wanted) for shard, wanted in ids.items() if wanted is not None}
@@ -173,7 +176,7 @@ def _run(
         ]
         with (
             Progress(log, stage.name, total=sum(counts[shard] for shard in pending), unit="images") as progress,
-            map_shards(work, tasks, compute, keeps_state=True) as finished,
+            map_shards(work, tasks, compute, keeps_state=True, device=config.device) as finished,
         ):
             for report in finished:
                 stage.done_elsewhere(report.task.shard)
@@ -198,10 +201,12 @@ def _embed(
     teacher = read_info(task.root)
     rows = [row for row in pq.read_table(_index(task.root, task.shard)).to_pylist() if _wanted(task, row)]
     embedder = Embedder.open(teacher_folder(task.root), teacher.weights_hash, task.config)
-    run = embedder.run(TarReader(task.root / "images" / f"{task.shard}.tar"), rows, views=views)
+    reader = TarReader(task.root / "images" / f"{task.shard}.tar")
     metadata = {key: str(value) for key, value in dataclasses.asdict(teacher).items()}
     table = table_schema(teacher.embed_dim).with_metadata(metadata)
     with cpu_threads(task.config.threads), EmbeddingWriter(task.output, table) as writer:
+        # Within, since a compiled model is compiled anew for another number of threads.
+        run = embedder.run(reader, rows, views=views)
         for batch, images, texts in run:
             for name, vectors in (("image", images), ("text", texts)):
                 if vectors is not None and not np.isfinite(vectors).all():

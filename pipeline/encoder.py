@@ -1,6 +1,7 @@
 """A CLIP on its device: pixels and tokens in, unit vectors out; as fast as is safe."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from pipeline.errors import EmbeddingError
 from pipeline.loader import Batch, Preprocessing
+from pipeline.precision import full_precision
 from pipeline.teacher import LoadedClip
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ class Encoder:
 
     ``precision`` is open_clip's: weights of matrix products and convolutions are cast once, norms and sums stay in
     float32, which is what autocast computes without casting the weights anew in each pass. Attention is torch's fused
-    one. Convolutions get their pixels channels-last, the order they are decoded in.
+    one. Convolutions get their pixels channels-last, the order they are decoded in. No global flag of torch changes
+    what comes out (:func:`full_precision`). ``compile_images`` compiles the image tower for passes of one batch size.
     """
 
     def __init__(self, clip: LoadedClip, *, compile_images: bool = False):
@@ -37,29 +40,31 @@ class Encoder:
         self._dtype = clip.input_dtype or torch.float32
         self._model.visual.to(memory_format=torch.channels_last)
         self._compiled = compile_images
-        self._encode_image = torch.compile(clip.model.encode_image) if compile_images else clip.model.encode_image
+        if compile_images:
+            _compile(clip.model.visual)
         self._causal = _CausalText.of(clip.model)
 
     def images(self, pixels: "Tensor", *, batch_size: int) -> "Tensor":
         """``(N, H, W, 3)`` uint8 to ``(N, D)`` float32 unit vectors, ``batch_size`` images a pass."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             return torch.cat([self._images(part, batch_size) for part in pixels.split(batch_size)])
 
     def texts(self, tokens: "Tensor") -> "Tensor":
-        """``(N, L)`` token ids to ``(N, D)`` float32 unit vectors."""
+        """``(N, L)`` token ids, on the host, to ``(N, D)`` float32 unit vectors."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             if self._causal is None:
-                return _unit(self._model.encode_text(tokens.to(self.device, non_blocking=True), normalize=True))
+                return _unit(self._model.encode_text(self._sent(tokens), normalize=True))
             lengths = self._causal.lengths(tokens)
-            found = torch.empty(len(tokens), self.embed_dim, device=self.device)
-            for part in torch.argsort(lengths, stable=True).split(-(-len(tokens) // _TEXT_PARTS)):
-                shortened = tokens[part, : int(lengths[part].max())].to(self.device, non_blocking=True)
-                found[part.to(self.device)] = _unit(self._causal.encode(shortened))
-            return found
+            order = torch.argsort(lengths, stable=True)
+            # Each part is cut on the device, so that one copy brings them all.
+            parts = self._sent(tokens[order]).split(-(-len(tokens) // _TEXT_PARTS))
+            longest = [int(part.max()) for part in lengths[order].split(len(parts[0]))]
+            found = [_unit(self._causal.encode(part[:, :length])) for part, length in zip(parts, longest)]
+            return torch.cat(found)[self._sent(torch.argsort(order))]
 
     def batch(self, batch: Batch, *, batch_size: int) -> tuple["Tensor", "Tensor | None"]:
         """Embeddings of its images or views, and of its captions if it has any."""
@@ -68,33 +73,69 @@ class Encoder:
 
     def fetch(self, images: "Tensor", texts: "Tensor | None") -> Callable[[], tuple[np.ndarray, np.ndarray | None]]:
         """Start to bring embeddings to the host as float16; the call that is returned waits for them."""
-        import torch
-
-        # Into pinned memory where there is a GPU, whose next batch need not be over for it.
+        # torch takes pinned memory for a copy from a GPU that is not waited for, so the next batch need not be over.
         first, second = (
             found if found is None else found.half().to("cpu", non_blocking=True) for found in (images, texts)
         )
-        arrived = torch.cuda.Event() if self.device.type == "cuda" else None
-        if arrived:
-            arrived.record()
+        arrived = self.moment()
 
         def wait() -> tuple[np.ndarray, np.ndarray | None]:
-            if arrived:
-                arrived.synchronize()
+            arrived.wait()
             assert first is not None
             return first.numpy(), None if second is None else second.numpy()
 
         return wait
 
+    def moment(self) -> "Moment":
+        """When the device is done with all that it was asked for until now."""
+        return Moment(self.device)
+
     def _images(self, pixels: "Tensor", batch_size: int) -> "Tensor":
         import torch
 
-        images = self.preprocessing.normalise(pixels.to(self.device, non_blocking=True)).to(self._dtype)
-        count = len(images)
+        pixels, count = self._sent(pixels), len(pixels)
         if self._compiled and count < batch_size:
-            # A compiled model is made for one shape.
-            images = torch.cat([images, images.new_zeros(batch_size - count, *images.shape[1:])])
-        return _unit(self._encode_image(images, normalize=True)[:count])
+            # A compiled model is made for one shape, and one order in memory.
+            pixels = torch.cat([pixels, pixels.new_zeros(batch_size - count, *pixels.shape[1:])])
+        images = self.preprocessing.normalise(pixels).to(self._dtype)
+        return _unit(self._model.encode_image(images, normalize=True)[:count])
+
+    def _sent(self, values: "Tensor") -> "Tensor":
+        """On the device, without waiting for it: a copy to a GPU from memory that is not pinned waits for its work."""
+        if self.device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
+
+
+class Moment:
+    """A point in the work of a device. A CPU has done what it was asked for, a GPU gets there later."""
+
+    def __init__(self, device: Any):
+        import torch
+
+        self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        self._clock = time.monotonic()
+        if self._event:
+            # Of this very device: without a stream it would be a moment of the process's current one.
+            self._event.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> None:
+        """Return when the device is there."""
+        if self._event:
+            self._event.synchronize()
+
+    def since(self, earlier: "Moment") -> float:
+        """Seconds between two moments of one device that are both over."""
+        if self._event:
+            return float(earlier._event.elapsed_time(self._event)) / 1e3  # type: ignore[union-attr]
+        return self._clock - earlier._clock
+
+
+def _compile(visual: Any) -> None:
+    """Compile an image tower in place: block by block where it is made of equal ones, which are then compiled once."""
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    for module in [visual] if blocks is None else blocks:
+        module.compile(dynamic=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,15 +176,16 @@ class _CausalText:
             f"{self.prefix}positional_embedding": tower.positional_embedding[:length],
             f"{self.prefix}attn_mask": tower.attn_mask[:length, :length],
         }
-        found = torch.func.functional_call(self.model, shortened, (None, tokens))
+        # Neither tensor is shared, and to look for ones that are takes longer than a layer.
+        found = torch.func.functional_call(self.model, shortened, (None, tokens), tie_weights=False)
         return found["text_features"] if isinstance(found, dict) else found[1]
 
 
-def least_cosine(encoder: Encoder, exact: Encoder, batch: Batch) -> float:
+def least_cosine(encoder: Encoder, exact: Encoder, batch: Batch, *, batch_size: int) -> float:
     """Of the embeddings of a batch, images and captions, by two encoders; NaN if one of them has any."""
     import torch
 
-    pairs = zip(encoder.batch(batch, batch_size=64), exact.batch(batch, batch_size=64))
+    pairs = zip(encoder.batch(batch, batch_size=batch_size), exact.batch(batch, batch_size=batch_size))
     cosines = [(mine * theirs).sum(dim=-1) for mine, theirs in pairs if mine is not None and theirs is not None]
     # Not Python's min, which passes over a NaN.
     return float(torch.cat(cosines).min())

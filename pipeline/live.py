@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipeline.devices import gpu_memory_returned
 from pipeline.embed import EMBEDDINGS, VIEWS
 from pipeline.errors import EmbeddingError
 from pipeline.loader import decode_image
+from pipeline.precision import full_precision
 from pipeline.storage import storage_of
 from pipeline.store import read_result
 from pipeline.tars import read_sample
@@ -19,6 +21,7 @@ from pipeline.views import FIELDS, View, apply_view
 _SHARDS = 4
 
 
+@gpu_memory_returned()
 def live_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str, float]:
     """Least cosine of images and captions, of about ``samples`` samples from all over the data."""
     found: dict[str, list[float]] = {"image": [], "text": []}
@@ -33,6 +36,7 @@ def live_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str,
     return {"samples": len(found["image"]), **{f"least_cosine_{name}": min(values) for name, values in found.items()}}
 
 
+@gpu_memory_returned()
 def live_view_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str, float]:
     """Least cosine of all views of about ``samples`` samples, made again from their parameters; no cosine without."""
     cosines: list[float] = []
@@ -80,14 +84,14 @@ def _with_members(
 def _embed_image(clip: LoadedClip, image: Any) -> np.ndarray:
     import torch
 
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision():
         return np.asarray(clip.model.encode_image(clip.preprocess(image)[None].to(clip.device)).float().cpu())[0]
 
 
 def _embed_text(clip: LoadedClip, caption: str) -> np.ndarray:
     import torch
 
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision():
         return np.asarray(clip.model.encode_text(clip.tokenizer([caption]).to(clip.device)).float().cpu())[0]
 
 

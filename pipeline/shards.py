@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from pipeline import query
 from pipeline.config import QueryConfig, ShardsConfig
 from pipeline.errors import ShardError
+from pipeline.manifest import ShardsManifest, read_manifest
 from pipeline.progress import Progress
 from pipeline.store import Stage, StageResult, read_result
 from pipeline.tars import TarReader, index_tar, write_tar
@@ -33,24 +34,11 @@ from pipeline.teacher import read_info
 from pipeline.vectors import list_matrix
 from pipeline.views import FIELDS as VIEW_FIELDS
 
+__all__ = ["ShardsManifest", "read_manifest", "training_samples", "write_shards"]
+
 log = logging.getLogger(__name__)
 
 _OPEN_TARS = 64
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardsManifest:
-    """What training shards hold."""
-
-    samples: int
-    teacher: str
-    weights_hash: str
-    preprocessing_hash: str
-    embed_dim: int
-    clusters: int
-    clusters_digest: str
-    views: int = 1
-    """Random views of each image; 1 means that there are none, and the image as it is is trained on."""
 
 
 def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *, views: int = 1) -> StageResult:
@@ -114,14 +102,6 @@ def _views(
     chosen = {name: parameters[name] for name in ("pairs", "seed")}
     files = {"views": query.files(result.parquet("teacher_views"))}
     return query.cut(query.stream(connection, query.sql("training_views"), chosen | files), rows)
-
-
-def read_manifest(folder: Path) -> ShardsManifest:
-    """The manifest of a folder of training shards; :class:`ShardError` if it has none."""
-    try:
-        return ShardsManifest(**json.loads((folder / "manifest.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ShardError(f"{folder}: no readable manifest.json of training shards: {error}") from error
 
 
 def _write_shard(stage: Stage, root: Path, name: str, table: pa.Table, *, first: int, views: pa.Table | None) -> None:

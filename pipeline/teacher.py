@@ -5,15 +5,17 @@ Whatever the config names (the demo's own, a pretrained tag, a checkpoint file, 
 ``local-dir:<folder>``, and with hashes of both. Checkpoints are read with ``weights_only``, never unpickled.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import DEMO, TeacherConfig
+from pipeline.devices import resolve
 from pipeline.errors import TeacherError
 from pipeline.files import file_digest, fingerprint_of, write_text_atomically
 from pipeline.storage import storage_of
@@ -121,18 +123,21 @@ def describe(folder: Path, *, name: str) -> TeacherInfo:
 def load_clip(folder: Path, *, device: str = "auto", precision: str = "fp32") -> LoadedClip:
     """Load an open_clip folder for inference; ``device`` ``auto`` takes CUDA where there is one.
 
-    Raises :class:`TeacherError` if the folder is incomplete or its weights do not fit its config.
+    Raises :class:`TeacherError` if the folder is incomplete or its weights fit neither its config nor the device, and
+    :class:`ConfigError` for a device that is not there.
     """
     import open_clip
     import torch
 
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise TeacherError(f"{folder}: not an open_clip folder, expected {CONFIG_FILE} and {WEIGHTS_FILE} in it")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve(device)
     name = f"local-dir:{folder}"
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name, precision=precision, device=device)
+        with _nothing_drawn():
+            model, _, preprocess = open_clip.create_model_and_transforms(name, precision=precision, device=device)
+    except torch.OutOfMemoryError as error:
+        raise TeacherError(f"{folder}: the memory of {device} is too small for its weights: {error}") from error
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise TeacherError(f"{folder}: weights and config do not fit: {error}") from error
     model.eval().requires_grad_(False)
@@ -146,6 +151,31 @@ def load_clip(folder: Path, *, device: str = "auto", precision: str = "fp32") ->
         # Not that of any weight: some stay in float32, norms and embeddings among them.
         input_dtype=open_clip.get_input_dtype(precision),
     )
+
+
+@contextlib.contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """While the block lasts torch's two random fills, on which its initial weights rest, leave tensors as they are.
+
+    One CPU thread draws a large model for a minute, only to have it overwritten. Nothing that is drawn by chance can be
+    part of a teacher: open_clip loads strictly and refuses a file that lacks a weight.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    init = torch.nn.init
+    # Those of torch.nn.init are here because they ask the mode themselves and are then run without it.
+    fills: set[Any] = {torch.Tensor.uniform_, torch.Tensor.normal_}
+    fills |= {init.uniform_, init.normal_, init.kaiming_uniform_}
+
+    class Skipping(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in fills:
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    with Skipping():
+        yield
 
 
 def write_clip_folder(

@@ -49,7 +49,7 @@ def test_demo_profile_equals_the_defaults() -> None:
         ("balance", {"treshold": 0.1}, "balance.treshold: Extra inputs are not permitted"),
         ("balance", {"threshold": 0.9}, "beyond neighbours.max_distance 0.6"),
         ("student", {"losses": {"circle": {"weight": 1}}}, "student.losses.circle: Extra inputs are not permitted"),
-        ("student", {"batch_size": 255}, "not a multiple of student.ranks"),
+        ("student", {"batch_size": 255, "ranks": 2}, "not a multiple of student.ranks"),
         ("clusters", {"clusters": 0}, "clusters.clusters"),
         ("source", {"lists": []}, "source.lists"),
     ],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline import schema
+from pipeline.devices import gpu_memory_returned
 from pipeline.errors import ConfigError
 from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, LoadedClip, load_clip
 from training.evaluation.accuracy import topk_accuracy
@@ -33,6 +34,7 @@ ZERO_SHOT, LINEAR_PROBE, RETRIEVAL = "zero_shot", "linear_probe", "retrieval"
 TASKS = (ZERO_SHOT, LINEAR_PROBE, RETRIEVAL)
 
 
+@gpu_memory_returned()
 def evaluate(
     models: dict[str, Path],
     datasets: list[Path],
