@@ -6,23 +6,24 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from assets.settings import Settings
-from pipeline.demo.config import DemoConfig, DemoTeacherConfig
-from pipeline.store import StageResult
-from tests.ray_cluster import LoopbackCluster
-from tests.s3 import Store, serve
+if TYPE_CHECKING:
+    # Not at run time: tests of kernels run where there is torch and little else.
+    from assets.settings import Settings
+    from pipeline.store import StageResult
+    from tests.ray_cluster import LoopbackCluster
+    from tests.s3 import Store
 
 SMALL: dict[str, Any] = {
-    "demo": DemoConfig(
-        pairs=300,
-        evaluation_train_images=1,
-        evaluation_test_images=1,
-        teacher=DemoTeacherConfig(images_per_concept=1, concepts_per_batch=48, steps=6),
-    ).model_dump(),
+    "demo": {
+        "pairs": 300,
+        "evaluation_train_images": 1,
+        "evaluation_test_images": 1,
+        "teacher": {"images_per_concept": 1, "concepts_per_batch": 48, "steps": 6},
+    },
     "source": {"samples_per_shard": 120},
     # On a busy machine the corpus's own server may be slow to answer; that should not look like a dead link.
     "images": {"timeout_s": 60},
@@ -38,15 +39,17 @@ SMALL: dict[str, Any] = {
 """Settings of the smallest whole run."""
 
 
-def small_settings(root: Path, **changes: Any) -> Settings:
+def small_settings(root: Path, **changes: Any) -> "Settings":
     """The smallest whole run under ``root``, with sections changed field by field."""
+    from assets.settings import Settings
+
     values = json.loads(json.dumps(SMALL))
     for section, fields in changes.items():
         values[section] = {**values.get(section, {}), **fields}
     return Settings(root=str(root), **values)
 
 
-def run_source(settings: Settings) -> StageResult:
+def run_source(settings: "Settings") -> "StageResult":
     from pipeline.demo.stage import resolve_lists
     from pipeline.source import import_pairs
 
@@ -54,7 +57,7 @@ def run_source(settings: Settings) -> StageResult:
     return import_pairs(settings.path, settings.source, settings.query, lists=lists)
 
 
-def run_images(settings: Settings) -> StageResult:
+def run_images(settings: "Settings") -> "StageResult":
     from pipeline.demo.stage import reachable
     from pipeline.download import download_images
 
@@ -62,7 +65,7 @@ def run_images(settings: Settings) -> StageResult:
         return download_images(settings.path, images)
 
 
-def run_teacher(settings: Settings) -> StageResult:
+def run_teacher(settings: "Settings") -> "StageResult":
     from pipeline.demo.stage import teacher_identity
     from pipeline.demo.teacher import train_demo_teacher
     from pipeline.teacher import resolve_teacher
@@ -75,13 +78,13 @@ def run_teacher(settings: Settings) -> StageResult:
     )
 
 
-def run_embeddings(settings: Settings) -> StageResult:
+def run_embeddings(settings: "Settings") -> "StageResult":
     from pipeline.embed import embed_images
 
     return embed_images(settings.path, settings.embeddings, settings.compute)
 
 
-def run_balance(settings: Settings) -> StageResult:
+def run_balance(settings: "Settings") -> "StageResult":
     from pipeline.balance import balance_pairs
     from pipeline.neighbours import build_forest
 
@@ -89,13 +92,13 @@ def run_balance(settings: Settings) -> StageResult:
     return balance_pairs(settings.path, settings.balance, settings.query)
 
 
-def run_clusters(settings: Settings) -> StageResult:
+def run_clusters(settings: "Settings") -> "StageResult":
     from pipeline.cluster import cluster_images
 
     return cluster_images(settings.path, settings.clusters)
 
 
-def run_shards(settings: Settings) -> StageResult:
+def run_shards(settings: "Settings") -> "StageResult":
     from pipeline.shards import write_shards
 
     return write_shards(settings.path, settings.shards, settings.query)
@@ -106,7 +109,7 @@ STAGES = (run_source, run_images, run_teacher, run_embeddings, run_balance, run_
 
 @dataclasses.dataclass(frozen=True)
 class SmallRun:
-    settings: Settings
+    settings: "Settings"
 
     @property
     def root(self) -> Path:
@@ -130,9 +133,11 @@ def copied(finished: SmallRun, tmp_path: Path) -> SmallRun:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[LoopbackCluster]:
+def cluster() -> "Iterator[LoopbackCluster]":
     """A Ray cluster of two nodes; a test that loses one adds it first."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from tests.ray_cluster import LoopbackCluster
+
     running = LoopbackCluster()
     yield running
     running.shutdown()
@@ -140,11 +145,15 @@ def cluster() -> Iterator[LoopbackCluster]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
+    from tests.s3 import serve
+
     with serve() as endpoint:
         yield endpoint
 
 
 @pytest.fixture
-def s3(s3_endpoint: str, tmp_path: Path) -> Store:
+def s3(s3_endpoint: str, tmp_path: Path) -> "Store":
     """A root in an S3-compatible store that nobody has used yet."""
+    from tests.s3 import Store
+
     return Store(s3_endpoint, tmp_path)

@@ -1,38 +1,46 @@
 """Two averages: of the weights over steps, and of BatchNorm's statistics over ranks."""
 
+import contextlib
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of a module's parameters, in float32.
+    """Exponential moving average of tensors that an optimizer steps on, in their own division between ranks.
 
-    After n steps it is ``decay * average + (1 - decay) * weights``, with ``decay`` no more than ``(1 + n) / (10 + n)``,
-    so that the first steps do not linger (TensorFlow's ExponentialMovingAverage).
+    ``weights``: float32, stepped on in place: parameters, or the flat parts of them that ZeRO gives a rank. So a step
+    gathers nothing. After n steps an average is ``decay * average + (1 - decay) * weight``, with ``decay`` no more than
+    ``(1 + n) / (10 + n)``, so that the first steps do not linger (TensorFlow's ExponentialMovingAverage).
     """
 
-    def __init__(self, weights: dict[str, Tensor], *, decay: float):
+    def __init__(self, weights: Iterable[Tensor], *, decay: float):
         self.decay, self.steps = decay, 0
-        self.weights = {name: value.detach().float().clone() for name, value in weights.items()}
+        self._weights = [weight.detach() for weight in weights]
+        self._averages = [weight.clone() for weight in self._weights]
 
-    def update(self, weights: dict[str, Tensor]) -> None:
+    def update(self) -> None:
         """Take in the weights after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, value in self.weights.items():
-            value.lerp_(weights[name].detach().float(), 1 - decay)
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        named = {f"average/{name}": value for name, value in self.weights.items()}
-        return {**named, "average_steps": torch.tensor([self.steps])}
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Averages stand where the weights do, to be read or written by whoever knows those by name."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """From a checkpoint."""
-        self.steps = int(tensors["average_steps"])
-        for name, value in self.weights.items():
-            value.copy_(tensors[f"average/{name}"])
+    def _swap(self) -> None:
+        for weight, average in zip(self._weights, self._averages, strict=True):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
 
 
 def average_statistics(module: nn.Module) -> None:

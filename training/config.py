@@ -1,10 +1,14 @@
 """Settings of training and evaluation. Every default is the demo's."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from pipeline.config import DEMO, Section, runtime
+
+RANKS_WITHOUT_GPU = 2
+TEACHER = "teacher"
+"""The value of ``student.initial`` that inherits from it."""
 
 
 class ContrastiveConfig(Section):
@@ -145,8 +149,11 @@ class StudentConfig(Section):
         ge=0,
         le=3,
     )
-    ranks: int = Field(
-        2, description="Processes, one per GPU or per few cores: of this machine, or of all in `hostfile`.", ge=1
+    ranks: int | None = Field(
+        None,
+        description="Processes, one per GPU or per few cores: of this machine, or of all in `hostfile`. None means one "
+        "on every GPU that is visible here, 2 where there is none, or one on every slot of `hostfile`.",
+        ge=1,
     )
     hostfile: str | None = runtime(
         None,
@@ -165,7 +172,17 @@ class StudentConfig(Section):
         "Where metrics go besides their table: TensorBoard files in `runs/`, Weights & Biases. Each needs its extra, "
         "`pip install -e '.[tensorboard]'`.",
     )
-    loader_workers: int = runtime(0, "Loader processes per rank; 0 loads in the training process.", ge=0)
+    loader_workers: int | None = runtime(
+        None,
+        "Loader processes per rank; 0 loads in the training process. None means 0 without a GPU, and with one as many "
+        "as the rank has cores beside its own, up to 8, as far as shared memory holds their batches.",
+        ge=0,
+    )
+
+    def content(self) -> dict[str, Any]:
+        """As of every section. Where the number of ranks is left open, it is the one of a machine without a GPU: one
+        result has one fingerprint, whatever machine made it."""
+        return {**super().content(), "ranks": self.ranks or RANKS_WITHOUT_GPU}
 
     @property
     def stage(self) -> int:

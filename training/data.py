@@ -89,11 +89,15 @@ class TrainingSet:
                 self._cache |= new
         return [new[place] if place in new else self._cache[place] for place in places]
 
+    def sample_bytes(self) -> int:
+        """Of a decoded sample: shapes are equal for all, so any one tells."""
+        shard = next(shard for shard, rows in enumerate(self.shard_rows) if rows)
+        return _bytes_of(self.sample(shard, 0))
+
     def _all_fit(self, decoded: dict[str, Any]) -> bool:
-        """Whether the cache holds the whole set: shapes are equal for all samples, so the first one tells."""
+        """Whether the cache holds the whole set."""
         if self._cacheable is None:
-            tensors = [value for value in decoded.values() if isinstance(value, Tensor)]
-            self._cacheable = len(self) * self.views * sum(t.nbytes for t in tensors) <= _CACHE_BYTES
+            self._cacheable = len(self) * self.views * _bytes_of(decoded) <= _CACHE_BYTES
         return self._cacheable
 
     def _read(self, shard: int, row: int, view: int) -> dict[str, Any]:
@@ -158,7 +162,8 @@ def batches(
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,
-        # Not every tokenizer can be pickled, so workers are forked; they only read and decode.
+        # Not every tokenizer can be pickled, so workers are forked. They only read and decode: who was forked from a
+        # process with a GPU must not touch it. What they send is pinned here.
         multiprocessing_context="fork" if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
@@ -199,6 +204,10 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
         text=torch.stack([sample["text"] for sample in samples]),
         **stacked,
     )
+
+
+def _bytes_of(decoded: dict[str, Any]) -> int:
+    return sum(value.nbytes for value in decoded.values() if isinstance(value, Tensor))
 
 
 def _open_image(data: bytes) -> Any:

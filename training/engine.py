@@ -19,6 +19,7 @@ from training.microbatch import MicroBatches
 from training.student import has_batch_norm, memory_format
 
 _PARAMETERS_WITHOUT_DECAY = ("logit_scale", "logit_bias", "positional_embedding", "class_embedding")
+_AVERAGE, _AVERAGE_STEPS = "average", "average_steps"
 # DeepSpeed prints a line of its own every so many steps; never.
 _NEVER = 1 << 30
 
@@ -42,6 +43,8 @@ class Engine:
 
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.device = _device()
+        # Then a step that is not taken is in order: fp16 finds its loss scale so.
+        self.skips_overflows = config.precision == "fp16"
         if config.precision == "fp16" and self.device.type == "cpu":
             raise ConfigError("precision fp16 needs a GPU; on a CPU use bf16 or fp32")
         if config.compile:
@@ -64,7 +67,7 @@ class Engine:
             # Not before: DeepSpeed broadcasts contiguous weights alone. Other stages have flat copies of their own.
             self._module.to(memory_format=memory_format(self._module))
         self._parameters = dict(self._module.named_parameters())
-        self._clip_norm, self._norm = None, math.nan
+        self._clip_norm, self._norm = None, torch.tensor(math.nan)
         if _clips_here(config, autocast=has_batch_norm(module)):
             self._clip_norm = config.optimizer.clip_gradient_norm or math.inf
         self._parts = None
@@ -73,7 +76,7 @@ class Engine:
         self._kept: list[Stateful] = []
         self._average = None
         if config.average_decay:
-            self._average = WeightAverage(self._weights(), decay=config.average_decay)
+            self._average = WeightAverage(state.stepped_on(self._deepspeed), decay=config.average_decay)
 
     @property
     def model(self) -> Any:
@@ -95,62 +98,69 @@ class Engine:
         """Wait until all ranks are here."""
         torch.distributed.barrier()
 
-    def step(self, loss: Tensor, *, learning_rate: float) -> float | None:
-        """Backward pass, mean of the gradients over ranks, clipping, and an AdamW step with ``learning_rate``.
-
-        Returns the norm of the gradient before clipping; none where fp16 overflowed and DeepSpeed skipped the step. A
-        norm that is not finite says that the step was not taken.
-        """
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass and mean of the gradients over ranks. A GPU is given its work, and nothing waits for it."""
         if self._parts:
             loss.backward()
             self._parts.replay(self._backward)
         else:
             self._backward(loss)
-        with torch.no_grad():
-            average_statistics(self._module)
-            if self._average:
-                self._average.update(self._weights())
-        norm = float(self._deepspeed.get_global_grad_norm() if self._clip_norm is None else self._norm)
-        return norm if math.isfinite(norm) or not self._deepspeed.fp16_enabled() else None
+        if self._clip_norm is not None:
+            # Gradients are those of all ranks by now, so each finds the same norm.
+            self._norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
 
     def _backward(self, loss: Tensor) -> None:
         # The parts of a batch have their share of the whole loss already, so DeepSpeed must not divide by their number.
         self._deepspeed.backward(loss, scale_wrt_gas=False)
-        if self._clip_norm is not None and self._deepspeed.is_gradient_accumulation_boundary():
-            # Gradients are those of all ranks by now, so each finds the same norm.
-            self._norm = float(nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm))
-            if not math.isfinite(self._norm):
-                return
-        self._deepspeed.step()
+        if not self._deepspeed.is_gradient_accumulation_boundary():
+            # Counts the parts; the last one's call is that of :meth:`step`.
+            self._deepspeed.step()
 
-    def clamp_parameter(self, name: str, maximum: float) -> float:
-        """Bound a one-element parameter from above, in the optimizer's own copy too; returns its value."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+    def step(self, *, learning_rate: float) -> bool:
+        """Clipping, and an AdamW step with ``learning_rate``, after :meth:`backward`.
+
+        Returns whether the step was taken: it is not where a gradient is not finite, on all ranks alike.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._clip_norm is not None and not math.isfinite(self._norm):
+            return False
+        self._deepspeed.step()
+        if getattr(self._deepspeed.optimizer, "overflow", False):
+            return False
+        with torch.no_grad():
+            average_statistics(self._module)
+            if self._average:
+                self._average.update()
+        return True
+
+    def gradient_norm(self) -> float:
+        """Of the last step, over all ranks, before clipping; not finite where the step was not taken. A GPU is waited
+        for."""
+        return float(self._deepspeed.get_global_grad_norm() if self._clip_norm is None else self._norm)
+
+    def clamp_parameter(self, name: str, maximum: float) -> Tensor:
+        """Bound a one-element parameter from above, in the optimizer's own copy too; returns its value as a tensor."""
+        from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
 
         parameter = self._parameters[name]
-        partitioned = hasattr(parameter, "ds_tensor")
-        value = float((self._full(parameter) if partitioned else parameter).item())
-        if value <= maximum:
-            return value
         # ZeRO steps on fp32 copies: without this the next step would bring the old value back. Of stage 3, only the
-        # local call copes with ranks that hold nothing but padding.
-        if partitioned:
-            safe_set_local_fp32_param(parameter, torch.full_like(parameter.ds_tensor, maximum, dtype=torch.float32))
-        else:
-            safe_set_full_fp32_param(parameter, torch.full_like(parameter, maximum, dtype=torch.float32))
-        for copy in (parameter, *([parameter.ds_tensor] if partitioned else [])):
-            copy.data.fill_(maximum)
-        return maximum
+        # local calls cope with ranks that hold nothing but padding.
+        if hasattr(parameter, "ds_tensor"):
+            safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(max=maximum))
+            for copy in (parameter, parameter.ds_tensor):
+                copy.data.clamp_(max=maximum)
+            return self._full(parameter).reshape(())
+        if getattr(parameter, "_hp_mapping", None) is not None:
+            parameter._hp_mapping.get_hp_fragment().data.clamp_(max=maximum)
+        return parameter.data.clamp_(max=maximum).float().reshape(())
 
     def state(self) -> dict[str, Tensor]:
         """The module's whole state in float32 on every rank, whatever the ZeRO stage and precision.
 
         Where weights are averaged, their averages.
         """
-        whole = self._state()
-        return whole | self._average.weights if self._average else whole
+        return self._state() | self._averages()
 
     def keep(self, part: "Stateful") -> None:
         """Save and load something with every checkpoint, on each rank."""
@@ -159,7 +169,7 @@ class Engine:
     @contextlib.contextmanager
     def exported(self) -> Iterator[Any]:
         """The module as :meth:`state` has it, in evaluation mode, for forward passes."""
-        swapped = self._average.weights if self._average else {}
+        swapped = self._averages()
         kept = {name: self._parameters[name].detach().clone() for name in swapped}
         self._fill(swapped)
         self._deepspeed.eval()
@@ -175,8 +185,11 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Write weights, optimizer and averages into ``folder``; rank 0 raises :class:`StorageError` if it cannot."""
         tensors = state.collect(self._deepspeed, self._parameters, self._state())
+        if self._average:
+            tensors |= {f"{_AVERAGE}/{name}": value for name, value in self._averages().items()}
+            tensors[_AVERAGE_STEPS] = torch.tensor([self._average.steps])
         if self.rank == 0:
-            state.write(folder, tensors | (self._average.tensors() if self._average else {}))
+            state.write(folder, tensors)
         for part in self._kept:
             part.save(folder)
 
@@ -185,7 +198,11 @@ class Engine:
         tensors = state.read(folder)
         state.restore(self._deepspeed, self._parameters, tensors)
         if self._average:
-            self._average.load(tensors)
+            self._average.steps = int(tensors[_AVERAGE_STEPS])
+            with self._average.in_place():
+                for name, parameter in self._parameters.items():
+                    value = tensors[f"{_AVERAGE}/{name}"].to(self.device)
+                    state.set_stepped_on(self._deepspeed, parameter, value)
         for part in self._kept:
             part.load(folder)
 
@@ -196,8 +213,13 @@ class Engine:
             whole[name] = full.float() if full.is_floating_point() else full
         return whole
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: self._full(parameter) for name, parameter in self._parameters.items()}
+    def _averages(self) -> dict[str, Tensor]:
+        """Of every parameter, whole, in float32 on every rank; none where weights are not averaged."""
+        if not self._average:
+            return {}
+        with self._average.in_place():
+            # Copies: at stage 0 what is read is what is about to be put back.
+            return {name: self._full(parameter).clone() for name, parameter in self._parameters.items()}
 
     def close(self) -> None:
         """Leave the process group."""

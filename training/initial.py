@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.teacher import WEIGHTS_FILE, load_clip
-from training.job import TEACHER
+from training.config import TEACHER
 
 SCRATCH = "scratch"
 
@@ -38,6 +37,8 @@ def initialise(clip: nn.Module, initial: str, *, model: str, teacher: Path | Non
     if initial == TEACHER:
         if teacher is None:
             raise ConfigError("student.initial is `teacher`, but this run has none")
+        from pipeline.teacher import load_clip
+
         source = load_clip(teacher, device="cpu").model
         state = inherited(clip, source)
     else:
@@ -138,6 +139,8 @@ def _head_split(name: str, dim: int, heads: tuple[dict[str, int], dict[str, int]
 def _checkpoint(initial: str, model: str) -> dict[str, Tensor]:
     import open_clip
     import safetensors.torch
+
+    from pipeline.teacher import WEIGHTS_FILE
 
     path = Path(initial)
     try:

@@ -10,13 +10,9 @@ from pydantic import Field, ValidationError
 from pipeline.config import Section
 from pipeline.errors import ConfigError, ShardError
 from pipeline.files import file_digest, fingerprint_of
-from pipeline.shards import read_manifest
-from pipeline.teacher import WEIGHTS_FILE
-from training.config import StudentConfig
+from pipeline.manifest import read_manifest
+from training.config import TEACHER, StudentConfig
 from training.terms import Needs, weights_of
-
-TEACHER = "teacher"
-"""The value of ``student.initial`` that inherits from it."""
 
 _DIVISION = ("ranks", "zero_stage", "micro_batches", "gradient_checkpointing", "compile")
 
@@ -50,9 +46,14 @@ class TrainingJob(Section):
         except (OSError, yaml.YAMLError, ValidationError) as error:
             raise ConfigError(f"{path} is no training job: {error}") from error
 
+    def on(self, ranks: int) -> "TrainingJob":
+        """The same job with this number of ranks, which it may have left open."""
+        return self.model_copy(update={"student": self.student.model_copy(update={"ranks": ranks})})
+
     def check(self) -> None:
-        """Raise :class:`ConfigError` if settings contradict each other."""
+        """Raise :class:`ConfigError` if settings contradict each other. The number of ranks is no longer open."""
         student, needs = self.student, Needs.of(self.student.losses)
+        assert student.ranks is not None, "whoever starts ranks knows how many"
         if student.batch_size % (student.ranks * student.micro_batches):
             raise ConfigError(
                 f"batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
@@ -135,6 +136,8 @@ class TrainingJob(Section):
         How the work is divided is left out: a run may go on with other ranks, at the price of rounding (and, with
         BatchNorm, of other parts of the batch to normalise by).
         """
+        from pipeline.teacher import WEIGHTS_FILE
+
         model = Path(self.student.model)
         model_file = model.read_text() if model.is_file() else None
         content = {name: value for name, value in self.student.content().items() if name not in _DIVISION}

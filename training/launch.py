@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import errors
-from pipeline.errors import ConfigError, PipelineError, TrainingError
+from pipeline.errors import PipelineError, TrainingError
 from pipeline.processes import end_group, start_group, tail
 from training.hosts import check_hosts, started_on_hosts
 from training.job import TrainingJob
 from training.metrics import read_rows
 from training.ports import reserved_port
+from training.ranks import visible_devices, with_ranks
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def run_training(
     written. Raises the ranks' own typed error, or :class:`TrainingError` with the end of their log. Whatever ends this
     call (an exception, Ctrl-C, SIGTERM) ends all ranks, which get 40 s to write a checkpoint.
     """
+    env = {**_python_path(), **(env or {})}
+    job = with_ranks(job, visible=_visible(env))
     job.check()
     if job.student.hostfile:
         check_hosts(job)
@@ -65,7 +68,6 @@ def run_training(
     job_file.write_text(job.model_dump_json(indent=1))
     rows = _MetricsFollower(job.metrics_file, on_metrics)
     start = started_on_hosts if job.student.hostfile else _started_here
-    env = {**_python_path(), **(env or {})}
     with (
         _sigterm_raises(),
         reserved_port() as port,
@@ -86,7 +88,8 @@ def _started_here(
     job: TrainingJob, *, job_file: Path, log_file: Path, env: dict[str, str], port: int, grace_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
     """DeepSpeed's node-local launcher. Its `deepspeed` runner would start the same, but leaves orphans on SIGKILL."""
-    devices = _devices(job.student.ranks, {**os.environ, **env}.get("CUDA_VISIBLE_DEVICES"))
+    assert job.student.ranks is not None
+    devices = _devices(job.student.ranks, _visible(env))
     world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
     command = [
         *(sys.executable, "-m", "deepspeed.launcher.launch", "--quiet"),
@@ -103,17 +106,13 @@ def _started_here(
 
 def _devices(ranks: int, visible: str | None) -> list[str]:
     """A device for each rank, of those that ``CUDA_VISIBLE_DEVICES`` names, which the launcher would overwrite."""
-    if visible is None:
-        return [str(number) for number in range(ranks)]
-    named = [name.strip() for name in visible.split(",") if name.strip()]
-    if len(named) >= ranks:
-        return named[:ranks]
-    import torch
+    named = [str(number) for number in range(ranks)] if visible is None else visible_devices(visible)
+    # Fewer are named only where there is no GPU; ranks stay without then, whatever they may see.
+    return named[:ranks] if len(named) >= ranks else ["-1"] * ranks
 
-    if torch.cuda.is_available():
-        raise ConfigError(f"student.ranks is {ranks}, but CUDA_VISIBLE_DEVICES names {len(named)} GPUs: {visible!r}")
-    # Without a GPU ranks stay without, whatever they may see.
-    return ["-1"] * ranks
+
+def _visible(env: dict[str, str]) -> str | None:
+    return {**os.environ, **env}.get("CUDA_VISIBLE_DEVICES")
 
 
 def _python_path() -> dict[str, str]:

@@ -37,7 +37,13 @@ class LoopEngine(Protocol):
 
     def gather(self, value: Any) -> list[Any]: ...
 
-    def step(self, loss: Tensor, *, learning_rate: float) -> float | None: ...
+    skips_overflows: bool
+
+    def backward(self, loss: Tensor) -> None: ...
+
+    def step(self, *, learning_rate: float) -> bool: ...
+
+    def gradient_norm(self) -> float: ...
 
     def save(self, folder: Path) -> None: ...
 
@@ -98,11 +104,12 @@ class Loop:
             # Reseeded, so that a resumed run draws what an uninterrupted one would have drawn. What rank 0 draws for
             # all does not depend on their number.
             torch.manual_seed(_seed(settings.seed, step, self._engine.rank))
-            terms, norm, stopping = self._step(step, batch, stop)
+            terms, taken, stopping = self._step(step, batch, stop)
             extra = self._task.after_step(self._engine, learning_rate=settings.schedule(step))
             if writers and (step % settings.log_every == 0 or step in (1, settings.steps)):
-                extra |= {} if norm is None else {"gradient_norm": norm}
-                row = self._row(step, terms, extra | clock.lap(step, settings.batch_size))
+                measured = {name: float(value) for name, value in extra.items()}
+                measured |= {"gradient_norm": self._engine.gradient_norm()} if taken else {}
+                row = self._row(step, terms, measured | clock.lap(step, settings.batch_size))
                 for writer in writers:
                     writer.write(row)
             saved = False
@@ -115,25 +122,27 @@ class Loop:
                     f"stopped by SIGTERM after step {step}, checkpoint {'' if saved else 'not '}written"
                 )
 
-    def _step(self, step: int, batch: Any, stop: StopFlag) -> tuple[dict[str, float], float | None, bool]:
-        """One optimizer step: the terms of the global batch, the gradient's norm, whether a rank was asked to stop."""
+    def _step(self, step: int, batch: Any, stop: StopFlag) -> tuple[dict[str, float], bool, bool]:
+        """One optimizer step: the terms of the global batch, whether it was taken, whether a rank was asked to stop."""
         terms = self._task.losses(self._engine.model, batch.to(self._engine.device))
         loss = self._task.total(terms)
         values = [loss.detach(), *(term.detach() for term in terms.values())]
         # One exchange tells every rank the same: the means to log, a NaN of any rank, and a wish to stop.
         total = self._engine.sum_over_ranks(torch.stack([*values, torch.full_like(loss, float(stop.set))]))
+        self._engine.backward(loss)
+        # Waits for a GPU, which has been given all the work before the optimizer's by now, and never earlier.
         *sums, stops = total.tolist()
         means = {name: value / self._engine.world for name, value in zip(("loss", *terms), sums, strict=True)}
         if not all(math.isfinite(value) for value in means.values()):
             raise self._non_finite(step, batch, terms, means)
-        norm = self._engine.step(loss, learning_rate=self._settings.schedule(step))
-        if norm is not None and not math.isfinite(norm):
+        taken = self._engine.step(learning_rate=self._settings.schedule(step))
+        if not taken and not self._engine.skips_overflows:
             ids = [sample_id for ids_here in self._engine.gather(batch.sample_ids) for sample_id in ids_here]
             raise NonFiniteLossError(
                 f"step {step}: the gradient is not finite, but the loss is ({_text(means)}); the optimizer step was "
                 f"not taken; sample ids: {', '.join(map(str, ids))}"
             )
-        return means, norm, stops > 0
+        return means, taken, stops > 0
 
     def _row(self, step: int, terms: dict[str, float], extra: dict[str, float]) -> dict[str, Any]:
         return {

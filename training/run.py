@@ -14,6 +14,7 @@ from pipeline.loader import Preprocessing
 from pipeline.progress import Progress
 from training.job import TrainingJob
 from training.lifeline import Tie, release, tie_between_ranks
+from training.ranks import ranks_here
 from training.stop import StopFlag, StopRequested
 from training.terms import Needs, learnt_temperatures
 
@@ -38,6 +39,8 @@ def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | Non
     from training.loop import Loop
 
     started = time.monotonic()
+    if job.student.ranks is None:
+        job = job.on(ranks_here())
     inputs = _open_inputs(job)
 
     # DeepSpeed is slow to import, so all that can be wrong with the input is found out before.
@@ -162,15 +165,18 @@ def _loop_settings(job: TrainingJob) -> "LoopSettings":
 
 def _batches(job: TrainingJob, inputs: _Inputs, engine: "Engine", start: int) -> "Iterator[Batch]":
     from training.data import batches
+    from training.workers import loader_workers
 
+    config = job.student
+    rows = config.batch_size // engine.world
     return batches(
         inputs.samples,
         inputs.order,
         start=start,
-        stop=job.student.steps,
+        stop=config.steps,
         rank=engine.rank,
         ranks=engine.world,
-        workers=job.student.loader_workers,
+        workers=loader_workers(config.loader_workers, inputs.samples, rows=rows, device=engine.device),
     )
 
 

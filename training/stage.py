@@ -8,14 +8,14 @@ from typing import Any
 
 from pipeline.blocklist import blocked_ids, write_unblocked_index
 from pipeline.files import fingerprint_of
-from pipeline.shards import read_manifest
+from pipeline.manifest import read_manifest
 from pipeline.storage import storage_of
 from pipeline.store import Stage, StageResult, read_result
 from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info, teacher_folder
 from training.card import CARD_FILE
-from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
+from training.config import TEACHER, ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
 from training.elsewhere import forget_elsewhere, kept_elsewhere
-from training.job import TEACHER, TrainingJob
+from training.job import TrainingJob
 from training.launch import run_training
 from training.probe import PROBE_FILE
 

@@ -23,13 +23,14 @@ def collect(engine: Any, parameters: dict[str, Tensor], weights: dict[str, Tenso
     """``<kind>/<parameter>`` on every rank; ``weights`` is the module's state. All ranks call
     it together."""
     tensors = {f"{_WEIGHT}/{name}": value for name, value in weights.items()}
-    if not _state(engine).get(_partitions(engine)[0]):
+    if not _state(engine).get(stepped_on(engine)[0]):
         # Every step so far was skipped, since fp16 overflowed.
         _start_moments(engine, torch.zeros(1))
     _link(engine)
     for name, parameter in parameters.items():
         for key in _MOMENTS:
-            tensors[f"{key}/{name}"] = _moment(engine, parameter, key)
+            # Whole moments of all parameters may be more than a device has free.
+            tensors[f"{key}/{name}"] = _moment(engine, parameter, key).cpu()
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     numbers = [float(getattr(scaler, field, 0)) for field in _SCALER_FIELDS]
     return {**tensors, _COUNT: _count(engine).reshape(1), _SCALER: torch.tensor(numbers, dtype=torch.float64)}
@@ -45,12 +46,12 @@ def restore(engine: Any, parameters: dict[str, Tensor], tensors: dict[str, Tenso
             if f"{_WEIGHT}/{name}" in tensors:
                 buffer.copy_(tensors[f"{_WEIGHT}/{name}"])
         for name, parameter in parameters.items():
-            _set_weight(parameter, tensors[f"{_WEIGHT}/{name}"].to(parameter.device))
+            _set_weight(engine, parameter, tensors[f"{_WEIGHT}/{name}"].to(parameter.device))
     _start_moments(engine, tensors[_COUNT])
     for name, parameter in parameters.items():
         for key in _MOMENTS:
             value = tensors[f"{key}/{name}"].to(parameter.device)
-            if isinstance(engine.optimizer, torch.optim.Optimizer):
+            if _is_bare(engine):
                 engine.optimizer.state[parameter][key].copy_(value)
             elif _is_divided(parameter):
                 safe_set_local_optimizer_state(parameter, _own_part(parameter, value), key)
@@ -62,17 +63,30 @@ def restore(engine: Any, parameters: dict[str, Tensor], tensors: dict[str, Tenso
             setattr(scaler, field, number if field == "cur_scale" else int(number))
 
 
-def _set_weight(parameter: Any, value: Tensor) -> None:
-    """In the module and in the optimizer's own float32 copy."""
+def set_stepped_on(engine: Any, parameter: Any, value: Tensor) -> None:
+    """Of a whole parameter, in what the optimizer steps on: the parameter itself, or a float32 copy of it."""
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
-    if _is_divided(parameter):
-        part = _own_part(parameter, value)
-        safe_set_local_fp32_param(parameter, part)
-        parameter.ds_tensor.data.copy_(part)
+    if _is_bare(engine):
+        parameter.data.copy_(value)
+    elif _is_divided(parameter):
+        safe_set_local_fp32_param(parameter, _own_part(parameter, value))
     else:
         safe_set_full_fp32_param(parameter, value)
+
+
+def _set_weight(engine: Any, parameter: Any, value: Tensor) -> None:
+    """In the module and in the optimizer's own float32 copy."""
+    set_stepped_on(engine, parameter, value)
+    if _is_divided(parameter):
+        parameter.ds_tensor.data.copy_(_own_part(parameter, value))
+    else:
         parameter.data.copy_(value)
+
+
+def _is_bare(engine: Any) -> bool:
+    """Whether torch's own optimizer steps on the parameters themselves."""
+    return isinstance(engine.optimizer, torch.optim.Optimizer)
 
 
 def _is_divided(parameter: Any) -> bool:
@@ -105,9 +119,9 @@ def read(folder: Path) -> dict[str, Tensor]:
     return dict(safetensors.torch.load_file(str(folder / STATE_FILE)))
 
 
-def _partitions(engine: Any) -> list[Tensor]:
-    """What AdamW steps on: the parameters themselves, or ZeRO's parts of this rank."""
-    if isinstance(engine.optimizer, torch.optim.Optimizer):
+def stepped_on(engine: Any) -> list[Tensor]:
+    """What AdamW steps on, in float32: the parameters themselves, or ZeRO's parts of this rank."""
+    if _is_bare(engine):
         return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
     names = ("single_partition_of_fp32_groups", "fp32_groups_flat_partition", "fp32_partitioned_groups_flat")
     (partitions,) = [getattr(engine.optimizer, name) for name in names if hasattr(engine.optimizer, name)]
@@ -115,30 +129,26 @@ def _partitions(engine: Any) -> list[Tensor]:
 
 
 def _state(engine: Any) -> Any:
-    return (
-        engine.optimizer.state
-        if isinstance(engine.optimizer, torch.optim.Optimizer)
-        else (engine.optimizer.optimizer.state)
-    )
+    return engine.optimizer.state if _is_bare(engine) else engine.optimizer.optimizer.state
 
 
 def _moment(engine: Any, parameter: Tensor, key: str) -> Tensor:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    if isinstance(engine.optimizer, torch.optim.Optimizer):
+    if _is_bare(engine):
         return torch.as_tensor(engine.optimizer.state[parameter][key])
     return torch.as_tensor(safe_get_full_optimizer_state(parameter, key))
 
 
 def _count(engine: Any) -> Tensor:
     """Steps that AdamW has done, for its bias correction."""
-    return torch.as_tensor(_state(engine)[_partitions(engine)[0]]["step"])
+    return torch.as_tensor(_state(engine)[stepped_on(engine)[0]]["step"])
 
 
 def _start_moments(engine: Any, count: Tensor) -> None:
     """AdamW makes its state at its first step; here it must be there to be filled."""
     state = _state(engine)
-    for partition in _partitions(engine):
+    for partition in stepped_on(engine):
         # A fused AdamW counts on the device of its moments.
         step = count.reshape(()).to(partition.device, torch.float32, copy=True)
         state[partition] = {"step": step, **{key: torch.zeros_like(partition) for key in _MOMENTS}}

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pipeline.config import DEMO
 from pipeline.errors import ConfigError
-from pipeline.teacher import CONFIG_FILE, write_clip_folder
 from training.initial import SCRATCH, initialise
 
 _DEMO_MODEL = Path(__file__).parents[1] / "pipeline/demo/models/demo-student.json"
@@ -118,6 +117,8 @@ def build_student(
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
+    from pipeline.teacher import CONFIG_FILE
+
     model_config = read_model_config(model)
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -204,6 +205,8 @@ def export_student(folder: Path, built: BuiltStudent, state: Mapping[str, Tensor
 
     ``state``: float32 state of :class:`Student`; the projection to the teacher is dropped.
     """
+    from pipeline.teacher import write_clip_folder
+
     prefix = "model."
     model_state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if not built.model_config.get("nonscalar_logit_scale"):

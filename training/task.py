@@ -56,10 +56,11 @@ class Task(Protocol):
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is minimised."""
 
-    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, float]:
+    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, Tensor]:
         """After an optimizer step: constrain parameters, do the steps that are not the engine's.
 
-        Returns further columns of the metrics row.
+        Returns further columns of the metrics row, numbers on the device, of which only rows that are written need
+        copies.
         """
 
 
@@ -115,11 +116,10 @@ class DistillationTask:
         """Sum of weight times term."""
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
-    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, float]:
+    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, Tensor]:
         """Step on learnt centroids and bound the scales; the logit scale (not its logarithm) goes to the metrics."""
         if self.centroid_optimizer:
             self.centroid_optimizer.step(learning_rate)
         for name in self._scales:
             engine.clamp_parameter(name, MAX_LOGIT_SCALE)
-        logarithm = engine.clamp_parameter("model.logit_scale", MAX_LOGIT_SCALE)
-        return {"logit_scale": float(torch.tensor(logarithm).exp())}
+        return {"logit_scale": engine.clamp_parameter("model.logit_scale", MAX_LOGIT_SCALE).exp()}

@@ -13,6 +13,7 @@ from training.job import TrainingJob
 from training.leave import leave
 from training.lifeline import Held
 from training.parent import end_with_parent
+from training.ranks import cores_of_rank
 from training.stop import StopFlag, StopRequested
 
 STOPPED = 143
@@ -61,9 +62,7 @@ def main() -> int:
 
 def _share_cores() -> None:
     """The ranks of a machine share its cores, unless somebody has said otherwise."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ranks = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // ranks, 1)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_of_rank()))
 
 
 @contextlib.contextmanager

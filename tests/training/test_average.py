@@ -13,14 +13,26 @@ from training.leave import leave
 
 def test_weights_are_averaged_with_a_growing_decay() -> None:
     """Decays 2/11 and 3/12 come before the bound of 0.5."""
-    average = WeightAverage({"w": torch.zeros(1)}, decay=0.5)
-    average.update({"w": torch.ones(1)})
-    torch.testing.assert_close(average.weights["w"], torch.tensor([9 / 11]))
-    average.update({"w": torch.zeros(1)})
-    torch.testing.assert_close(average.weights["w"], torch.tensor([9 / 11 / 4]))
-    copy = WeightAverage({"w": torch.zeros(1)}, decay=0.5)
-    copy.load(average.tensors())
-    assert copy.steps == 2 and copy.weights["w"].equal(average.weights["w"])
+    weights = [torch.zeros(1), torch.zeros(2)]
+    average = WeightAverage(weights, decay=0.5)
+    for value, expected in ((1.0, 9 / 11), (0.0, 9 / 11 / 4)):
+        for weight in weights:
+            weight.fill_(value)
+        average.update()
+        with average.in_place():
+            torch.testing.assert_close(torch.cat(weights), torch.full((3,), expected))
+        assert torch.cat(weights).tolist() == [value] * 3
+    assert average.steps == 2
+
+
+def test_what_is_written_in_place_of_the_weights_becomes_the_average() -> None:
+    weight = torch.ones(1)
+    average = WeightAverage([weight], decay=0.5)
+    with average.in_place():
+        weight.fill_(3.0)
+    assert weight.item() == 1
+    with average.in_place():
+        assert weight.item() == 3
 
 
 def _rank(rank: int, store: str, output: str) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from training.config import ClusterConfig
 from training.losses.centroids import Centroids
 from training.losses.cluster import ClusterDiscriminationLoss
+from training.losses.precision import add_weighted
 from training.losses.sampling import sample_centroids
 
 
@@ -137,3 +138,41 @@ def test_half_precision_centroids_are_used_in_float32() -> None:
     full = ClusterDiscriminationLoss(weight, divergence=False)(features, cluster_ids=labels)
     assert half["cluster_label"].dtype == torch.float32
     torch.testing.assert_close(half, full, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("storage", "roundings"), [(torch.float32, 2), (torch.float16, 1)])
+@pytest.mark.parametrize("temperature", [1.0, 0.07, 0.01])
+def test_float16_factors_stay_within_their_bounds(storage: torch.dtype, roundings: int, temperature: float) -> None:
+    """Those of ``precision.py``, against float64 on the same centroids: many chunks, labels, near and far rows."""
+    torch.manual_seed(0)
+    clusters, width, unit = 500, 48, 2**-11
+    weight = torch.randn(clusters, width).to(storage)
+    labels = torch.randint(clusters, (16,))
+    teacher = F.normalize(F.normalize(weight[labels].float(), dim=-1) + 0.1 * torch.randn(16, width), dim=-1)
+    student = F.normalize(teacher + 0.1 * torch.randn(16, width), dim=-1)
+    found, gradients = [], []
+    for dtype in (torch.float32, torch.float64):
+        centroids = Centroids(weight.clone())
+        if dtype == torch.float64:
+            centroids.weight = centroids.weight.double()
+        loss = ClusterDiscriminationLoss(
+            centroids, temperature=temperature, teacher_temperature=temperature, float16=True, elements=16 * 7
+        )
+        rows = student.detach().to(dtype).clone().requires_grad_()
+        terms = loss(rows, teacher.to(dtype), labels)
+        torch.stack(list(terms.values())).sum().backward()
+        found.append(torch.stack(list(terms.values())).detach().double())
+        gradients.append(rows.grad.double() * len(rows) * temperature)
+    # The label's own logit is exact, the divergence has the errors of two softmaxes.
+    logit = roundings * unit / temperature
+    assert ((found[0] - found[1]).abs() < torch.tensor([1.0, 4.0]) * logit + 1e-5).all()
+    assert not torch.equal(found[0], found[1])
+    # In units of a centroid: two means of the student's, one of the teacher's, each with the logits' errors in weights.
+    assert (gradients[0] - gradients[1]).norm(dim=1).max() < 3 * (2 * unit + 2 * logit)
+
+
+def test_small_weights_survive_float16() -> None:
+    """500 centroids whose softmax weight is 1e-7 of the largest, below what float16 holds, still pull the mean."""
+    rows, keys = torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]).half().repeat(500, 1)
+    add_weighted(rows, torch.full((1, 500), 1e-7), keys)
+    torch.testing.assert_close(rows, torch.tensor([[0.0, 5e-5]]), rtol=2**-11, atol=0)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError, ShardError
-from pipeline.shards import ShardsManifest
+from pipeline.manifest import ShardsManifest
 from pipeline.teacher import WEIGHTS_FILE
 from training.job import TrainingJob
 

@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from pipeline import schema
@@ -135,14 +134,11 @@ def test_sigterm_of_the_caller_checkpoints_and_ends_all_ranks(job: TrainingJob, 
     assert json.loads(mark.read_text())["step"] < 100_000
 
 
-def test_ranks_take_the_gpus_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_take_the_gpus_that_are_visible() -> None:
     assert _devices(2, None) == ["0", "1"]
     assert _devices(2, "2, 3,5") == ["2", "3"]
     assert _devices(1, "GPU-8a1f") == ["GPU-8a1f"]
-    assert _devices(2, "") == ["-1", "-1"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ConfigError, match=r"ranks is 2, but CUDA_VISIBLE_DEVICES names 1 GPUs: '3'"):
-        _devices(2, "3")
+    assert _devices(2, "") == _devices(2, "-1") == ["-1", "-1"]
 
 
 @pytest.mark.slow

@@ -37,12 +37,12 @@ class ToyTask:
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
         return terms["distance"] + 0.1 * terms["size"]
 
-    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, float]:
-        return {"logit_scale": 1.0}
+    def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, torch.Tensor]:
+        return {"logit_scale": torch.tensor(1.0)}
 
 
 class ToyEngine:
-    rank, world, device = 0, 1, torch.device("cpu")
+    rank, world, device, skips_overflows = 0, 1, torch.device("cpu"), False
 
     def __init__(self) -> None:
         self.model = torch.zeros(3, requires_grad=True)
@@ -55,10 +55,16 @@ class ToyEngine:
 
     def barrier(self) -> None: ...
 
-    def step(self, loss: torch.Tensor, *, learning_rate: float) -> None:
-        (gradient,) = torch.autograd.grad(loss, self.model)
+    def backward(self, loss: torch.Tensor) -> None:
+        (self.gradient,) = torch.autograd.grad(loss, self.model)
+
+    def step(self, *, learning_rate: float) -> bool:
         with torch.no_grad():
-            self.model -= learning_rate * gradient
+            self.model -= learning_rate * self.gradient
+        return True
+
+    def gradient_norm(self) -> float:
+        return float(self.gradient.norm())
 
     def save(self, folder: Path) -> None:
         write(folder, {"model": self.model})
@@ -68,6 +74,7 @@ class ToyEngine:
 
 
 STEPS = 10
+MEASURED = ("learning_rate", "logit_scale", "gradient_norm")
 
 
 def _batches(start: int = 0, broken: int | None = None) -> list[ToyBatch]:
@@ -102,7 +109,7 @@ def test_rows_checkpoints_and_pruning(tmp_path: Path) -> None:
     loop.run(_batches(), start=0, stop=StopFlag())
     rows = _rows(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 4, 6, 8, 10]
-    assert list(rows[0]) == ["step", "samples_seen", "loss", "distance", "size", "learning_rate", "logit_scale"]
+    assert list(rows[0]) == ["step", "samples_seen", "loss", "distance", "size", *MEASURED]
     assert rows[-1]["samples_seen"] == 40
     assert checkpoints.newest() == STEPS
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-9"]
@@ -152,8 +159,8 @@ def test_a_gradient_that_is_not_finite_ends_the_run_unsaved(tmp_path: Path) -> N
     """As the engine tells it: no step was taken, and the norm is not finite."""
 
     class Diverging(ToyEngine):
-        def step(self, loss: torch.Tensor, *, learning_rate: float) -> float:
-            return float("nan") if loss > 50 else super().step(loss, learning_rate=learning_rate) or 1.0
+        def step(self, *, learning_rate: float) -> bool:
+            return bool(self.gradient.norm() < 14) and super().step(learning_rate=learning_rate)
 
     closed = []
 
@@ -168,6 +175,47 @@ def test_a_gradient_that_is_not_finite_ends_the_run_unsaved(tmp_path: Path) -> N
     with pytest.raises(NonFiniteLossError, match=r"step 8: the gradient is not finite.*distance .*sample ids: 107"):
         loop.run(_batches(), start=0, stop=StopFlag())
     assert checkpoints.newest() == 6 and closed == [True]
+
+
+def test_a_step_that_fp16_skips_goes_on_without_a_norm(tmp_path: Path) -> None:
+    class Skipping(ToyEngine):
+        skips_overflows = True
+
+        def step(self, *, learning_rate: float) -> bool:
+            return bool(self.gradient.norm() < 14) and super().step(learning_rate=learning_rate)
+
+    loop, checkpoints = _loop(tmp_path, Skipping())
+    loop.run(_batches(), start=0, stop=StopFlag())
+    assert checkpoints.newest() == STEPS
+    assert [row["step"] for row in _rows(tmp_path) if "gradient_norm" not in row] == [8, 10]
+
+
+def test_the_host_asks_for_numbers_after_the_backward_pass_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU asking means waiting; before the backward pass is under way there would be nothing left to do."""
+    asked: list[str] = []
+
+    class Watched(ToyEngine):
+        def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+            asked.append("forward")
+            return values
+
+        def backward(self, loss: torch.Tensor) -> None:
+            super().backward(loss)
+            asked.append("backward")
+
+        def step(self, *, learning_rate: float) -> bool:
+            asked.append("step")
+            return super().step(learning_rate=learning_rate)
+
+    for name in ("tolist", "item", "__float__", "__bool__"):
+        whole = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, whole=whole: asked.append("wait") or whole(self))
+    loop, _ = _loop(tmp_path, Watched())
+    loop.run(_batches(), start=0, stop=StopFlag())
+    third = "-".join(asked).split("forward-")[3]  # of which no row is written
+    assert third.startswith("backward-wait-step") and third.count("wait") == 1
 
 
 def test_checkpoints_of_another_job_and_half_written_ones_are_not_used(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from pipeline.store import Stage, StageResult, read_result
 from pipeline.teacher import read_info, teacher_folder
 from training.ablation.data import FOLDER, write_ablation_data
 from training.ablation.grid import Cell, cells_of
-from training.config import AblationConfig, EvaluationConfig, StudentConfig
+from training.config import TEACHER, AblationConfig, EvaluationConfig, StudentConfig
 from training.elsewhere import forget_elsewhere, kept_elsewhere
 from training.evaluation.stage import dataset_identity
-from training.job import TEACHER, TrainingJob
+from training.job import TrainingJob
 from training.launch import run_training
 from training.stage import inherited, model_content
 from training.terms import Needs

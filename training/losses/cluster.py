@@ -17,8 +17,9 @@ class ClusterDiscriminationLoss(nn.Module):
     Cross-entropy with the label, and KL(softmax(V C / tau_t) || softmax(v C / tau_c)) (METHOD; CLIP-CID, arXiv
     2408.09441, second-hand). ``centroids``: ``(K, D)`` of the teacher's k-means, or :class:`Centroids`,
     all or this rank's share; unit vectors, so that logits are cosines. ``sample_rate``: below 1, each step takes the
-    batch's own clusters and this share of the others as negatives, and both softmaxes go over those alone. No matrix of
-    more than ``elements`` logits is held, and none is kept for the backward pass.
+    batch's own clusters and this share of the others as negatives, and both softmaxes go over those alone. ``float16``:
+    factors of products with fixed centroids (``precision.py``); none means on a GPU. No matrix of more than
+    ``elements`` logits is held, and none is kept for the backward pass.
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class ClusterDiscriminationLoss(nn.Module):
         label: bool = True,
         divergence: bool = True,
         sample_rate: float = 1.0,
+        float16: bool | None = None,
         elements: int = CHUNK_ELEMENTS,
     ):
         super().__init__()
         self.centroids = centroids if isinstance(centroids, Centroids) else Centroids(centroids.clone())
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.label, self.divergence = label, divergence
-        self.sample_rate, self.elements = sample_rate, elements
+        self.sample_rate, self.float16, self.elements = sample_rate, float16, elements
 
     @classmethod
     def from_config(cls, config: ClusterConfig, centroids: Tensor | Centroids) -> "ClusterDiscriminationLoss":
@@ -76,6 +78,7 @@ class ClusterDiscriminationLoss(nn.Module):
             self.centroids,
             chosen=self._sample(cluster_ids),
             divided=len(self.centroids) < self.centroids.total,
+            float16=self.float16,
             elements=self.elements,
         )
         terms = {}

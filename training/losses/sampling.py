@@ -22,9 +22,9 @@ def sample_centroids(total: int, *, rate: float, labels: Tensor, seed: int) -> T
 
 def share_labels(labels_B: Tensor) -> tuple[Tensor, int]:
     """The labels of the global batch, and one seed for all ranks, drawn from the generator of rank 0."""
-    seed = torch.randint(_SEEDS, (1,)).to(labels_B.device)
+    seed = torch.randint(_SEEDS, (1,))
     if world_size() == 1:
         return labels_B, int(seed)
     # One exchange for both: a seed by itself would cost another round trip in every step.
-    rows = all_rows(torch.cat([labels_B, seed])).reshape(world_size(), -1)
+    rows = all_rows(torch.cat([labels_B, seed.to(labels_B.device)])).reshape(world_size(), -1)
     return rows[:, :-1].reshape(-1), int(rows[0, -1])

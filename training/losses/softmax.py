@@ -16,6 +16,7 @@ from torch import Tensor
 from training.losses.centroids import Centroids
 from training.losses.chunked import CHUNK_ELEMENTS, RunningSoftmax
 from training.losses.gather import all_rows, row_offset, sum_own_rows, world_size
+from training.losses.precision import add_weighted, product
 
 
 class SoftmaxRows(NamedTuple):
@@ -35,25 +36,31 @@ def softmax_over_centroids(
     *,
     chosen: Tensor | None = None,
     divided: bool = False,
+    float16: bool | None = None,
     elements: int = CHUNK_ELEMENTS,
 ) -> SoftmaxRows:
     """Softmax statistics of this rank's rows, differentiable in ``student_BD`` and in learnt centroids.
 
     ``student_BD``, ``teacher_BD``: ``(B, D)`` rows over their temperatures; the teacher's are a target, without
     gradient. ``labels_B``: cluster ids. ``chosen``: positions in ``centroids`` that take part; none means all.
-    ``divided``: every rank holds other centroids, so rows go to all of them. ``elements``: logits held at one time.
+    ``divided``: every rank holds other centroids, so rows go to all of them. ``float16``: factors of products with
+    fixed centroids (``precision.py`` has the bounds); none means on a GPU. ``elements``: logits held at one time.
     """
     divided = divided and world_size() > 1
     rows = student_BD.detach()
     all_GD = all_rows(rows) if divided else rows
     teacher_GD = None if teacher_BD is None else all_rows(teacher_BD.detach()) if divided else teacher_BD.detach()
     labels_G = None if labels_B is None else all_rows(labels_B) if divided else labels_B
-    call = _Call(all_GD, teacher_GD, labels_G, centroids, chosen, divided, max(elements // max(len(all_GD), 1), 1))
+    narrow = rows.is_cuda if float16 is None else float16
+    dtype = torch.float16 if narrow and rows.dtype == torch.float32 and not centroids.learnt else rows.dtype
+    chunk = max(elements // max(len(all_GD), 1), 1)
+    call = _Call(all_GD, teacher_GD, labels_G, centroids, chosen, divided, dtype, chunk)
     return SoftmaxRows(*_CentroidSoftmax.apply(student_BD, centroids.weight, call))
 
 
 class _Call(NamedTuple):
-    """Inputs that no gradient flows to, with the rows of every rank if centroids are divided."""
+    """Inputs that no gradient flows to, with the rows of every rank if centroids are divided. ``dtype``: of the factors
+    of products."""
 
     student_GD: Tensor
     teacher_GD: Tensor | None
@@ -61,6 +68,7 @@ class _Call(NamedTuple):
     centroids: Centroids
     chosen: Tensor | None
     divided: bool
+    dtype: torch.dtype
     chunk: int
 
 
@@ -74,7 +82,7 @@ class _Sums:
 
     def add(self, logits_GC: Tensor, centroids_CD: Tensor, difference_GC: Tensor | None = None) -> None:
         weight_GC, shrink_G1 = self.running.add(logits_GC)
-        torch.addmm(self.mean_GD.mul_(shrink_G1), weight_GC, centroids_CD, out=self.mean_GD)
+        add_weighted(self.mean_GD.mul_(shrink_G1), weight_GC, centroids_CD)
         if difference_GC is not None:
             self.difference_G.mul_(shrink_G1[:, 0]).add_(difference_GC.mul_(weight_GC).sum(dim=1))
 
@@ -90,10 +98,12 @@ class _Sums:
 def _pass_over_centroids(call: _Call) -> list[_Sums]:
     """The student's sums and, where there is a teacher, the teacher's."""
     sums = [_Sums(rows_GD) for rows_GD in (call.student_GD, call.teacher_GD) if rows_GD is not None]
-    for _, centroids_CD in call.centroids.chunks(call.chosen, call.chunk, call.student_GD.dtype):
-        logits_GC = call.student_GD @ centroids_CD.T
-        if call.teacher_GD is not None:
-            teacher_GC = call.teacher_GD @ centroids_CD.T
+    student_GD = call.student_GD.to(call.dtype)
+    teacher_GD = None if call.teacher_GD is None else call.teacher_GD.to(call.dtype)
+    for _, centroids_CD in call.centroids.chunks(call.chosen, call.chunk, call.dtype):
+        logits_GC = product(student_GD, centroids_CD.T)
+        if teacher_GD is not None:
+            teacher_GC = product(teacher_GD, centroids_CD.T)
             # The difference of logits, not of two large sums: it is exactly 0 where student and teacher agree.
             sums[1].add(teacher_GC, centroids_CD, difference_GC=teacher_GC - logits_GC)
         sums[0].add(logits_GC, centroids_CD)
@@ -102,11 +112,12 @@ def _pass_over_centroids(call: _Call) -> list[_Sums]:
 
 def _label_rows(call: _Call) -> Tensor:
     """``(G, D)``: each row's own centroid, zero where another rank holds it."""
-    own_GD = torch.zeros_like(call.student_GD)
-    if call.labels_G is not None:
-        here_G, positions = call.centroids.own(call.labels_G)
-        own_GD[here_G] = call.centroids.unit(positions, own_GD.dtype)
-    return own_GD
+    if call.labels_G is None or not len(call.centroids):
+        return torch.zeros_like(call.student_GD)
+    positions = call.labels_G - call.centroids.start
+    nearest = positions.clamp(0, len(call.centroids) - 1)
+    # Not by a mask as index, for whose size the host would wait.
+    return call.centroids.unit(nearest, call.student_GD.dtype).mul_((nearest == positions)[:, None])
 
 
 def _reduce(call: _Call, sums: list[_Sums], label_GD: Tensor) -> Tensor:
