@@ -1,6 +1,7 @@
 """Run benchmarks in turn: ``make bench`` for all, ``python -m benchmarks.run NAME...`` for some.
 
-Each prints its rows and writes ``benchmarks/results/<name>.json`` with the machine and the command beside them.
+Each prints its rows and writes ``<name>.json`` with the machine and the command beside them, into
+``benchmarks/results`` or the folder given by ``--output``. What needs a GPU is ``python -m benchmarks.gpu``.
 """
 
 import argparse
@@ -17,16 +18,13 @@ BENCHMARKS = (
     "memory",
     "million",
     "balance",
-    "gpu_pairs",
     "download",
     "download_memory",
     "cluster_head",
     "global_batch",
     "training_step",
-    "gpu_training",
     "encoder",
     "embedding",
-    "embedding_gpu",
     "parquet_layout",
     "demo",
 )
@@ -46,26 +44,28 @@ def machine() -> str:
     return f"{psutil.cpu_count()} x {name}, {memory:.0f} GiB"
 
 
-def run(name: str) -> None:
+def run(name: str, output: Path) -> None:
     """Run one benchmark, print its rows and keep them."""
     rows: list[dict[str, Any]] = importlib.import_module(f"benchmarks.{name}").measure()
     print(f"\n{name} ({machine()})")
     for row in rows:
         print("  " + ", ".join(f"{key} {value}" for key, value in row.items()))
     content = {"machine": machine(), "command": f"python -m benchmarks.run {name}", "rows": rows}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}; none means all")
-    names = parser.parse_args().names or list(BENCHMARKS)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
+    arguments = parser.parse_args()
+    names = arguments.names or list(BENCHMARKS)
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     for name in names:
-        run(name)
+        run(name, arguments.output)
 
 
 if __name__ == "__main__":

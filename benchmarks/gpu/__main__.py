@@ -1,0 +1,109 @@
+"""``python -m benchmarks.gpu``: run the parts, each in its own process, and report what they found."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.gpu.parts import PARTS
+from benchmarks.gpu.report import Rows, write_report
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_RESULTS = _PROJECT / "benchmarks" / "results" / "gpu"
+# Of a part that was ended, for what it started itself to end too.
+_GRACE_S = 3.0
+
+
+def main() -> int:
+    arguments = _arguments()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    rows = Rows(arguments.output / "rows.jsonl")
+    rows.start(command=" ".join(["python -m benchmarks.gpu", *sys.argv[1:]]))
+    deadline = time.monotonic() + 60 * arguments.minutes
+    for name in arguments.only or PARTS:
+        left = deadline - time.monotonic()
+        if left < 1:
+            rows.add({"part": name, "status": "out of time"})
+            continue
+        # On a CPU what is interpreted or merely small may take longer than a GPU does.
+        _run(
+            name,
+            rows,
+            limit_s=min(PARTS[name].limit_s * (1 if arguments.device == "cuda" else 4), left),
+            **_how(arguments),
+        )
+        write_report(rows, arguments.output)
+    write_report(rows, arguments.output)
+    print((arguments.output / "report.md").read_text())
+    return 1 if rows.failures() else 0
+
+
+def _how(arguments: argparse.Namespace) -> dict[str, object]:
+    return {"device": arguments.device, "tiny": arguments.tiny}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    known = "; ".join(f"{name}: {part.what}" for name, part in PARTS.items())
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=f"parts, in this order ({known})")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together (default: 8)")
+    parser.add_argument("--tiny", action="store_true", help="sizes that show that everything works, and nothing else")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where torch finds it")
+    parser.add_argument("--output", type=Path, default=_RESULTS, help="folder of the results (default: %(default)s)")
+    arguments = parser.parse_args()
+    if arguments.device is None:
+        import torch
+
+        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if arguments.device == "cpu" and not arguments.tiny:
+        parser.error("on a CPU there is only --tiny: the sizes are those of a GPU")
+    return arguments
+
+
+def _run(name: str, rows: Rows, *, limit_s: float, device: object, tiny: object) -> None:
+    """Run one part in a process group of its own, and end the group when it is over or out of time."""
+    print(f"--- {name} ({limit_s:.0f} s at most)", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"benchmark-{name}-"))
+    command = [sys.executable, "-m", "benchmarks.gpu.child", name, str(rows.path), str(folder), str(device)]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command + ["--tiny"] * bool(tiny), env=_environment(device), stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        code = process.wait(limit_s)
+        # One that raised has said so itself.
+        if code not in (0, 1):
+            rows.add({"part": name, "status": "failed", "error": f"ended with status {code}"})
+    except subprocess.TimeoutExpired:
+        rows.add({"part": name, "status": "failed", "error": f"not done after {limit_s:.0f} s"})
+    finally:
+        _end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+    rows.add({"part": name, "status": "took", "seconds": round(time.monotonic() - started, 1)})
+
+
+def _environment(device: object) -> dict[str, str]:
+    paths = [str(_PROJECT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {"GOMP_SPINCOUNT": "30000", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    if device == "cpu":
+        # Kernels are interpreted, and nothing finds a GPU that may be there.
+        environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return environment
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

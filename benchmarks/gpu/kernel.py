@@ -1,0 +1,52 @@
+"""The pair search's kernels against float64: no near pair lost, distances equal to the last bit, the same forest."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.hard_data import DATA, T, forest, near_pairs
+from benchmarks.gpu.parts import Setting
+from pipeline.device_search import Span, candidates, on_host, search_spans
+from pipeline.forest import Edges
+from pipeline.prefix import Bound, Precision, principal_axes
+
+# Rows, width, coordinates of the bound: widths that no block divides, sides of one row and of one more than a block.
+_CASES = [(8193, 1280, 57), (8193, 100, 57), (2049, 37, 30), (700, 513, 121), (129, 7, 7), (1, 1280, 57), (2, 64, 1)]
+_TINY = [(67, 37, 25), (1, 40, 13)]
+
+
+def measure(setting: Setting) -> Iterator[dict[str, Any]]:
+    # Triton's interpreter works in numpy, which has no bfloat16.
+    precisions: tuple[Precision, ...] = ("bfloat16", "tfloat32", "float32") if setting.cuda else ("tfloat32", "float32")
+    for name, make in DATA.items():
+        for rows, width, prefix in _TINY if setting.tiny else _CASES:
+            vectors = make(np.random.default_rng([rows, width]), rows, width)
+            pairs = near_pairs(vectors, T)
+            for precision in precisions:
+                yield {"data": name, "rows": rows, "width": width, **_check(vectors, pairs, prefix, precision, setting)}
+    if not setting.cuda:
+        yield {"what": "bfloat16", "status": "needs CUDA"}
+
+
+def _check(vectors: np.ndarray, pairs: Edges, prefix: int, precision: Precision, setting: Setting) -> dict[str, Any]:
+    bound = Bound(prefix=prefix, precision=precision, max_distance=T, tensor_cores=True)
+    on_device = torch.from_numpy(vectors).to(setting.device)
+    basis = principal_axes(on_device[:4096].cpu(), prefix).to(setting.device)
+    span = Span.of(torch.arange(len(vectors), device=setting.device), on_device, basis, bound)
+    found = [torch.stack([a.long(), b.long()]).cpu().numpy() for a, b in candidates(span, span, bound)]
+    a, b = np.concatenate(found, axis=1) if found else np.empty((2, 0), np.int64)
+    lost = np.setdiff1d(pairs.a * len(vectors) + pairs.b, a * len(vectors) + b, assume_unique=True)
+    edges = on_host(search_spans(span, span, bound, nodes=len(vectors)).edges)
+    expected = forest(vectors, pairs)
+    equal = all(np.array_equal(getattr(edges, name), getattr(expected, name)) for name in ("a", "b", "distance"))
+    twice = len(np.unique(a * len(vectors) + b)) != len(a)
+    return {
+        "precision": precision,
+        "pairs": len(pairs),
+        "candidates": len(a),
+        "lost": len(lost),
+        "forest_equal": equal,
+        "ok": equal and not len(lost) and not twice and bool((a < b).all()),
+    }
