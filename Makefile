@@ -34,7 +34,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.run
 
 docs: $(READY)
-	$(BIN)/python -m assets.reference
+	$(BIN)/python -m assets.tools.config_reference
 
 # After a change of the dependencies in pyproject.toml.
 lock: $(READY)

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.metadata import materialization
+from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 from pipeline.demo.stage import resolve_datasets
 
@@ -15,7 +15,7 @@ from pipeline.demo.stage import resolve_datasets
 )
 def ablation_results(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
     """The same student and number of steps for every choice of data, losses and seed. Goes on where it was ended."""
-    from assets.plots_ablation import ablation_bars, markdown_image
+    from assets.page.ablation_plot import ablation_bars, markdown_image
     from training.ablation.stage import run_ablation, summary
 
     config = settings.resolve()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.embeddings import teacher_embeddings
-from assets.metadata import materialization
+from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 
 _TABLES = {
@@ -18,11 +18,11 @@ _TABLES = {
 
 @dg.asset(group_name="curation", kinds={"scipy", "parquet"}, deps=[teacher_embeddings], pool="gpu")
 def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
-    """Minimum spanning forest of all pairs of images up to `neighbours.max_distance`: every threshold in one table."""
-    from pipeline.neighbours import build_forest
+    """Minimum spanning forest of all pairs of images up to `neighbors.max_distance`: every threshold in one table."""
+    from pipeline.neighbors.stage import build_forest
 
     config = settings.resolve()
-    result = build_forest(config.path, config.neighbours, config.compute)
+    result = build_forest(config.path, config.neighbors, config.compute)
     return materialization(result, config.path, "near_duplicates")
 
 
@@ -36,8 +36,8 @@ def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
 )
 def balance(settings: SettingsResource) -> Iterator[dg.MaterializeResult]:
     """Groups of near-duplicates at the threshold, and the image that stands for each."""
-    from assets.pictures import balance_pictures
-    from pipeline.balance import balance_pairs
+    from assets.page.pictures import balance_pictures
+    from pipeline.balance.stage import balance_pairs
 
     config = settings.resolve()
     result = balance_pairs(config.path, config.balance, config.query)

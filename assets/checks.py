@@ -19,17 +19,17 @@ _STAGES = {
 """Stages that do not have the name of the table that they make."""
 
 
-def _one(config: Settings, name: str, **tables: str) -> dict[str, Any]:
+def _one(config: Settings, name: str, *, package: str = "assets", **tables: str) -> dict[str, Any]:
     """The first row of a named query; each parameter names a table, which is passed as its files."""
-    from pipeline import query
-    from pipeline.store import read_result
+    from pipeline.core import query
+    from pipeline.storage.result import read_result
 
     files = {
         parameter: query.files(read_result(config.path, _STAGES.get(table, table)).parquet(table))
         for parameter, table in tables.items()
     }
     with query.connect(config.query, scratch=config.path / ".tmp") as connection:
-        row = query.one(connection, query.sql(name), files)
+        row = query.one(connection, query.sql(package, name), files)
     assert row is not None
     return row
 
@@ -61,7 +61,7 @@ def embeddings_sound(settings: SettingsResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset="teacher_embeddings", blocking=True)
 def embeddings_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
     """On a sample, plain open_clip computes the embeddings that are stored."""
-    from pipeline.live import live_cosines
+    from pipeline.embeddings.verify import live_cosines
 
     config = settings.resolve()
     if not config.checks.live_samples:
@@ -75,7 +75,7 @@ def embeddings_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset="teacher_views", blocking=True)
 def views_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
     """On a sample, every view is made again from its parameters, and has the embedding that is stored."""
-    from pipeline.live import live_view_cosines
+    from pipeline.embeddings.verify import live_view_cosines
 
     config = settings.resolve()
     if not config.checks.live_samples or config.embeddings.views == 1:
@@ -111,7 +111,7 @@ def one_survivor_per_group(settings: SettingsResource) -> dg.AssetCheckResult:
 def no_group_swallows_all(settings: SettingsResource) -> dg.AssetCheckResult:
     """Single linkage can chain: the largest group holds at most `checks.max_group_share` of the images not blocked."""
     config = settings.resolve()
-    found = _one(config, "balance_counts", groups="balance_groups")
+    found = _one(config, "balance_counts", package="pipeline.balance", groups="balance_groups")
     passed = found["largest_group_share"] <= config.checks.max_group_share
     return dg.AssetCheckResult(passed=passed, metadata=found | {"at_most": config.checks.max_group_share})
 
@@ -137,8 +137,8 @@ def training_loss_fell(settings: SettingsResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset="student", blocking=True)
 def export_reloads(settings: SettingsResource) -> dg.AssetCheckResult:
     """Plain open_clip loads the export and computes the embeddings that the trained module computed."""
-    from pipeline.store import read_result
-    from training.probe import export_cosine
+    from pipeline.storage.result import read_result
+    from training.export.check import export_cosine
 
     config = settings.resolve()
     cosine = export_cosine(read_result(config.path, "student").folder("student"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.metadata import materialization
+from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 
 _TABLES = {
@@ -24,8 +24,8 @@ _TABLES = {
 )
 def clusters(settings: SettingsResource) -> Iterator[dg.MaterializeResult]:
     """faiss k-means on the teacher's embeddings of the kept images."""
-    from assets.pictures import cluster_pictures
-    from pipeline.cluster import cluster_images
+    from assets.page.pictures import cluster_pictures
+    from pipeline.clusters.stage import cluster_images
 
     config = settings.resolve()
     result = cluster_images(config.path, config.clusters)

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.metadata import materialization
+from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 from assets.source import images
 from pipeline.demo.stage import teacher_identity
-from pipeline.store import StageResult
+from pipeline.storage.result import StageResult
 
 
 @dg.asset(group_name="curation", kinds={"pytorch"})
 def teacher(settings: SettingsResource) -> dg.MaterializeResult:
     """The teacher CLIP as a hashed open_clip folder; the demo trains its own."""
-    from pipeline.teacher import resolve_teacher
+    from pipeline.teacher.stage import resolve_teacher
 
     config = settings.resolve()
 
@@ -30,7 +30,7 @@ def teacher(settings: SettingsResource) -> dg.MaterializeResult:
 @dg.asset(group_name="curation", kinds={"pytorch", "parquet"}, deps=[teacher, images], pool="gpu")
 def teacher_embeddings(settings: SettingsResource) -> dg.MaterializeResult:
     """Normalised float16 embeddings of every downloaded image and its caption."""
-    from pipeline.embed import embed_images
+    from pipeline.embeddings.stage import embed_images
 
     config = settings.resolve()
     result = embed_images(config.path, config.embeddings, config.compute)
@@ -40,7 +40,7 @@ def teacher_embeddings(settings: SettingsResource) -> dg.MaterializeResult:
 @dg.asset(group_name="distillation", kinds={"pytorch", "parquet"}, deps=[teacher, images, "balanced_pairs"], pool="gpu")
 def teacher_views(settings: SettingsResource) -> dg.MaterializeResult:
     """The teacher's embeddings of random views of the kept images, where `embeddings.views` asks for them."""
-    from pipeline.embed import embed_views
+    from pipeline.embeddings.stage import embed_views
 
     config = settings.resolve()
     result = embed_views(config.path, config.embeddings, config.compute)
@@ -49,7 +49,7 @@ def teacher_views(settings: SettingsResource) -> dg.MaterializeResult:
 
 def _speed(result: StageResult) -> dict[str, float]:
     """Of the work on all shards, summed over worker processes."""
-    from pipeline.embed import loader_stall
+    from pipeline.embeddings.stage import loader_stall
 
     seconds = result.stats.get("embedding_s", 0.0)
     return {

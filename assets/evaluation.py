@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.embeddings import teacher
-from assets.metadata import materialization
+from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 from assets.student import baseline, student
 from pipeline.demo.stage import resolve_datasets
@@ -12,7 +12,7 @@ from pipeline.demo.stage import resolve_datasets
 @dg.asset(group_name="distillation", kinds={"open_clip", "parquet"}, deps=[teacher, student, baseline], pool="gpu")
 def evaluation(settings: SettingsResource) -> dg.MaterializeResult:
     """Zero-shot classification, linear probe and retrieval."""
-    from assets.pictures import evaluation_pictures
+    from assets.page.pictures import evaluation_pictures
     from training.evaluation.stage import evaluate_models
 
     config = settings.resolve()

@@ -30,5 +30,5 @@ class SettingsResource(_as_dagster(Settings, dg.ConfigurableResource)):  # type:
     """Every parameter of the pipeline. ``profiles/`` holds complete examples."""
 
     def resolve(self) -> Settings:
-        """The plain settings, checked; raises :class:`pipeline.errors.ConfigError`."""
+        """The plain settings, checked; raises :class:`pipeline.core.errors.ConfigError`."""
         return parse_settings(self.model_dump())

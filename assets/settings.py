@@ -5,25 +5,35 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config import (
-    BalanceConfig,
-    ChecksConfig,
-    ClustersConfig,
-    ComputeConfig,
-    EmbeddingsConfig,
-    ImagesConfig,
-    NeighboursConfig,
-    QueryConfig,
-    Section,
-    ShardsConfig,
-    SourceConfig,
-    StorageConfig,
-    TeacherConfig,
-)
+from pipeline.balance.config import BalanceConfig
+from pipeline.clusters.config import ClustersConfig
+from pipeline.compute.config import ComputeConfig
+from pipeline.core.errors import ConfigError
+from pipeline.core.query import QueryConfig
+from pipeline.core.settings import Section, runtime
 from pipeline.demo.config import DemoConfig
-from pipeline.errors import ConfigError
-from pipeline.storage import open_root
+from pipeline.download.config import ImagesConfig
+from pipeline.embeddings.config import EmbeddingsConfig
+from pipeline.neighbors.config import NeighborsConfig
+from pipeline.shards.config import ShardsConfig
+from pipeline.source.config import SourceConfig
+from pipeline.storage.config import StorageConfig
+from pipeline.storage.roots import open_root
+from pipeline.teacher.config import TeacherConfig
 from training.config import AblationConfig, BaselineConfig, EvaluationConfig, StudentConfig
+
+
+class ChecksConfig(Section):
+    """Bounds of the asset checks."""
+
+    min_success_rate: float = runtime(0.5, "Least share of the pairs that must have been downloaded.", ge=0, le=1)
+    max_group_share: float = runtime(0.05, "Largest share of all images that one group may hold.", gt=0, le=1)
+    max_empty_clusters: float = runtime(0.01, "Largest share of clusters without an image.", ge=0, le=1)
+    live_samples: int = runtime(
+        24, "Samples whose teacher embeddings are computed anew and compared with those stored; 0 compares none.", ge=0
+    )
+    min_embedding_cosine: float = runtime(0.999, "Least cosine between the two.", le=1)
+    min_export_cosine: float = runtime(0.9999, "Least cosine between embeddings before and after export.", le=1)
 
 
 class Settings(Section):
@@ -43,7 +53,7 @@ class Settings(Section):
     images: ImagesConfig = ImagesConfig()
     teacher: TeacherConfig = TeacherConfig()
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
-    neighbours: NeighboursConfig = NeighboursConfig()
+    neighbors: NeighborsConfig = NeighborsConfig()
     balance: BalanceConfig = BalanceConfig()
     clusters: ClustersConfig = ClustersConfig()
     shards: ShardsConfig = ShardsConfig()
@@ -55,10 +65,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.balance.target_removal is None and self.balance.threshold > self.neighbours.max_distance:
+        if self.balance.target_removal is None and self.balance.threshold > self.neighbors.max_distance:
             raise ValueError(
-                f"balance.threshold {self.balance.threshold} lies beyond neighbours.max_distance "
-                f"{self.neighbours.max_distance}, up to which pairs are recorded"
+                f"balance.threshold {self.balance.threshold} lies beyond neighbors.max_distance "
+                f"{self.neighbors.max_distance}, up to which pairs are recorded"
             )
         if self.student.ranks and self.student.batch_size % self.student.ranks:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.metadata import materialization
+from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 from pipeline.demo.stage import reachable, resolve_lists
 
@@ -10,7 +10,7 @@ from pipeline.demo.stage import reachable, resolve_lists
 @dg.asset(group_name="curation", kinds={"duckdb", "parquet"})
 def source_pairs(settings: SettingsResource) -> dg.MaterializeResult:
     """URLs and captions from the configured lists, each pair with its `sample_id`; exact repeats dropped."""
-    from pipeline.source import import_pairs
+    from pipeline.source.stage import import_pairs
 
     config = settings.resolve()
     lists = resolve_lists(config.source.lists, config.path, config.demo)
@@ -21,9 +21,9 @@ def source_pairs(settings: SettingsResource) -> dg.MaterializeResult:
 @dg.asset(group_name="curation", kinds={"img2dataset", "webdataset"}, deps=[source_pairs])
 def images(settings: SettingsResource) -> dg.MaterializeResult:
     """Images fetched by img2dataset into WebDataset tars, with a status for every pair."""
-    from assets.pictures import download_outcomes
-    from pipeline.download import download_images
-    from pipeline.teacher import check_teacher
+    from assets.page.pictures import download_outcomes
+    from pipeline.download.stage import download_images
+    from pipeline.teacher.stage import check_teacher
 
     config = settings.resolve()
     # Nothing here needs the teacher, but a misspelt one should not wait for the end of a download.

@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import materialization
+from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 from assets.settings import Settings
 from pipeline.demo.stage import resolve_datasets
-from pipeline.storage import storage_of
-from pipeline.store import StageResult
+from pipeline.storage.result import StageResult
+from pipeline.storage.roots import storage_of
 
 _STEPS_BETWEEN_OBSERVATIONS = 50
 
@@ -28,7 +28,7 @@ _STEPS_BETWEEN_OBSERVATIONS = 50
 )
 def training_shards(settings: SettingsResource) -> dg.MaterializeResult:
     """Kept pairs, globally shuffled, as tars with teacher embeddings and cluster label."""
-    from pipeline.shards import write_shards
+    from pipeline.shards.stage import write_shards
 
     config = settings.resolve()
     result = write_shards(config.path, config.shards, config.query, views=config.embeddings.views)
@@ -93,7 +93,7 @@ def _observed(
 
 
 def _trained(result: StageResult, config: Settings, name: str, metrics_table: str) -> dg.MaterializeResult:
-    from assets.pictures import training_pictures
+    from assets.page.pictures import training_pictures
 
     extra = {"metrics": dg.MetadataValue.path(storage_of(config.path).uri(metrics_table))}
     return materialization(result, config.path, name, extra=extra | training_pictures(config, metrics_table))

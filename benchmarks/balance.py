@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema
-from pipeline.balance import semantic_balance
-from pipeline.config import QueryConfig
+from pipeline.balance.semantic_balance import semantic_balance
+from pipeline.core import schema
+from pipeline.core.query import QueryConfig
 
 _ROWS, _EDGES, _FILES, _WIDTH = 12_000_000, 10_000_000, 12, 16
 _MAX_DISTANCE, _LARGEST_GROUP, _REMOVAL = 0.6, 100_000, 0.437

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.schema import EMBEDDING_ROW_GROUP, SAMPLE_ID
+from pipeline.core.schema import EMBEDDING_ROW_GROUP, SAMPLE_ID
 
 SPECTRA = {
     # Share of the variance along the i-th axis. Measured spectra of CLIP embeddings fall about so.

@@ -30,7 +30,7 @@ _LEAN = "CLIP_CID_BENCHMARK_LEAN"
 
 if os.environ.get(_LEAN):
     # Here and not in a function: img2dataset's workers import this module before all else.
-    from pipeline.lean import leave_out_unused
+    from pipeline.download.stub_imports import leave_out_unused
 
     leave_out_unused()
     # img2dataset's own resizer needs it.
@@ -61,8 +61,9 @@ def measure() -> list[dict[str, Any]]:
 
 
 def make_source(root: Path, urls: list[str]) -> Path:
-    from pipeline.config import QueryConfig, SourceConfig
-    from pipeline.source import import_pairs
+    from pipeline.core.query import QueryConfig
+    from pipeline.source.config import SourceConfig
+    from pipeline.source.stage import import_pairs
 
     root.mkdir()
     captions = [f"picture {number}" for number in range(len(urls))]
@@ -73,8 +74,8 @@ def make_source(root: Path, urls: list[str]) -> Path:
 
 
 def _stage(root: Path) -> float:
-    from pipeline.config import ImagesConfig
-    from pipeline.download import download_images
+    from pipeline.download.config import ImagesConfig
+    from pipeline.download.stage import download_images
 
     config = ImagesConfig(
         image_size=_SIZE, processes=_PROCESSES, threads=_THREADS, allow_private_addresses=True, robots_txt=False

@@ -184,8 +184,8 @@ def make_root(
     import open_clip
     import torch
 
-    from pipeline.config import TeacherConfig
-    from pipeline.teacher import resolve_teacher
+    from pipeline.teacher.config import TeacherConfig
+    from pipeline.teacher.stage import resolve_teacher
 
     del batch_size
     root.mkdir(parents=True)
@@ -206,8 +206,8 @@ def make_root(
 def _write_images(root: Path, samples: int, pixels: int, shards: int) -> None:
     import pyarrow.parquet as pq
 
-    from pipeline.store import Stage
-    from pipeline.tars import index_tar, write_tar
+    from pipeline.core.tars import index_tar, write_tar
+    from pipeline.storage.stage import Stage
 
     random = np.random.default_rng(0)
     names = [f"{number:05d}" for number in range(shards)]
@@ -244,9 +244,10 @@ def _sample_id(url: str, caption: str) -> int:
 
 def main() -> None:
     """The side of this project: answers each line of stdin with the seconds that the stage took."""
-    from pipeline.config import ComputeConfig, EmbeddingsConfig
-    from pipeline.embed import embed_images
-    from pipeline.inference import teacher_kept
+    from pipeline.compute.config import ComputeConfig
+    from pipeline.embeddings.config import EmbeddingsConfig
+    from pipeline.embeddings.embedder import teacher_kept
+    from pipeline.embeddings.stage import embed_images
 
     parser = argparse.ArgumentParser()
     parser.add_argument("root", type=Path)

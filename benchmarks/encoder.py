@@ -29,8 +29,8 @@ def _passes(root: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
     """One pass of the image tower over a batch."""
     import torch
 
-    from pipeline.encoder import Encoder
-    from pipeline.teacher import load_clip
+    from pipeline.clip.model import load_clip
+    from pipeline.embeddings.encoder import Encoder
 
     folder, last = root / "teacher", torch.channels_last
     height, width = (getattr(Encoder(load_clip(folder)).preprocessing, side) for side in ("height", "width"))
@@ -79,10 +79,11 @@ def _decoding(root: Path) -> list[dict[str, Any]]:
     import torch
     import webdataset as wds
 
-    from pipeline.config import AugmentationConfig
-    from pipeline.loader import Loader, Preprocessing
-    from pipeline.tars import TarReader
-    from pipeline.teacher import load_clip
+    from pipeline.clip.model import load_clip
+    from pipeline.clip.preprocessing import Preprocessing
+    from pipeline.clip.views import AugmentationConfig
+    from pipeline.core.tars import TarReader
+    from pipeline.embeddings.loader import Loader
 
     clip = load_clip(root / "teacher")
     shards = sorted((root / "images").glob("*.tar"))

@@ -15,7 +15,7 @@ from benchmarks.data import near_copies, pieces, unit, write
 _SEARCH = """
 import json, re, sys
 from pathlib import Path
-from pipeline.neighbours import near_duplicate_forest
+from pipeline.neighbors import near_duplicate_forest
 import dataclasses
 report = near_duplicate_forest(Path(sys.argv[1]), Path(sys.argv[2]), max_distance=0.447)
 # Not ru_maxrss, which counts what the parent had when it started this process.

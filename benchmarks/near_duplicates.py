@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from benchmarks.data import pieces, write
-from pipeline.exact import exact_edges
-from pipeline.forest import Edges, ForestBuilder, components, minimum_spanning_forest
-from pipeline.neighbours import near_duplicate_forest
-from pipeline.vectors import read_vectors
+from pipeline.graph.forest import Edges, ForestBuilder, components, minimum_spanning_forest
+from pipeline.neighbors.distances import exact_edges
+from pipeline.neighbors.search import near_duplicate_forest
+from pipeline.vectors.read import read_vectors
 
 _DISTANCE = 0.447
 _WIDTH = 1280

@@ -87,8 +87,8 @@ def _engines(pair: str) -> list[dict[str, Any]]:
     from torch.nn.parallel import DistributedDataParallel
 
     from training.config import StudentConfig
-    from training.engine import Engine, init_distributed
-    from training.ports import reserved_port
+    from training.engine.deepspeed_engine import Engine, init_distributed
+    from training.launch.ports import reserved_port
 
     with reserved_port() as port:
         where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -141,10 +141,11 @@ def _layouts() -> list[dict[str, Any]]:
 
 def _loader() -> list[dict[str, Any]]:
     """Samples a second of the loader against those that the students take, each alone on all cores."""
-    from pipeline.loader import Preprocessing
-    from training.data import TrainingSet, batches
-    from training.order import SampleOrder
-    from training.terms import Needs
+    from pipeline.clip.preprocessing import Preprocessing
+    from training.data.dataset import TrainingSet
+    from training.data.loader import batches
+    from training.data.order import SampleOrder
+    from training.losses.active import Needs
 
     needs = Needs(teacher_image=True, teacher_text=True, cluster_id=True, centroids=True)
     built = _built()
@@ -192,7 +193,7 @@ def _plain_step(student: Any, pair: str) -> Callable[[], None]:
 
 
 def _built() -> Any:
-    from training.student import build_student
+    from training.model.student import build_student
 
     return build_student("demo", teacher_dim=_WIDTH, temperature=0.07, seed=0)
 
@@ -216,7 +217,7 @@ def _pair(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _student(config: dict[str, Any] | None = None) -> Any:
     """As the engine has it at ZeRO 0."""
-    from training.student import Student, memory_format
+    from training.model.student import Student, memory_format
 
     clip = _clip(config or _pair("demo")[0], nonscalar_logit_scale=True)
     student = Student(clip, embed_dim=_WIDTH, teacher_dim=_WIDTH)
@@ -238,7 +239,7 @@ def _size(pair: str) -> int:
 def _batch(pair: str) -> Any:
     import torch
 
-    from training.task import Batch
+    from training.data.batch import Batch
 
     size = _size(pair)
     return Batch(
@@ -255,8 +256,8 @@ def _task(**losses: dict[str, Any]) -> Any:
     import torch
 
     from training.config import LossesConfig
+    from training.loop.task import DistillationTask
     from training.losses.centroids import Centroids
-    from training.task import DistillationTask
 
     centroids = Centroids(torch.randn(_CLUSTERS, _WIDTH, generator=torch.Generator().manual_seed(0)))
     config, device = LossesConfig.model_validate(losses), torch.device("cpu")
@@ -269,7 +270,7 @@ def _write_shards(folder: Path) -> None:
     import pyarrow.parquet as pq
     from PIL import Image
 
-    from pipeline.tars import index_tar, write_tar
+    from pipeline.core.tars import index_tar, write_tar
 
     rng = np.random.default_rng(0)
     vector, image = io.BytesIO(), io.BytesIO()

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     # Not at run time: tests of kernels run where there is torch and little else.
     from assets.settings import Settings
-    from pipeline.store import StageResult
+    from pipeline.storage.result import StageResult
     from tests.ray_cluster import LoopbackCluster
     from tests.s3 import Store
 
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "source": {"samples_per_shard": 120},
     # On a busy machine the corpus's own server may be slow to answer; that should not look like a dead link.
     "images": {"timeout_s": 60},
-    "neighbours": {"max_distance": 0.5},
+    "neighbors": {"max_distance": 0.5},
     # A teacher of a few steps puts all images close together, so shares are asked for here, not distances.
     "balance": {"target_removal": 0.3},
     "checks": {"max_group_share": 1.0},
@@ -51,7 +51,7 @@ def small_settings(root: Path, **changes: Any) -> "Settings":
 
 def run_source(settings: "Settings") -> "StageResult":
     from pipeline.demo.stage import resolve_lists
-    from pipeline.source import import_pairs
+    from pipeline.source.stage import import_pairs
 
     lists = resolve_lists(settings.source.lists, settings.path, settings.demo)
     return import_pairs(settings.path, settings.source, settings.query, lists=lists)
@@ -59,7 +59,7 @@ def run_source(settings: "Settings") -> "StageResult":
 
 def run_images(settings: "Settings") -> "StageResult":
     from pipeline.demo.stage import reachable
-    from pipeline.download import download_images
+    from pipeline.download.stage import download_images
 
     with reachable(settings.source.lists, settings.path, settings.images) as images:
         return download_images(settings.path, images)
@@ -68,7 +68,7 @@ def run_images(settings: "Settings") -> "StageResult":
 def run_teacher(settings: "Settings") -> "StageResult":
     from pipeline.demo.stage import teacher_identity
     from pipeline.demo.teacher import train_demo_teacher
-    from pipeline.teacher import resolve_teacher
+    from pipeline.teacher.stage import resolve_teacher
 
     return resolve_teacher(
         settings.path,
@@ -79,27 +79,27 @@ def run_teacher(settings: "Settings") -> "StageResult":
 
 
 def run_embeddings(settings: "Settings") -> "StageResult":
-    from pipeline.embed import embed_images
+    from pipeline.embeddings.stage import embed_images
 
     return embed_images(settings.path, settings.embeddings, settings.compute)
 
 
 def run_balance(settings: "Settings") -> "StageResult":
-    from pipeline.balance import balance_pairs
-    from pipeline.neighbours import build_forest
+    from pipeline.balance.stage import balance_pairs
+    from pipeline.neighbors.stage import build_forest
 
-    build_forest(settings.path, settings.neighbours, settings.compute)
+    build_forest(settings.path, settings.neighbors, settings.compute)
     return balance_pairs(settings.path, settings.balance, settings.query)
 
 
 def run_clusters(settings: "Settings") -> "StageResult":
-    from pipeline.cluster import cluster_images
+    from pipeline.clusters.stage import cluster_images
 
     return cluster_images(settings.path, settings.clusters)
 
 
 def run_shards(settings: "Settings") -> "StageResult":
-    from pipeline.shards import write_shards
+    from pipeline.shards.stage import write_shards
 
     return write_shards(settings.path, settings.shards, settings.query)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.config import StorageConfig
+from pipeline.storage.config import StorageConfig
 
 BUCKET = "my-bucket"
 

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from pipeline.errors import ShardError
+from pipeline.core.errors import ShardError
 
 
 def square(number: int) -> int:

@@ -18,7 +18,7 @@ from dagster_postgres.storage import DagsterPostgresStorage
 
 from assets.definitions import defs
 from assets.settings import Settings, parse_settings
-from pipeline.supervise import distributor
+from pipeline.download.supervisor import distributor
 
 PROJECT = Path(__file__).resolve().parents[1]
 DEPLOY = PROJECT / "deploy"
@@ -60,7 +60,7 @@ def test_schemas_are_there_and_refuse() -> None:
 def test_the_run_config_is_the_profile_but_for_the_cluster() -> None:
     (profile,) = yaml.safe_load_all((DEPLOY.parent / "profiles/laion400m.yaml").read_text())
     expected = parse_settings(profile["resources"]["settings"]["config"])
-    own = {"root", "storage", "source", "evaluation", "compute", "images", "embeddings", "neighbours"}
+    own = {"root", "storage", "source", "evaluation", "compute", "images", "embeddings", "neighbors"}
     for name in Settings.model_fields.keys() - own:
         assert getattr(settings(), name) == getattr(expected, name), name
 

@@ -4,7 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.config import DEMO, Section, runtime
+from pipeline.core.settings import DEMO, Section, runtime
+
+SCRATCH = "scratch"
+
 
 RANKS_WITHOUT_GPU = 2
 TEACHER = "teacher"

@@ -1,28 +1,6 @@
 """How many processes train, where a job leaves it open: one on each GPU, or on each slot of the hostfile."""
 
 import os
-from pathlib import Path
-
-from pipeline.errors import ConfigError
-from training.config import RANKS_WITHOUT_GPU
-from training.hosts import read_hostfile
-from training.job import TrainingJob
-
-
-def with_ranks(job: TrainingJob, *, visible: str | None) -> TrainingJob:
-    """The job with its number of ranks. ``visible``: the ranks' ``CUDA_VISIBLE_DEVICES``.
-
-    Raises :class:`ConfigError` where a job wants more ranks than this machine has GPUs: two ranks cannot share one. A
-    machine without any has as many ranks as are asked for.
-    """
-    ranks = job.student.ranks
-    if job.student.hostfile:
-        return job.on(ranks or sum(read_hostfile(Path(job.student.hostfile)).values()))
-    gpus = count_gpus(visible)
-    if ranks and 0 < gpus < ranks:
-        seen = "this machine has" if visible is None else f"CUDA_VISIBLE_DEVICES {visible!r} leaves"
-        raise ConfigError(f"student.ranks is {ranks}, but {seen} {gpus} GPUs; each rank needs one of its own")
-    return job.on(ranks or gpus or RANKS_WITHOUT_GPU)
 
 
 def ranks_here() -> int:

@@ -8,27 +8,28 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError, EmbeddingError
-from pipeline.files import write_text_atomically
-from pipeline.loader import Preprocessing
-from pipeline.progress import Progress
-from training.job import TrainingJob
-from training.lifeline import Tie, release, tie_between_ranks
+from pipeline.clip.preprocessing import Preprocessing
+from pipeline.core.errors import ConfigError, EmbeddingError
+from pipeline.core.files import write_text_atomically
+from pipeline.core.progress import Progress
+from training.job.training_job import TrainingJob
+from training.launch.lifeline import Tie, release, tie_between_ranks
+from training.loop.stop import StopFlag, StopRequested
+from training.losses.active import Needs, learnt_temperatures
 from training.ranks import ranks_here
-from training.stop import StopFlag, StopRequested
-from training.terms import Needs, learnt_temperatures
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.centroids import CentroidTable
-    from training.checkpoint import Checkpoints
-    from training.data import TrainingSet
-    from training.engine import Engine
-    from training.loop import LoopSettings
-    from training.order import SampleOrder
-    from training.student import BuiltStudent
-    from training.task import Batch, DistillationTask
+    from training.data.batch import Batch
+    from training.data.dataset import TrainingSet
+    from training.data.order import SampleOrder
+    from training.engine.deepspeed_engine import Engine
+    from training.job.checkpoints import Checkpoints
+    from training.loop.task import DistillationTask
+    from training.loop.training_loop import LoopSettings
+    from training.losses.centroid_table import CentroidTable
+    from training.model.student import BuiltStudent
 
 
 def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | None) -> None:
@@ -36,7 +37,7 @@ def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | Non
 
     ``tie``: to whoever started ranks on several machines; none ties them to rank 0, if there are several machines.
     """
-    from training.loop import Loop
+    from training.loop.training_loop import Loop
 
     started = time.monotonic()
     if job.student.ranks is None:
@@ -44,9 +45,9 @@ def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | Non
     inputs = _open_inputs(job)
 
     # DeepSpeed is slow to import, so all that can be wrong with the input is found out before.
-    from training.engine import init_distributed
-    from training.loggers import open_loggers
-    from training.probe import write_probe
+    from training.engine.deepspeed_engine import init_distributed
+    from training.export.check import write_probe
+    from training.loop.loggers import open_loggers
 
     init_distributed()
     tie = tie or tie_between_ranks(stop.raise_flag)
@@ -92,10 +93,10 @@ class _Inputs:
 
 def _open_inputs(job: TrainingJob) -> _Inputs:
     """Everything that needs no other rank, checked as far as can be without training."""
-    from training.centroids import CentroidTable
-    from training.data import TrainingSet, preflight
-    from training.order import SampleOrder
-    from training.student import build_student
+    from training.data.dataset import TrainingSet, preflight
+    from training.data.order import SampleOrder
+    from training.losses.centroid_table import CentroidTable
+    from training.model.student import build_student
 
     job.check()
     job.check_shards()
@@ -130,10 +131,10 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
 
 
 def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTask, Checkpoints]":
-    from training.centroids import load_centroids
-    from training.checkpoint import Checkpoints
-    from training.engine import Engine
-    from training.task import DistillationTask
+    from training.engine.deepspeed_engine import Engine
+    from training.job.checkpoints import Checkpoints
+    from training.loop.task import DistillationTask
+    from training.losses.centroid_table import load_centroids
 
     config = job.student
     engine = Engine(inputs.student.module, config)
@@ -149,8 +150,8 @@ def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTa
 
 
 def _loop_settings(job: TrainingJob) -> "LoopSettings":
-    from training.loop import LoopSettings
-    from training.schedule import schedule_of
+    from training.engine.schedule import schedule_of
+    from training.loop.training_loop import LoopSettings
 
     config = job.student
     return LoopSettings(
@@ -164,8 +165,8 @@ def _loop_settings(job: TrainingJob) -> "LoopSettings":
 
 
 def _batches(job: TrainingJob, inputs: _Inputs, engine: "Engine", start: int) -> "Iterator[Batch]":
-    from training.data import batches
-    from training.workers import loader_workers
+    from training.data.loader import batches
+    from training.data.workers import loader_workers
 
     config = job.student
     rows = config.batch_size // engine.world
@@ -182,9 +183,9 @@ def _batches(job: TrainingJob, inputs: _Inputs, engine: "Engine", start: int) ->
 
 def _write_results(job: TrainingJob, inputs: _Inputs, state: "dict[str, Tensor]", result: dict[str, float]) -> None:
     """Export, metrics table, and the result file, last."""
-    from training.card import CARD_FILE, model_card
-    from training.metrics import read_rows, write_table
-    from training.student import export_student
+    from training.export.model_card import CARD_FILE, model_card
+    from training.job.metrics import read_rows, write_table
+    from training.model.student import export_student
 
     rows = read_rows(job.metrics_file)
     export_student(job.export_folder, inputs.student, state)

@@ -6,18 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.blocklist import blocked_ids, write_unblocked_index
-from pipeline.files import fingerprint_of
-from pipeline.manifest import read_manifest
-from pipeline.storage import storage_of
-from pipeline.store import Stage, StageResult, read_result
-from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, read_info, teacher_folder
-from training.card import CARD_FILE
+from pipeline.balance.blocklist import blocked_ids, write_unblocked_index
+from pipeline.clip.model import CONFIG_FILE, WEIGHTS_FILE
+from pipeline.core.files import fingerprint_of
+from pipeline.core.manifest import read_manifest
+from pipeline.storage.result import StageResult, read_result
+from pipeline.storage.roots import storage_of
+from pipeline.storage.stage import Stage
+from pipeline.teacher.stage import read_info, teacher_folder
 from training.config import TEACHER, ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
-from training.elsewhere import forget_elsewhere, kept_elsewhere
-from training.job import TrainingJob
-from training.launch import run_training
-from training.probe import PROBE_FILE
+from training.export.check import PROBE_FILE
+from training.export.model_card import CARD_FILE
+from training.job.training_job import TrainingJob
+from training.launch.launcher import run_training
+from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
 
 MetricsCallback = Callable[[dict[str, Any]], None]
 

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.job import TrainingJob
-from training.leave import leave
-from training.lifeline import Held
-from training.parent import end_with_parent
+from training.job.training_job import TrainingJob
+from training.launch.leave import leave
+from training.launch.lifeline import Held
+from training.launch.rank_exit import end_with_parent
+from training.loop.stop import StopFlag, StopRequested
 from training.ranks import cores_of_rank
-from training.stop import StopFlag, StopRequested
 
 STOPPED = 143
 """Exit status of a rank that wrote a checkpoint because of SIGTERM: 128 + 15, as shells count."""

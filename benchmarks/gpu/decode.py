@@ -35,7 +35,7 @@ class _Host:
     def __init__(self, setting: Setting):
         from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-        from pipeline.loader import Preprocessing
+        from pipeline.clip.preprocessing import Preprocessing
 
         # CLIP's own, as open_clip builds it.
         resize = Resize(_SIZE, interpolation=InterpolationMode.BICUBIC)
@@ -47,7 +47,7 @@ class _Host:
 
     def decoding(self, source: int) -> dict[str, Any]:
         """JPEG to the model's pixels."""
-        from pipeline.loader import decode_image
+        from pipeline.clip.preprocessing import decode_image
 
         images = self._images(source)
 
@@ -58,9 +58,8 @@ class _Host:
 
     def augmenting(self, source: int) -> dict[str, Any]:
         """A decoded image to a view of it, before preprocessing."""
-        from pipeline.config import AugmentationConfig
-        from pipeline.loader import decode_image
-        from pipeline.views import apply_view, draw_view
+        from pipeline.clip.preprocessing import decode_image
+        from pipeline.clip.views import AugmentationConfig, apply_view, draw_view
 
         # Cut, mirror and colours: all that a view may ask for.
         config = AugmentationConfig(brightness=0.4, contrast=0.4, saturation=0.4)
@@ -151,7 +150,7 @@ def normalising(setting: Setting) -> dict[str, Any]:
     """8-bit pixels on the device to what the model is given; bytes that are read and written, counted once each."""
     import torch
 
-    from pipeline.loader import Preprocessing
+    from pipeline.clip.preprocessing import Preprocessing
 
     preprocessing = Preprocessing(
         to_image=lambda image: image, height=_SIZE, width=_SIZE, mean=(0.5,) * 3, std=(0.3,) * 3

@@ -10,7 +10,7 @@ def drawn_clip(model: str, *, device: str, precision: str, layers: int | None = 
     import open_clip
     import torch
 
-    from pipeline.teacher import LoadedClip
+    from pipeline.clip.model import LoadedClip
 
     content = open_clip.get_model_config(model)
     if layers:

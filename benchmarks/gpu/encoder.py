@@ -74,7 +74,7 @@ class _Bench:
     def __init__(self, sizes: _Sizes, setting: Setting):
         import torch
 
-        from pipeline.encoder import Encoder
+        from pipeline.embeddings.encoder import Encoder
 
         self.sizes, self.setting, self.device = sizes, setting, setting.device
         begun = time.monotonic()
@@ -103,7 +103,7 @@ class _Bench:
 
     def compiled(self, batch: int) -> dict[str, Any]:
         """The same compiled; both ways take turns."""
-        from pipeline.encoder import Encoder
+        from pipeline.embeddings.encoder import Encoder
 
         pixels = self._pixels(batch)
         # A second model: one cannot be compiled and not.
@@ -130,10 +130,10 @@ class _Bench:
 
     def with_loader(self) -> dict[str, Any]:
         """JPEGs and captions in a tar to embeddings on the host: what the stage does, but for the Parquet file."""
-        from pipeline.config import AugmentationConfig
-        from pipeline.inference import Run
-        from pipeline.loader import Loader
-        from pipeline.tars import TarReader, index_tar
+        from pipeline.clip.views import AugmentationConfig
+        from pipeline.core.tars import TarReader, index_tar
+        from pipeline.embeddings.embedder import Run
+        from pipeline.embeddings.loader import Loader
 
         tar, batch = self.setting.folder / "00000.tar", self.sizes.batches[0]
         write_photographs(tar, count=self.sizes.images, pixels=self.sizes.source)
@@ -187,8 +187,8 @@ class _Bench:
 
     def precision(self) -> dict[str, Any]:
         """bf16 against fp32 without TF32, and what fp32 costs."""
-        from pipeline.encoder import Encoder, least_cosine
-        from pipeline.loader import Batch
+        from pipeline.embeddings.encoder import Encoder, least_cosine
+        from pipeline.embeddings.loader import Batch
 
         forget_peak(self.device)
         count = self.sizes.batches[-1]

@@ -100,9 +100,9 @@ def _bare(config: dict[str, Any], batch: Any, setting: Setting) -> Callable[[], 
     """The same step without us: autocast to bf16, clipping, fused AdamW, and one wait, for the loss."""
     import torch
 
-    from training.engine import parameter_groups
+    from training.engine.deepspeed_engine import parameter_groups
     from training.losses.contrastive import ContrastiveLoss
-    from training.student import Student
+    from training.model.student import Student
 
     clip = clip_of(config, setting.device, nonscalar_logit_scale=True)
     model = Student(clip, embed_dim=config["embed_dim"], teacher_dim=None, autocast=torch.bfloat16)
@@ -143,7 +143,7 @@ def _resume(setting: Setting, stage: int, precision: str) -> dict[str, Any]:
     """Four steps, saved after two. A fresh engine loads that, saves it again and does the other two: all bits equal."""
     import torch
 
-    from training.state import read
+    from training.engine.engine_state import read
 
     options: dict[str, Any] = {"precision": precision, "zero_stage": stage, "batch_size": _TINY_BATCH, "losses": _PLAIN}
     batches = [random_batch(TINY, _TINY_BATCH, setting.device) for _ in range(4)]

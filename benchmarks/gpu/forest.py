@@ -10,12 +10,13 @@ import torch
 
 from benchmarks.gpu.parts import Setting
 from benchmarks.gpu.timing import wait
-from pipeline import device_search, kernels
-from pipeline.boruvka import join
-from pipeline.device_search import Span, on_host, search_spans, to_device
-from pipeline.plan import calibrate
-from pipeline.search import tile_ranges
-from pipeline.tiles import TILE_ROWS, mapped
+from pipeline.graph.boruvka import join
+from pipeline.neighbors import gpu_kernels as kernels
+from pipeline.neighbors import gpu_tile as device_search
+from pipeline.neighbors.cost import calibrate
+from pipeline.neighbors.gpu_tile import Span, on_host, search_spans, to_device
+from pipeline.neighbors.tile import TILE_ROWS, mapped
+from pipeline.neighbors.workspace import tile_ranges
 
 _WIDTH, _DISTANCE = 1280, 0.447
 
@@ -143,7 +144,7 @@ def _against_cpu(setting: Setting) -> Iterator[dict[str, Any]]:
     """The same files through the library, on the GPU and on the CPU."""
     try:
         from benchmarks.data import pieces, write
-        from pipeline.neighbours import near_duplicate_forest
+        from pipeline.neighbors.search import near_duplicate_forest
     except ImportError as error:
         yield {"what": "equal to the CPU", "status": f"needs {error.name}"}
         return

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.forest import Edges, minimum_spanning_forest
+from pipeline.graph.forest import Edges, minimum_spanning_forest
 
 T = 0.447
 """The threshold that :func:`boundary` is made for."""

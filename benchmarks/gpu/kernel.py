@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.gpu.hard_data import DATA, T, forest, near_pairs
 from benchmarks.gpu.parts import Setting
-from pipeline.device_search import Span, candidates, on_host, search_spans
-from pipeline.forest import Edges
-from pipeline.prefix import Bound, Precision, principal_axes
+from pipeline.graph.forest import Edges
+from pipeline.neighbors.gpu_tile import Span, candidates, on_host, search_spans
+from pipeline.neighbors.lower_bound import Bound, Precision, principal_axes
 
 # Rows, width, coordinates of the bound: widths that no block divides, sides of one row and of one more than a block.
 _CASES = [(8193, 1280, 57), (8193, 100, 57), (2049, 37, 30), (700, 513, 121), (129, 7, 7), (1, 1280, 57), (2, 64, 1)]

@@ -13,10 +13,10 @@ import triton.language as tl
 
 from benchmarks.gpu.parts import Setting
 from benchmarks.gpu.timing import peak, seconds
-from pipeline import kernels
-from pipeline.device_search import Span, candidates
-from pipeline.kernels import Shape
-from pipeline.prefix import Bound, Precision, extra_columns
+from pipeline.neighbors import gpu_kernels as kernels
+from pipeline.neighbors.gpu_kernels import Shape
+from pipeline.neighbors.gpu_tile import Span, candidates
+from pipeline.neighbors.lower_bound import Bound, Precision, extra_columns
 
 _ROWS = 131_072
 

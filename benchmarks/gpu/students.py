@@ -21,8 +21,8 @@ def process_group() -> Iterator[None]:
     """This process as the only rank: NCCL on a GPU, gloo without."""
     import torch
 
-    from training.engine import init_distributed
-    from training.ports import reserved_port
+    from training.engine.deepspeed_engine import init_distributed
+    from training.launch.ports import reserved_port
 
     with reserved_port() as port:
         where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -63,8 +63,8 @@ def engine_of(
     import torch
 
     from training.config import StudentConfig
-    from training.engine import Engine
-    from training.student import Student
+    from training.engine.deepspeed_engine import Engine
+    from training.model.student import Student
 
     clip = clip_of(config, device, nonscalar_logit_scale=True)
     with torch.device(device):
@@ -76,7 +76,7 @@ def random_batch(config: dict[str, Any], rows: int, device: str, *, width: int =
     """``rows`` samples on the device: noise as pixels, teacher embeddings ``width`` wide, labels below ``clusters``."""
     import torch
 
-    from training.task import Batch
+    from training.data.batch import Batch
 
     size, length = config["vision_cfg"]["image_size"], config["text_cfg"].get("context_length", 77)
     # The end of a text is its largest token.
@@ -106,7 +106,7 @@ def step_of(engine: Any, batch: Any, losses: dict[str, Any], centroids: Any = No
     import torch
 
     from training.config import LossesConfig
-    from training.task import DistillationTask
+    from training.loop.task import DistillationTask
 
     task = DistillationTask(
         LossesConfig.model_validate(losses), centroids=centroids, normalise=normalise, device=engine.device

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pipeline.config import Section, runtime
+from pipeline.core.settings import Section, runtime
 
 
 class DemoTeacherConfig(Section):

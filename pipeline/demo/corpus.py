@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.progress import Progress
 from pipeline.demo.config import DemoConfig
+from pipeline.demo.corpus_plan import NEAR_DUPLICATE, Plan, PlannedPair, plan_corpus
 from pipeline.demo.drawing import render
 from pipeline.demo.evaluation_set import write_evaluation_set
-from pipeline.demo.plan import NEAR_DUPLICATE, Plan, PlannedPair, plan_corpus
 from pipeline.demo.variations import vary
-from pipeline.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.tars import write_tar
 from pipeline.demo.captions import PROMPT_TEMPLATES, random_caption
 from pipeline.demo.concepts import CONCEPTS
 from pipeline.demo.config import DemoConfig
 from pipeline.demo.drawing import render
-from pipeline.tars import write_tar
 
 # First number of each split's random stream, apart from those of the corpus (2) and of the teacher (3).
 _STREAMS = {"train": 4, "test": 5}

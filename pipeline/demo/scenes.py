@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.demo.concepts import Concept
 
-# Hue in degrees, saturation and value of each colour before jitter. Neighbours lie far enough apart in at least one of
+# Hue in degrees, saturation and value of each colour before jitter. Neighbors lie far enough apart in at least one of
 # the three that neither this jitter nor that of near-duplicates turns one colour into another.
 _HSV = {
     "red": (0, 0.85, 0.85),

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DEMO, ImagesConfig
+from pipeline.core.settings import DEMO
 from pipeline.demo.config import DemoConfig
-from pipeline.storage import storage_of
-from pipeline.store import Stage, StageResult, read_result
+from pipeline.download.config import ImagesConfig
+from pipeline.storage.result import StageResult, read_result
+from pipeline.storage.roots import storage_of
+from pipeline.storage.stage import Stage
 
 HOST = "demo.test"
 """Host in the corpus's URLs; a reserved name that no resolver knows, mapped to the loopback server."""

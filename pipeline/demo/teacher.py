@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.clip.model import write_clip_folder
+from pipeline.core.progress import Progress
 from pipeline.demo.captions import random_caption
 from pipeline.demo.concepts import CONCEPTS
 from pipeline.demo.config import DemoConfig
 from pipeline.demo.drawing import render
-from pipeline.progress import Progress
-from pipeline.teacher import write_clip_folder
 
 if TYPE_CHECKING:
     import torch

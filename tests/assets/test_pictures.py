@@ -1,6 +1,6 @@
-from assets.columns import describe_column
-from assets.pictures import _side_by_side
-from pipeline import schema
+from assets.page.columns import describe_column
+from assets.page.pictures import _side_by_side
+from pipeline.core import schema
 
 
 def row(model: str, task: str, metric: str, value: float, dataset: str = "demo") -> dict:

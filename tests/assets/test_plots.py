@@ -9,16 +9,16 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from assets import plots
-from assets.plots_balance import (
+from assets.page import style as plots
+from assets.page.balance_plots import (
     cluster_size_histogram,
     concept_distribution,
     group_sheet,
     group_size_histogram,
     threshold_curve,
 )
-from assets.plots_runs import _failures, download_status, evaluation_bars, loss_curves
-from pipeline import schema
+from assets.page.run_plots import _failures, download_status, evaluation_bars, loss_curves
+from pipeline.core import schema
 
 
 def _check(jpeg: bytes) -> Image.Image:

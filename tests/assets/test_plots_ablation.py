@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from assets.ablation_report import report
-from assets.plots import MAX_BYTES
-from assets.plots_ablation import ablation_bars
+from assets.page.ablation_plot import ablation_bars
+from assets.page.style import MAX_BYTES
+from assets.tools.ablation_report import report
 
 
 def test_bars_of_a_grid_and_of_part_of_one(tmp_path: Path) -> None:

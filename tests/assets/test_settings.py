@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assets.reference import config_reference, demo_profile
 from assets.resources import SettingsResource
 from assets.settings import Settings, parse_settings
-from pipeline.errors import ConfigError
+from assets.tools.config_reference import config_reference, demo_profile
+from pipeline.core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
@@ -47,7 +47,7 @@ def test_demo_profile_equals_the_defaults() -> None:
         ("balance", {"threshold": -0.1}, "balance.threshold: Input should be greater than 0, got -0.1"),
         ("balance", {"threshold": "wide"}, "balance.threshold: Input should be a valid number.*got 'wide'"),
         ("balance", {"treshold": 0.1}, "balance.treshold: Extra inputs are not permitted"),
-        ("balance", {"threshold": 0.9}, "beyond neighbours.max_distance 0.6"),
+        ("balance", {"threshold": 0.9}, "beyond neighbors.max_distance 0.6"),
         ("student", {"losses": {"circle": {"weight": 1}}}, "student.losses.circle: Extra inputs are not permitted"),
         ("student", {"batch_size": 255, "ranks": 2}, "not a multiple of student.ranks"),
         ("clusters", {"clusters": 0}, "clusters.clusters"),

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import demo
-from pipeline.catalog import write_catalog
+from pipeline.storage.catalog import write_catalog
 
 # url, its group, kept, kind, class, origin: two groups of three, one single image, one link that was dead.
 IMAGES = [

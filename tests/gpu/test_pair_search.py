@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from benchmarks.gpu.hard_data import DATA, T, forest, near_pairs
-from pipeline import kernels
-from pipeline.boruvka import DeviceEdges, spanning_forest
-from pipeline.device_search import Span, candidates, on_host, search_spans, to_device
-from pipeline.prefix import Bound, principal_axes
+from pipeline.graph.boruvka import DeviceEdges, spanning_forest
+from pipeline.neighbors import gpu_kernels as kernels
+from pipeline.neighbors.gpu_tile import Span, candidates, on_host, search_spans, to_device
+from pipeline.neighbors.lower_bound import Bound, principal_axes
 
 PRECISIONS = ["bfloat16", "tfloat32", "float32"]
 
@@ -70,7 +70,7 @@ def test_distances_are_those_of_numpy(dtype: type, width: int) -> None:
 
 
 def test_candidates_come_in_parts_where_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import device_search
+    from pipeline.neighbors import gpu_tile as device_search
 
     vectors = DATA["crowded"](np.random.default_rng(0), 700, 64)
     bound = _bound("bfloat16", 57)
@@ -85,7 +85,7 @@ def test_candidates_come_in_parts_where_they_are_many(monkeypatch: pytest.Monkey
 
 
 def test_a_forest_of_many_edges_is_that_of_scipy() -> None:
-    from pipeline.forest import Edges, minimum_spanning_forest
+    from pipeline.graph.forest import Edges, minimum_spanning_forest
 
     rng = np.random.default_rng(0)
     a, b = np.sort(rng.integers(0, 5000, (2, 100_000)), axis=0)
@@ -98,7 +98,7 @@ def test_a_forest_of_many_edges_is_that_of_scipy() -> None:
 
 def test_the_whole_search_writes_the_same_file_on_either_device(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    from pipeline.neighbours import near_duplicate_forest
+    from pipeline.neighbors.search import near_duplicate_forest
     from tests.oracles import write_embeddings
 
     rng = np.random.default_rng(0)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from benchmarks.gpu.photographs import write_photographs
-from pipeline.config import EmbeddingsConfig
-from pipeline.encoder import Encoder
-from pipeline.inference import Embedder, teacher_kept
-from pipeline.loader import decode_image
-from pipeline.tars import TarReader, index_tar
-from pipeline.teacher import load_clip
-from tests.pipeline.test_encoder import VISION, write_folder
+from pipeline.clip.model import load_clip
+from pipeline.clip.preprocessing import decode_image
+from pipeline.core.tars import TarReader, index_tar
+from pipeline.embeddings.config import EmbeddingsConfig
+from pipeline.embeddings.embedder import Embedder, teacher_kept
+from pipeline.embeddings.encoder import Encoder
+from tests.pipeline.embeddings.test_encoder import VISION, write_folder
 
 WIDE = {"vision_cfg": {**VISION, "width": 256, "head_width": 64, "layers": 4, "patch_size": 4}}
 COUNT = 70

@@ -12,8 +12,8 @@ import psutil
 import pyarrow.parquet as pq
 import yaml
 
-from pipeline import schema
-from pipeline.files import file_digest
+from pipeline.core import schema
+from pipeline.core.files import file_digest
 from tests.conftest import small_settings
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ AT_WORK = {
 }
 # Stages that leave the work to other processes: they are killed when such a one is there, as it could be left over.
 CHILDREN = {
-    "images": "pipeline.fetch",
+    "images": "pipeline.download.worker",
     "clusters": "spawn_main",
     "student": "training.train",
     "baseline": "training.train",

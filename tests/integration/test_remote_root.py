@@ -12,14 +12,14 @@ import duckdb
 import pytest
 
 from assets.definitions import defs
-from pipeline.storage import open_root
-from pipeline.store import read_result
+from pipeline.storage.result import read_result
+from pipeline.storage.roots import open_root
 from tests.conftest import SmallRun, small_settings
 from tests.integration.job import Job
 from tests.ray_cluster import LoopbackCluster
 from tests.s3 import Store
-from training.elsewhere import forget_elsewhere, kept_elsewhere
-from training.job import TrainingJob
+from training.job.training_job import TrainingJob
+from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
 from training.stage import train_student
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

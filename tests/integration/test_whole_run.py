@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline.store import read_result
+from pipeline.storage.result import read_result
 from tests.conftest import SMALL
 from tests.integration.job import TABLES, Job
 

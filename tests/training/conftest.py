@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import schema
-from pipeline.tars import index_tar, write_tar
+from pipeline.core import schema
+from pipeline.core.tars import index_tar, write_tar
 from training.config import LossesConfig, StudentConfig
-from training.job import TrainingJob
-from training.launch import TrainingResult, run_training
+from training.job.training_job import TrainingJob
+from training.launch.launcher import TrainingResult, run_training
 
 TEACHER_DIM = 24
 CLUSTERS = 4

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import query
-from pipeline.cluster import nearest_centroids
-from pipeline.config import QueryConfig, ShardsConfig
-from pipeline.shards import training_samples
-from pipeline.store import Stage, StageResult, read_result
-from pipeline.tars import index_tar, write_tar
+from pipeline.clusters.kmeans_clusters import nearest_centroids
+from pipeline.core import query
+from pipeline.core.query import QueryConfig
+from pipeline.core.tars import index_tar, write_tar
+from pipeline.shards.config import ShardsConfig
+from pipeline.shards.samples import training_samples
+from pipeline.storage.result import StageResult, read_result
+from pipeline.storage.stage import Stage
 
 FOLDER = "ablation_data"
 ALL, RANDOM, BALANCED = "all", "random", "balanced"
@@ -51,7 +53,7 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
             "seed": config.seed,
         }
         with query.connect(query_config, scratch=root / ".tmp" / f"{FOLDER}-query") as connection:
-            rows = query.stream(connection, query.sql("training_order"), parameters)
+            rows = query.stream(connection, query.sql("pipeline.shards", "training_order"), parameters)
             for number, table in enumerate(query.cut(rows, config.samples_per_shard)):
                 tar = output.path(f"{FOLDER}/{number:05d}.tar")
                 output.rows += write_tar(tar, training_samples(root, table, output.rows))

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from training.config import AblationConfig, LossesConfig, StudentConfig
 
 # What each entry of the grid turns off, or makes of the student's own settings.

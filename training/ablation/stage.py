@@ -10,18 +10,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import QueryConfig, ShardsConfig
-from pipeline.store import Stage, StageResult, read_result
-from pipeline.teacher import read_info, teacher_folder
+from pipeline.core.query import QueryConfig
+from pipeline.shards.config import ShardsConfig
+from pipeline.storage.result import StageResult, read_result
+from pipeline.storage.stage import Stage
+from pipeline.teacher.stage import read_info, teacher_folder
 from training.ablation.data import FOLDER, write_ablation_data
 from training.ablation.grid import Cell, cells_of
 from training.config import TEACHER, AblationConfig, EvaluationConfig, StudentConfig
-from training.elsewhere import forget_elsewhere, kept_elsewhere
 from training.evaluation.stage import dataset_identity
-from training.job import TrainingJob
-from training.launch import run_training
+from training.job.training_job import TrainingJob
+from training.launch.launcher import run_training
+from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
+from training.losses.active import Needs
 from training.stage import inherited, model_content
-from training.terms import Needs
 
 log = logging.getLogger(__name__)
 

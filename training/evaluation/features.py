@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import EmbeddingError, ShardError
-from pipeline.progress import Progress
-from pipeline.teacher import LoadedClip
+from pipeline.clip.model import LoadedClip
+from pipeline.core.errors import EmbeddingError, ShardError
+from pipeline.core.progress import Progress
 from training.evaluation.datasets import ImageMember, Split
 
 log = logging.getLogger(__name__)

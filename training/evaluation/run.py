@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline import schema
-from pipeline.devices import gpu_memory_returned
-from pipeline.errors import ConfigError
-from pipeline.teacher import CONFIG_FILE, WEIGHTS_FILE, LoadedClip, load_clip
+from pipeline.clip.model import CONFIG_FILE, WEIGHTS_FILE, LoadedClip, load_clip
+from pipeline.core import schema
+from pipeline.core.devices import gpu_memory_returned
+from pipeline.core.errors import ConfigError
 from training.evaluation.accuracy import topk_accuracy
 from training.evaluation.datasets import (
     CLASSNAMES_FILE,

@@ -5,8 +5,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError
-from pipeline.store import Stage, StageResult, read_result
+from pipeline.core.errors import ConfigError
+from pipeline.storage.result import StageResult, read_result
+from pipeline.storage.stage import Stage
 from training.config import EvaluationConfig
 
 

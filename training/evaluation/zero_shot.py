@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import open_clip
 from torch import Tensor
 
-from pipeline.errors import EmbeddingError
-from pipeline.teacher import LoadedClip
+from pipeline.clip.model import LoadedClip
+from pipeline.core.errors import EmbeddingError
 from training.evaluation.datasets import PLACEHOLDER
 
 

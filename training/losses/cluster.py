@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ClusterConfig
+from training.losses.centroid_softmax import softmax_over_centroids
 from training.losses.centroids import Centroids
-from training.losses.chunked import CHUNK_ELEMENTS
+from training.losses.online_softmax import CHUNK_ELEMENTS
 from training.losses.precision import widen
 from training.losses.sampling import sample_centroids, share_labels
-from training.losses.softmax import softmax_over_centroids
 
 
 class ClusterDiscriminationLoss(nn.Module):

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.losses.chunked import CHUNK_ELEMENTS, log_sum_exp_of_products
 from training.losses.gather import gather_rows, row_offset
+from training.losses.online_softmax import CHUNK_ELEMENTS, log_sum_exp_of_products
 from training.losses.precision import widen
 
 

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import DirectionsConfig, InstanceConfig
-from training.losses.chunked import CHUNK_ELEMENTS
+from training.losses.active import directions_of
 from training.losses.contrastive import symmetric_cross_entropy
 from training.losses.gather import gather_rows
+from training.losses.online_softmax import CHUNK_ELEMENTS
 from training.losses.precision import widen
-from training.terms import directions_of
 
 
 class InstanceDiscriminationLoss(nn.Module):

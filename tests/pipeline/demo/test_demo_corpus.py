@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.core.errors import ShardError
 from pipeline.demo.concepts import CONCEPTS
 from pipeline.demo.config import DemoConfig
 from pipeline.demo.corpus import DemoCorpus, write_corpus
+from pipeline.demo.corpus_plan import plan_corpus
 from pipeline.demo.drawing import render
-from pipeline.demo.plan import plan_corpus
-from pipeline.errors import ShardError
 from training.evaluation.datasets import read_evaluation_set
 
 CONFIG = DemoConfig(pairs=400, evaluation_train_images=1, evaluation_test_images=1)

@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.errors import ConfigError
 from pipeline.demo.stage import resolve_datasets
-from pipeline.errors import ConfigError
-from pipeline.store import StageResult, read_result
+from pipeline.storage.result import StageResult, read_result
 from tests.conftest import SmallRun
 from training.ablation.data import random_ids, write_ablation_data
 from training.ablation.grid import cells_of, losses_of
 from training.ablation.stage import run_ablation, summary
 from training.config import AblationConfig, LossesConfig, StudentConfig
-from training.terms import weights_of
+from training.losses.active import weights_of
 
 PAIRS = {"instance_image_image", "instance_text_text", "instance_image_text", "instance_text_image"}
 

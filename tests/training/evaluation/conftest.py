@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.tars import write_tar
-from pipeline.teacher import LoadedClip
+from pipeline.clip.model import LoadedClip
+from pipeline.core.tars import write_tar
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

@@ -6,9 +6,9 @@ import logging
 import pytest
 import torch
 
-from pipeline import schema
-from pipeline.errors import ConfigError, ShardError
-from pipeline.teacher import write_clip_folder
+from pipeline.clip.model import write_clip_folder
+from pipeline.core import schema
+from pipeline.core.errors import ConfigError, ShardError
 from training.evaluation import run
 from training.evaluation.run import TASKS, evaluate
 

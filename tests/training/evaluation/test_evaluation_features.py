@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.errors import EmbeddingError, ShardError
+from pipeline.core.errors import EmbeddingError, ShardError
 from training.evaluation.datasets import read_evaluation_set
 from training.evaluation.features import image_features, text_features
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError, ShardError
-from pipeline.tars import write_tar
+from pipeline.core.errors import ConfigError, ShardError
+from pipeline.core.tars import write_tar
 from training.evaluation.datasets import read_evaluation_set
 
 

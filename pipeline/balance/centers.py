@@ -1,0 +1,164 @@
+"""The central image of each group, from a stream of embeddings ordered by group, in memory that no group's size moves.
+
+The centre is the member nearest (Euclidean) to the mean of its group's embeddings; ties go to the smallest
+``sample_id``. For that, coordinates are taken to a grid of 2^-28, as integers in float64: float16 lies on the grid as
+it is, float32 moves by at most 2e-9. Sums of such integers are exact below 2^53, that is for any group of up to 2^25
+members with one coordinate at 1 and for far larger ones in practice. So a mean does not depend on how the rows of a
+group were cut into batches, and equal vectors are equally far from it. Distances to the centre are explicit
+differences of the stored vectors in float64, rounded to float32.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core import schema
+from pipeline.core.errors import EmbeddingError
+from pipeline.vectors.read import list_matrix
+
+CENTRES = pa.schema(
+    [
+        schema.SAMPLE_ID,
+        pa.field("centre_id", pa.int64(), nullable=False),
+        pa.field("distance_to_centre", pa.float32(), nullable=False),
+    ]
+)
+
+ELEMENTS = 4_000_000
+"""Floats of embeddings that are worked on at a time; about ten times as many bytes are held for each."""
+
+_GRID = 2.0**28
+
+
+class _Rows:
+    """Consecutive rows of the stream: ``group`` (R,), ``ids`` (R,) and ``matrix`` (R, D)."""
+
+    def __init__(self, group: np.ndarray, ids: np.ndarray, matrix: np.ndarray):
+        self.group, self.ids, self.matrix = group, ids, matrix
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def cut(self, start: int, end: int | None = None) -> "_Rows":
+        return _Rows(self.group[start:end], self.ids[start:end], self.matrix[start:end])
+
+    def then(self, other: "_Rows") -> "_Rows":
+        if self.matrix.shape[1] != other.matrix.shape[1]:
+            raise EmbeddingError(f"embeddings of mixed widths {self.matrix.shape[1]} and {other.matrix.shape[1]}")
+        pairs = ((self.group, other.group), (self.ids, other.ids), (self.matrix, other.matrix))
+        return _Rows(*(np.concatenate(pair) for pair in pairs))
+
+
+def group_centres(
+    batches: Iterable[pa.RecordBatch], scratch: Path, *, elements: int = ELEMENTS
+) -> Iterator[pa.RecordBatch]:
+    """``CENTRES`` of all rows, in their order.
+
+    ``batches``: ``component, sample_id, image_embedding``, ordered by the first two. A group of more than ``elements``
+    floats is written to a file under ``scratch`` and read again twice. The result does not depend on ``elements`` or
+    on the size of the batches. Raises :class:`EmbeddingError` for nulls and mixed widths.
+    """
+    held: _Rows | None = None
+    spool: _Spool | None = None
+    for read in _parts(batches, elements):
+        rows = read
+        if spool is not None:
+            same = int(np.searchsorted(rows.group, spool.group, side="right"))
+            spool.append(rows.cut(0, same))
+            if same == len(rows):
+                continue
+            yield from spool.centres()
+            spool, rows = None, rows.cut(same)
+        held = rows if held is None else held.then(rows)
+        open_at = int(np.searchsorted(held.group, held.group[-1]))
+        if open_at:
+            yield _centres_of(held.cut(0, open_at))
+            held = held.cut(open_at)
+        if held.matrix.size > elements:
+            spool = _Spool(scratch, held)
+            held = None
+    if spool is not None:
+        yield from spool.centres()
+    if held is not None:
+        yield _centres_of(held)
+
+
+def _parts(batches: Iterable[pa.RecordBatch], elements: int) -> Iterator[_Rows]:
+    for batch in batches:
+        matrix = list_matrix(batch.column("image_embedding"), what="image_embedding")
+        # Ids are copied: a view of one column would keep the whole batch of DuckDB's alive, embeddings included.
+        rows = _Rows(batch.column("component").to_numpy(), batch.column("sample_id").to_numpy().copy(), matrix)
+        step = max(1, elements // max(matrix.shape[1], 1))
+        for start in range(0, len(rows), step):
+            yield rows.cut(start, start + step)
+
+
+def _centres_of(rows: _Rows) -> pa.RecordBatch:
+    """Whole groups, many at a time. Members are ordered by id, so the first of the nearest has the smallest."""
+    starts = np.flatnonzero(np.r_[True, rows.group[1:] != rows.group[:-1]])
+    sizes = np.diff(np.r_[starts, len(rows)])
+    on_grid = _on_grid(rows.matrix)
+    means = np.add.reduceat(on_grid, starts, axis=0) / sizes[:, None]
+    on_grid -= np.repeat(means, sizes, axis=0)
+    to_mean = np.einsum("ij,ij->i", on_grid, on_grid)
+    nearest = to_mean == np.repeat(np.minimum.reduceat(to_mean, starts), sizes)
+    centre = np.minimum.reduceat(np.where(nearest, np.arange(len(rows)), len(rows)), starts)
+    of_row = np.repeat(centre, sizes)
+    return _batch(rows.ids, rows.ids[of_row], rows.matrix, rows.matrix[of_row])
+
+
+class _Spool:
+    """One group that is too large to hold: its rows go to a file while their sum is taken, then are read twice more."""
+
+    def __init__(self, scratch: Path, first: _Rows):
+        self.group = first.group[0]
+        self._path = scratch / "group.bin"
+        self._file = self._path.open("wb")
+        self._width, self._type = first.matrix.shape[1], first.matrix.dtype
+        self._sum = np.zeros(self._width)
+        self._ids: list[np.ndarray] = []
+        self._parts: list[int] = []
+        self.append(first)
+
+    def append(self, rows: _Rows) -> None:
+        if not len(rows):
+            return
+        if rows.matrix.shape[1] != self._width:
+            raise EmbeddingError(f"embeddings of mixed widths {self._width} and {rows.matrix.shape[1]}")
+        self._sum += _on_grid(rows.matrix).sum(axis=0)
+        self._file.write(np.ascontiguousarray(rows.matrix, self._type).data)
+        self._ids.append(rows.ids)
+        self._parts.append(len(rows))
+
+    def centres(self) -> Iterator[pa.RecordBatch]:
+        self._file.close()
+        mean = self._sum / sum(self._parts)
+        best, centre_id, centre = np.inf, 0, np.empty(0)
+        for ids, matrix in self._read():
+            difference = _on_grid(matrix) - mean
+            to_mean = np.einsum("ij,ij->i", difference, difference)
+            nearest = int(np.argmin(to_mean))
+            if to_mean[nearest] < best:
+                best, centre_id, centre = to_mean[nearest], ids[nearest], matrix[nearest].copy()
+        for ids, matrix in self._read():
+            yield _batch(ids, np.full(len(ids), centre_id), matrix, centre)
+        self._path.unlink()
+
+    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with self._path.open("rb") as file:
+            for ids in self._ids:
+                data = file.read(len(ids) * self._width * self._type.itemsize)
+                yield ids, np.frombuffer(data, self._type).reshape(len(ids), self._width)
+
+
+def _on_grid(matrix: np.ndarray) -> np.ndarray:
+    scaled = matrix.astype(np.float64) * _GRID
+    return np.rint(scaled, out=scaled)
+
+
+def _batch(ids: np.ndarray, centre_ids: np.ndarray, matrix: np.ndarray, centre: np.ndarray) -> pa.RecordBatch:
+    difference = np.subtract(matrix, centre, dtype=np.float64)
+    distance = np.sqrt(np.einsum("ij,ij->i", difference, difference)).astype(np.float32)
+    return pa.RecordBatch.from_arrays([ids, centre_ids, distance], schema=CENTRES)

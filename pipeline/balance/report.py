@@ -1,0 +1,97 @@
+"""What a balance did, in figures: the numbers on the asset's page and in the stage's record."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipeline.balance.blocklist import BlockedCounts
+from pipeline.core import query
+
+_DIGITS = 6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BalanceReport:
+    """``kept`` + ``removed`` + ``blocked`` = ``samples``; shares are of the images that are not blocked.
+
+    ``groups`` counts those of two or more images. Chaining shows in ``largest_group_share``, in
+    ``max_distance_to_centre`` and in ``removed_beyond_threshold``, the removed images that are farther than the
+    threshold from the one that stands for them. ``blocklist_unmatched`` of ``blocklist_entries`` fit no image.
+    Similarities are means of the cosine between an image's and its caption's embedding, none without captions.
+    ``effective_concepts_*``: exponential of the entropy of how images are spread over concepts, a concept being a
+    connected component at the threshold whatever the rule: so many equally common ones would be as diverse.
+    ``group_sizes``: groups and images per power of two of the group's size. ``sweep``: what other thresholds remove.
+    """
+
+    rule: str
+    threshold: float
+    samples: int
+    kept: int
+    removed: int
+    blocked: int
+    blocklist_entries: int
+    blocklist_unmatched: int
+    groups: int
+    largest_group: int
+    largest_group_share: float
+    max_distance_to_centre: float
+    removed_beyond_threshold: int
+    similarity_kept: float | None
+    similarity_removed: float | None
+    effective_concepts_before: float
+    effective_concepts_after: float
+    group_sizes: list[dict[str, int]] = dataclasses.field(repr=False)
+    sweep: list[dict[str, float]] = dataclasses.field(repr=False)
+
+
+def balance_report(
+    connection: duckdb.DuckDBPyConnection,
+    groups: Path,
+    *,
+    rule: str,
+    threshold: float,
+    blocked: BlockedCounts,
+    sweep: list[dict[str, float]],
+) -> BalanceReport:
+    """Statistics of the table ``balance_groups``; needs ``similarities`` and ``components`` on the connection."""
+    counts = _one(connection, "balance_counts", groups=[str(groups)])
+    details = _one(connection, "balance_statistics", groups=[str(groups)], threshold=threshold)
+    sizes = (
+        connection.sql(query.sql("pipeline.balance", "group_sizes"), params={"groups": [str(groups)]})
+        .to_arrow_table()
+        .to_pylist()
+    )
+    counts["samples"] += blocked.blocked
+    return BalanceReport(
+        rule=rule,
+        threshold=threshold,
+        blocked=blocked.blocked,
+        blocklist_entries=blocked.entries,
+        blocklist_unmatched=blocked.unmatched,
+        group_sizes=_by_power_of_two(sizes),
+        sweep=sweep,
+        **counts,
+        **_rounded(details),
+    )
+
+
+def _one(connection: duckdb.DuckDBPyConnection, name: str, **parameters: Any) -> dict[str, Any]:
+    row = query.one(connection, query.sql("pipeline.balance", name), parameters)
+    assert row is not None
+    return row
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, _DIGITS) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def _by_power_of_two(sizes: list[dict[str, int]]) -> list[dict[str, int]]:
+    bins: dict[int, dict[str, int]] = {}
+    for row in sizes:
+        smallest = 1 << (row["size"].bit_length() - 1)
+        found = bins.setdefault(smallest, {"from": smallest, "to": 2 * smallest - 1, "groups": 0, "images": 0})
+        found["groups"] += row["groups"]
+        found["images"] += row["size"] * row["groups"]
+    return list(bins.values())

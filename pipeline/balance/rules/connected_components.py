@@ -1,0 +1,25 @@
+"""CLIP-CID's rule: connected components of the near-duplicate graph; the image nearest to the mean of each stays."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from pipeline.balance.centers import ELEMENTS, group_centres
+from pipeline.balance.rules.base import Problem
+from pipeline.core import query
+
+# DuckDB hands out rows in vectors of this many.
+_VECTOR_ROWS = 2048
+
+
+class ConnectedComponents:
+    """Single linkage on Euclidean distances; ``docs/balance.md`` says where it comes from."""
+
+    def removals(self, problem: Problem) -> None:
+        # An edge within the threshold joins two groups: one image less is kept.
+        problem.connection.execute("CREATE OR REPLACE TEMP VIEW removals AS SELECT distance FROM forest")
+
+    def groups(self, problem: Problem, threshold: float) -> Iterator[pa.RecordBatch]:
+        rows = max(_VECTOR_ROWS, ELEMENTS // problem.embeddings.width // _VECTOR_ROWS * _VECTOR_ROWS)
+        text = query.sql("pipeline.balance", "members_by_group")
+        yield from group_centres(query.stream(problem.connection, text, {}, rows=rows), problem.scratch)

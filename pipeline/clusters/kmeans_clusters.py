@@ -1,0 +1,181 @@
+"""Clusters of the kept images: faiss k-means on the teacher's image embeddings, one nearest-centre label per image."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.core import schema
+from pipeline.core.errors import ConfigError, EmbeddingError
+from pipeline.vectors.read import EmbeddingFile, checked_batches, inspect, list_matrix, unique_ids
+
+log = logging.getLogger(__name__)
+
+# Products of rows and centroids that are held at a time.
+_PRODUCT_ELEMENTS = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterReport:
+    """``inertia``: mean squared distance to the nearest centroid; ``train_samples``: what k-means was fitted on."""
+
+    samples: int
+    clusters: int
+    empty_clusters: int
+    smallest_cluster: int
+    largest_cluster: int
+    inertia: float
+    train_samples: int
+    seconds: float
+
+
+def cluster_embeddings(
+    embeddings: Path | Sequence[Path],
+    output: Path,
+    *,
+    clusters: int,
+    iterations: int = 25,
+    spherical: bool = True,
+    seed: int = 0,
+    train_samples: int | None = None,
+    keep: Path | None = None,
+) -> ClusterReport:
+    """Write ``centroids.parquet`` and ``cluster_assignments.parquet`` into the folder ``output``.
+
+    ``keep`` is a Parquet file whose ``sample_id`` column names the rows to cluster; none means all. k-means is fitted
+    on ``train_samples`` of them, drawn with ``seed``; none means all (faiss by itself would stop at 256 a cluster).
+    Distances are Euclidean. The result does not depend on the order or division of the input. Memory holds the
+    training sample in float32, and 24 bytes a row. Raises :class:`ConfigError` if there are fewer rows than clusters,
+    :class:`EmbeddingError` for malformed embeddings.
+    """
+    import faiss
+
+    started = time.monotonic()
+    files = inspect(embeddings)
+    ids = unique_ids(files)
+    if keep is not None:
+        ids = ids[np.isin(ids, pq.read_table(keep, columns=["sample_id"])["sample_id"].to_numpy())]
+    chosen = _training_sample(ids, train_samples, seed)
+    if clusters > len(chosen):
+        raise ConfigError(f"{clusters} clusters asked of {len(chosen)} images; k-means needs as many at least")
+    sample = _read_rows(files, chosen)
+    kmeans = faiss.Kmeans(
+        sample.shape[1],
+        clusters,
+        niter=iterations,
+        spherical=spherical,
+        seed=seed,
+        # The sample was drawn above; these two keep faiss from drawing again and from warning about few points.
+        max_points_per_centroid=len(sample),
+        min_points_per_centroid=1,
+        gpu=faiss.get_num_gpus() > 0,
+    )
+    kmeans.train(sample)
+    centroids = np.asarray(kmeans.centroids)
+    labels, distances = _assign(files, ids, centroids)
+    _write(output, ids, labels, distances, centroids)
+    sizes = np.bincount(labels, minlength=clusters)
+    return ClusterReport(
+        samples=len(ids),
+        clusters=clusters,
+        empty_clusters=int((sizes == 0).sum()),
+        smallest_cluster=int(sizes.min()),
+        largest_cluster=int(sizes.max()),
+        inertia=float((distances.astype(np.float64) ** 2).mean()),
+        train_samples=len(sample),
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _training_sample(ids: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    if count is None or count >= len(ids):
+        return ids
+    chosen = np.random.default_rng(seed).choice(len(ids), count, replace=False)
+    return ids[np.sort(chosen)]
+
+
+def _places(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which ``ids`` (B,) are among ``wanted`` (N,), which ascends, and the place there of each that is."""
+    places = np.searchsorted(wanted, ids)
+    found = wanted[np.minimum(places, len(wanted) - 1)] == ids
+    return found, places[found]
+
+
+def _read_rows(files: Sequence[EmbeddingFile], ids: np.ndarray) -> np.ndarray:
+    """The embeddings of ``ids`` (N,), which ascend, as (N, D) float32."""
+    matrix = np.empty((0, 0), np.float32)
+    for file in files:
+        for batch_ids, batch in checked_batches(file):
+            if not matrix.size and batch.size:
+                matrix = np.empty((len(ids), batch.shape[1]), np.float32)
+            if batch.size and batch.shape[1] != matrix.shape[1]:
+                widths = sorted({batch.shape[1], matrix.shape[1]})
+                raise EmbeddingError(f"{file.path}: embeddings of mixed widths {widths}")
+            found, places = _places(batch_ids, ids)
+            matrix[places] = batch[found]
+    return matrix
+
+
+def _assign(files: Sequence[EmbeddingFile], ids: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest centroid (N,) int32 of ``ids``, and the Euclidean distance to it (N,) float32, by explicit difference."""
+    import faiss
+
+    index: Any = faiss.IndexFlatL2(centroids.shape[1])
+    if faiss.get_num_gpus():
+        index = faiss.index_cpu_to_all_gpus(index)
+    index.add(centroids)
+    labels, distances = np.empty(len(ids), np.int32), np.empty(len(ids), np.float32)
+    for file in files:
+        for batch_ids, batch in checked_batches(file):
+            found, places = _places(batch_ids, ids)
+            if len(places):
+                rows = batch[found].astype(np.float32)
+                nearest = index.search(rows, 1)[1][:, 0]
+                labels[places] = nearest
+                distances[places] = np.linalg.norm(rows - centroids[nearest], axis=1)
+    return labels, distances
+
+
+def _write(output: Path, ids: np.ndarray, labels: np.ndarray, distances: np.ndarray, centroids: np.ndarray) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    table_schema = schema.centroids(centroids.shape[1])
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(centroids.reshape(-1)), type=table_schema.field("centroid").type
+    )
+    numbers = pa.array(np.arange(len(centroids), dtype=np.int32))
+    pq.write_table(
+        pa.Table.from_arrays([numbers, vectors], schema=table_schema),
+        output / "centroids.parquet",
+        row_group_size=schema.EMBEDDING_ROW_GROUP,
+    )
+    assignments = pa.Table.from_arrays([ids, labels, distances.astype(np.float32)], schema=schema.CLUSTER_ASSIGNMENTS)
+    pq.write_table(assignments, output / "cluster_assignments.parquet", compression="zstd")
+
+
+def cluster_sizes(assignments: Path, clusters: int) -> np.ndarray:
+    """Images per cluster (clusters,), empty ones included."""
+    counts = pc.value_counts(pq.read_table(assignments, columns=["cluster_id"])["cluster_id"])
+    sizes = np.zeros(clusters, np.int64)
+    sizes[counts.field("values").to_numpy()] = counts.field("counts").to_numpy()
+    return sizes
+
+
+def nearest_centroids(embeddings: Sequence[Path], centroids: Path) -> pa.Table:
+    """``sample_id, cluster_id`` of every embedding, whether it was clustered or not, ordered by ``sample_id``."""
+    matrix = list_matrix(pq.read_table(centroids)["centroid"], what=str(centroids))
+    rows = max(_PRODUCT_ELEMENTS // len(matrix), 1)
+    ids, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for file in inspect(embeddings):
+        for batch_ids, batch in checked_batches(file):
+            ids.append(batch_ids)
+            pieces = [batch[start : start + rows].astype(np.float32) for start in range(0, len(batch), rows)]
+            labels += [(piece @ matrix.T).argmax(axis=1) for piece in pieces]
+    table = pa.table({"sample_id": np.concatenate(ids), "cluster_id": np.concatenate(labels)})
+    return table.sort_by("sample_id")

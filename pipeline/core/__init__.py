@@ -1,0 +1,1 @@
+"""What every stage uses and that knows none: errors, schemas, settings, files, tars, DuckDB, processes, devices."""

@@ -1,0 +1,70 @@
+"""Child processes that never outlive us: own process group, ended with the parent, ended whole."""
+
+import contextlib
+import ctypes
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+# Looked up before any fork: between fork and exec a child should do as little as possible.
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask the kernel to kill this process when its parent ends, however that happens (Linux; elsewhere a no-op).
+
+    The kernel says nothing of a parent that had ended before it was asked: ``parent`` is the process id that it must
+    still have, or this process ends at once. Workers of multiprocessing know it by themselves.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    starter = multiprocessing.parent_process()
+    expected = parent if parent is not None or starter is None else starter.pid
+    if expected is not None and os.getppid() != expected:
+        os._exit(1)
+
+
+def start_group(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start ``command`` in a process group of its own, stdout and stderr to ``log``; it dies with this process."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+            preexec_fn=functools.partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - one system call, its function looked up beforehand
+        )
+
+
+def python_path() -> str:
+    """``PYTHONPATH`` by which other processes, from any working directory, find the project where this one did."""
+    project = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(dict.fromkeys([project, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+
+
+def end_group(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
+    """End every process of the group: SIGTERM, then SIGKILL for what is left after ``grace_s`` seconds."""
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            continue
+    # The leader may be gone while others of its group are not.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def tail(path: Path, lines: int = 20) -> str:
+    """The last ``lines`` lines of a log, for an error message."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""

@@ -1,0 +1,168 @@
+"""Every table's columns, in one place. Tables join by ``sample_id`` alone, never by position."""
+
+import pyarrow as pa
+
+SAMPLE_ID = pa.field("sample_id", pa.int64(), nullable=False)
+
+SOURCE_PAIRS = pa.schema([SAMPLE_ID, pa.field("url", pa.string()), pa.field("caption", pa.string())])
+
+IMAGES = pa.schema(
+    [
+        SAMPLE_ID,
+        pa.field("shard", pa.string()),
+        pa.field("key", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("sha256", pa.string()),
+    ]
+)
+
+NEAR_DUPLICATES = pa.schema(
+    [
+        pa.field("id_a", pa.int64(), nullable=False),
+        pa.field("id_b", pa.int64(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+    ]
+)
+
+BALANCE_GROUPS = pa.schema(
+    [
+        SAMPLE_ID,
+        pa.field("group_id", pa.int64(), nullable=False),
+        pa.field("group_size", pa.int64(), nullable=False),
+        pa.field("distance_to_centre", pa.float32(), nullable=False),
+        pa.field("kept", pa.bool_(), nullable=False),
+    ]
+)
+
+BALANCED_PAIRS = pa.schema(
+    [
+        SAMPLE_ID,
+        pa.field("url", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("shard", pa.string()),
+        pa.field("key", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("group_size", pa.int64(), nullable=False),
+        pa.field("image_text_similarity", pa.float32()),
+    ]
+)
+
+REMOVED_PAIRS = pa.schema(
+    [
+        SAMPLE_ID,
+        pa.field("kept_sample_id", pa.int64(), nullable=False),
+        pa.field("distance_to_centre", pa.float32(), nullable=False),
+    ]
+)
+
+BLOCKED_PAIRS = pa.schema([SAMPLE_ID, pa.field("matched", pa.string(), nullable=False)])
+
+CLUSTER_ASSIGNMENTS = pa.schema(
+    [
+        SAMPLE_ID,
+        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+    ]
+)
+
+EVALUATION = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("samples", pa.int64(), nullable=False),
+    ]
+)
+
+# Where a sample's bytes lie in its tar; kept beside the tars so that any sample can be read without a scan.
+TAR_INDEX = pa.schema(
+    [
+        SAMPLE_ID,
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+    ]
+)
+
+# Metric columns that every run has; one column per loss term is added to them.
+TRAINING_METRICS = (
+    *("step", "samples_seen", "loss", "learning_rate", "logit_scale", "gradient_norm"),
+    *("samples_per_second", "data_stall", "memory_gb"),
+)
+# Those that no two runs share.
+MACHINE_METRICS = ("samples_per_second", "data_stall", "memory_gb")
+
+TABLES = (
+    "source_pairs",
+    "images",
+    "teacher_embeddings",
+    "teacher_views",
+    "near_duplicates",
+    "balance_groups",
+    "balanced_pairs",
+    "removed_pairs",
+    "blocked_pairs",
+    "centroids",
+    "cluster_assignments",
+    "training_metrics",
+    "baseline_metrics",
+    "evaluation",
+    "ablation",
+)
+
+# Rows per Parquet row group where there are embeddings: 1,048,576 rows (the default of pyarrow) of a
+# 1280-dimensional float16 embedding would be 2.7 GB that a reader must hold at once.
+EMBEDDING_ROW_GROUP = 8192
+
+
+def teacher_embeddings(image_dim: int, text_dim: int | None = None) -> pa.Schema:
+    """Columns of ``teacher_embeddings``: L2-normalised float16 vectors, fixed-size lists of ``image_dim``."""
+    return pa.schema(
+        [
+            SAMPLE_ID,
+            pa.field("image_embedding", _vector(image_dim), nullable=False),
+            pa.field("text_embedding", _vector(text_dim or image_dim), nullable=False),
+        ]
+    )
+
+
+def imported_embeddings(image_dim: int, text_dim: int) -> pa.Schema:
+    """Columns of ``teacher_embeddings`` that came from elsewhere: with ``text_dim`` 0 those of images alone."""
+    whole = teacher_embeddings(image_dim, text_dim or None)
+    return whole if text_dim else pa.schema(list(whole)[:-1])
+
+
+def teacher_views(dim: int) -> pa.Schema:
+    """Columns of ``teacher_views``: a row per sample and view, with what made the view (``pipeline.clip.View``)."""
+    return pa.schema(
+        [
+            SAMPLE_ID,
+            pa.field("view", pa.int32(), nullable=False),
+            pa.field("crop_left", pa.int32(), nullable=False),
+            pa.field("crop_top", pa.int32(), nullable=False),
+            pa.field("crop_side", pa.int32(), nullable=False),
+            pa.field("flip", pa.bool_(), nullable=False),
+            pa.field("brightness", pa.float32(), nullable=False),
+            pa.field("contrast", pa.float32(), nullable=False),
+            pa.field("saturation", pa.float32(), nullable=False),
+            pa.field("image_embedding", _vector(dim), nullable=False),
+        ]
+    )
+
+
+def _vector(dim: int) -> pa.DataType:
+    return pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
+
+
+def centroids(dim: int) -> pa.Schema:
+    """Columns of ``centroids``: one float32 vector of ``dim`` per cluster."""
+    vector = pa.list_(pa.field("item", pa.float32(), nullable=False), dim)
+    return pa.schema([pa.field("cluster_id", pa.int32(), nullable=False), pa.field("centroid", vector, nullable=False)])

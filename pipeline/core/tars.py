@@ -1,0 +1,242 @@
+"""WebDataset tars with random access: an index of where each sample lies, and reading one sample.
+
+A sample is a run of consecutive members that share a key, the part of the name before its first dot. The index
+(``schema.TAR_INDEX``) lets stages and the trainer read samples in any order, so that no order has to be baked into
+the tars: order stays a matter of ids and seeds, and a resumed reader needs no replay.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import mmap
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core import schema
+from pipeline.core.errors import ShardError
+
+_BLOCK = 512
+# Bytes that are read for nothing rather than with another read, and the most that one read takes.
+_GAP_BYTES, _READ_BYTES = 256 << 10, 32 << 20
+
+
+def index_tar(path: Path) -> pa.Table:
+    """Read a tar to its end and return ``sample_id, key, offset, size`` of every sample, ordered by key.
+
+    ``sample_id`` is taken from the sample's ``.json`` member. Raises :class:`ShardError` if the tar is cut short or a
+    sample has no ``sample_id``.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    with path.open("rb") as file, _mapped(file) as data:
+        try:
+            for member in _members(data, file):
+                key, _, extension = member.name.rpartition("/")[2].partition(".")
+                row = rows.setdefault(key, {"offset": member.offset, "sample_id": None})
+                row["end"] = member.start + -(-member.size // _BLOCK) * _BLOCK
+                if extension == "json":
+                    row["sample_id"] = int(json.loads(data[member.start : member.start + member.size])["sample_id"])
+        except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
+            raise ShardError(
+                f"{path}: not a readable WebDataset tar with sample_id in each .json: {error!r}"
+            ) from error
+        # A writer that finished has left two zero blocks; without them the file stops after any member.
+        end = max((row["end"] for row in rows.values()), default=0)
+        if data[end : end + 2 * _BLOCK] != bytes(2 * _BLOCK):
+            raise ShardError(f"{path}: truncated, its end-of-archive mark is missing")
+    unknown = [key for key, row in rows.items() if row["sample_id"] is None]
+    if unknown:
+        raise ShardError(f"{path}: {len(unknown)} samples have no .json member, e.g. key {unknown[0]}")
+    keys = sorted(rows)
+    columns = {name: [rows[key][name] for key in keys] for name in ("sample_id", "offset", "end")}
+    sizes = [end - offset for end, offset in zip(columns["end"], columns["offset"])]
+    return pa.table(
+        {"sample_id": columns["sample_id"], "key": keys, "offset": columns["offset"], "size": sizes},
+        schema=schema.TAR_INDEX,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    offset: int
+    start: int
+    size: int
+
+
+def _mapped(file: IO[bytes]) -> Any:
+    """The file's bytes without reading them; an empty file cannot be mapped."""
+    if os.fstat(file.fileno()).st_size == 0:
+        return contextlib.nullcontext(b"")
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _members(data: Any, file: IO[bytes]) -> Iterator[_Member]:
+    """Every member of a tar. Plain headers, which WebDataset writers make, are read here, ten times as fast as by
+    ``tarfile``, which takes over for a tar with any other kind of header."""
+    found, position = [], 0
+    while position < len(data):
+        header = data[position : position + _BLOCK]
+        if header == bytes(len(header)):
+            break
+        if len(header) < _BLOCK or header[257:262] != b"ustar" or header[156:157] not in (b"0", b"\0") or header[345]:
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                yield from (_Member(info.name, info.offset, info.offset_data, info.size) for info in tar)
+            return
+        # The checksum is taken with its own eight bytes as spaces.
+        if int(header[148:156].strip(b" \0"), 8) != sum(header) - sum(header[148:156]) + 8 * 32:
+            raise ValueError(f"header at {position} is damaged")
+        size = int(header[124:136].strip(b" \0"), 8)
+        start = position + _BLOCK
+        if start + size > len(data):
+            raise EOFError(f"member at {position} is cut short")
+        name = header[:100].partition(b"\0")[0].decode()
+        found.append(_Member(name, position, start, size))
+        position = start + -(-size // _BLOCK) * _BLOCK
+    yield from found
+
+
+class TarReader:
+    """Random access to the samples of one tar; thread-safe, since every read names its position."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise ShardError(f"{path}: the tar is missing") from error
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def sample(self, offset: int, size: int) -> dict[str, bytes]:
+        """The members of the sample at ``offset``, by extension, e.g. ``{"jpg": ..., "txt": ..., "json": ...}``."""
+        return self._split(self._read(offset, size), offset)
+
+    def samples(self, places: Sequence[tuple[int, int]]) -> list[dict[str, bytes]]:
+        """The samples at each ``(offset, size)``, in the order asked for.
+
+        Those that lie near to one another are read in one go, so that a tar whose samples are asked for in about its
+        own order is read from front to back.
+        """
+        found: list[dict[str, bytes]] = [{} for _ in places]
+        for run in _runs(places):
+            start = places[run[0]][0]
+            data = memoryview(self._read(start, max(sum(places[number]) for number in run) - start))
+            for number in run:
+                offset, size = places[number]
+                found[number] = self._split(bytes(data[offset - start : offset - start + size]), offset)
+        return found
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._file, size, offset)
+        if len(data) != size:
+            raise ShardError(f"{self.path}: truncated, wanted {size} bytes at {offset}, got {len(data)}")
+        return data
+
+    def _split(self, data: bytes, offset: int) -> dict[str, bytes]:
+        return read_sample(data, where=f"{self.path}, offset {offset}")
+
+
+def read_sample(data: bytes, *, where: str) -> dict[str, bytes]:
+    """The members of one sample by extension, from its bytes in a tar; ``where`` they came from is for errors."""
+    try:
+        found = _plain_members(data)
+        if found is None:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+                found = [(member.name, member.offset_data, member.size) for member in tar]
+    except tarfile.TarError as error:
+        raise ShardError(f"{where}: no tar member there: {error}") from error
+    return {name.rpartition("/")[2].partition(".")[2]: data[start : start + length] for name, start, length in found}
+
+
+def _runs(places: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """Numbers of the places, in runs that one read serves: ordered by offset, without large gaps, bounded in size."""
+    run: list[int] = []
+    start = end = 0
+    for number in sorted(range(len(places)), key=lambda number: places[number][0]):
+        offset, size = places[number]
+        if run and (offset - end > _GAP_BYTES or offset + size - start > _READ_BYTES):
+            yield run
+            run = []
+        if not run:
+            start = end = offset
+        run.append(number)
+        end = max(end, offset + size)
+    if run:
+        yield run
+
+
+def _plain_members(data: bytes) -> list[tuple[str, int, int]] | None:
+    """Name, start and size of members that have short names and whole checksums; None where `tarfile` must look.
+
+    Reading headers with `tarfile` takes longer than decoding a small image, and a loader does so for every sample.
+    """
+    members, position = [], 0
+    while position + _BLOCK <= len(data):
+        header = data[position : position + _BLOCK]
+        if not header[0]:
+            break
+        try:
+            size, checksum = int(header[124:136].strip(b" \0"), 8), int(header[148:156].strip(b" \0"), 8)
+        except ValueError:
+            return None
+        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum:
+            return None
+        kind, start = header[156:157], position + _BLOCK
+        if kind == b"x":
+            # What webdataset writes: times as fractions. Names and sizes in such a record change the member.
+            if b" path=" in data[start : start + size] or b" size=" in data[start : start + size]:
+                return None
+        elif kind in (b"0", b"\0") and not header[345]:
+            members.append((header[:100].rstrip(b"\0").decode(), start, size))
+        else:
+            return None
+        position = start + -(-size // _BLOCK) * _BLOCK
+    return members
+
+
+def write_tar(path: Path, samples: Iterable[Mapping[str, object]]) -> int:
+    """Write samples (``__key__`` and one entry per extension) and return their number; equal samples, equal bytes."""
+    import webdataset  # imports torch, which most users of this module do without
+
+    count = 0
+    # A time that is no whole number would cost each member another header and a block, a kilobyte.
+    with webdataset.TarWriter(str(path), mtime=0) as writer:
+        for sample in samples:
+            writer.write(sample)
+            count += 1
+    return count
+
+
+def append_samples(old: Path, end: int, samples: Iterable[tuple[str, Mapping[str, bytes]]], target: Path) -> None:
+    """Write ``target``: the first ``end`` bytes of the tar ``old`` as they are, then ``samples`` (key, members)."""
+    with old.open("rb") as source, target.open("wb") as file:
+        left = end
+        while left:
+            chunk = source.read(min(left, 1 << 20))
+            if not chunk:
+                raise ShardError(f"{old}: truncated, wanted {end} bytes")
+            file.write(chunk)
+            left -= len(chunk)
+        for key, members in samples:
+            for extension, content in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size, info.mode = len(content), 0o444
+                file.write(info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % _BLOCK))
+        file.write(bytes(2 * _BLOCK))
+        file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+
+
+def read_index(paths: Iterable[Path]) -> Iterator[tuple[str, pa.Table]]:
+    """``(shard, index)`` for each index file, in the order of their names."""
+    for path in sorted(paths):
+        yield path.stem, pq.read_table(path)

@@ -1,0 +1,137 @@
+"""From a tar of images and captions to batches for the teacher: read from front to back, decoded in threads, ahead.
+
+Threads, not processes: reading, JPEG decoding and resizing all let go of Python's lock, pixels need no copy to another
+process, and a batch is filled in place. What is left for the device is arithmetic: pixels come as 8-bit integers, a
+quarter of the bytes of the floats that the model is given, in the channels-last order that they were decoded in.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pipeline.clip.preprocessing import Preprocessing, decode_image
+from pipeline.clip.views import AugmentationConfig, View, apply_view, draw_view
+from pipeline.core.errors import ShardError
+from pipeline.core.tars import TarReader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Batches that are read and decoded ahead of the model, and samples that one thread decodes at a time.
+_AHEAD, _PART = 3, 16
+
+Row = dict[str, Any]
+"""A row of a tar's index (``schema.TAR_INDEX``)."""
+
+_Part = tuple[Any, list[View]]
+# Tokens and views of the samples that one thread has decoded.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B samples in the order that they were asked for.
+
+    ``pixels``: (B, H, W, 3) uint8 of the images as they are, with ``tokens`` (B, L) of their captions; or (B * V, H, W,
+    3) of the ``views`` of each, without captions.
+    """
+
+    sample_ids: list[int]
+    pixels: "Tensor"
+    tokens: "Tensor | None"
+    views: list[View]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loader:
+    """How samples become batches of about ``batch_size`` images. ``views``: augmentations of each image that are wanted
+    in its place; 0 for the image as it is, with its caption. ``pinned``: put pixels where a GPU fetches them by itself.
+    """
+
+    preprocessing: Preprocessing
+    tokenizer: Callable[[list[str]], Any]
+    batch_size: int
+    threads: int
+    augmentation: AugmentationConfig
+    views: int = 0
+    pinned: bool = False
+
+    def batches(self, reader: TarReader, rows: Sequence[Row]) -> Iterator[Batch]:
+        """Batches of the samples of a tar that ``rows`` name, in that order.
+
+        Raises :class:`ShardError` that names tar and key of a sample that cannot be decoded.
+        """
+        size = max(self.batch_size // max(self.views, 1), 1)
+        pieces = iter([rows[start : start + size] for start in range(0, len(rows), size)])
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
+            waiting: collections.deque[_Coming] = collections.deque()
+            try:
+                while True:
+                    for piece in itertools.islice(pieces, _AHEAD - len(waiting)):
+                        waiting.append(self._start(pool, reader, piece))
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+            finally:
+                # A consumer that stopped, or a sample that failed, must not wait for all that was asked for.
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, pool: ThreadPoolExecutor, reader: TarReader, rows: Sequence[Row]) -> "_Coming":
+        import torch
+
+        shape = (len(rows) * max(self.views, 1), self.preprocessing.height, self.preprocessing.width, 3)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
+        # Started before the parts, so a part never waits for something that has no thread.
+        samples = pool.submit(reader.samples, [(row["offset"], row["size"]) for row in rows])
+        parts = [
+            pool.submit(self._decode, reader, rows[start : start + _PART], samples, start, pixels)
+            for start in range(0, len(rows), _PART)
+        ]
+        return _Coming(rows, pixels, parts)
+
+    def _decode(
+        self, reader: TarReader, rows: Sequence[Row], samples: Future[list[dict[str, bytes]]], start: int, pixels: Any
+    ) -> _Part:
+        """Fill the pixels of some samples, the first of which is number ``start`` of its batch."""
+        target, captions, views = pixels.numpy(), list[str](), list[View]()
+        for place, row in enumerate(rows, start):
+            members = samples.result()[place]
+            try:
+                image = decode_image(members["jpg"])
+                captions.append(members["txt"].decode())
+            except (OSError, SyntaxError, ValueError, KeyError) as error:
+                raise ShardError(
+                    f"{reader.path}, key {row['key']}: no readable jpg and txt member: {error!r}"
+                ) from error
+            drawn = self._draw(row["sample_id"], image)
+            views += drawn
+            shown = [apply_view(image, view) for view in drawn] if self.views else [image]
+            for number, picture in enumerate(shown, place * len(shown)):
+                target[number] = self.preprocessing.pixels(picture)
+        return (None if self.views else self.tokenizer(captions)), views
+
+    def _draw(self, sample_id: int, image: Any) -> list[View]:
+        size = {"width": image.width, "height": image.height}
+        return [
+            draw_view(self.augmentation, sample_id=sample_id, number=number, **size) for number in range(self.views)
+        ]
+
+
+class _Coming:
+    """A batch that threads are at work on."""
+
+    def __init__(self, rows: Sequence[Row], pixels: Any, parts: list[Future[_Part]]):
+        self._rows, self._pixels, self._parts = rows, pixels, parts
+
+    def result(self) -> Batch:
+        import torch
+
+        parts = [part.result() for part in self._parts]
+        return Batch(
+            sample_ids=[row["sample_id"] for row in self._rows],
+            pixels=self._pixels,
+            tokens=None if parts[0][0] is None else torch.cat([tokens for tokens, _ in parts]),
+            views=[view for _, views in parts for view in views],
+        )

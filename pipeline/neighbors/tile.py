@@ -1,0 +1,273 @@
+"""One tile of the distance matrix: scores block by block, verdicts on what they leave, the forest of the tile.
+
+A *tile* is what is scheduled, marked as done and computed again after a fault. A GPU takes it whole
+(:mod:`pipeline.neighbors.gpu_tile`), a CPU works through it in *blocks* that fit its cache. Of a block with few
+candidates each is verified; a crowded one is reduced first. A tile returns its minimum spanning forest, not its pairs.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.core import devices
+from pipeline.core.devices import Wanted
+from pipeline.graph.forest import Edges, ForestBuilder
+from pipeline.neighbors.candidates import plain_candidates
+from pipeline.neighbors.distances import crowded_edges, exact_edges
+from pipeline.neighbors.lower_bound import Bound, left_columns, right_columns
+from pipeline.neighbors.pack import release
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TILE_ROWS: dict[str, int] = {"cpu": 16_384, "cuda": 524_288}
+"""Rows of a side of a tile where nothing else is asked for. A GPU is done with one of its own in about a second."""
+
+BLOCK_ROWS = 2048
+# A row or column of a block with more candidates is crowded. Crowded ones are reduced together, which costs a pair
+# about a thirtieth of what verifying it does.
+CROWDED = 24
+REDUCED_PER_VERIFIED = 30
+_HELD = 65_536
+# Few enough for the float64 copies to be reused by the allocator.
+_COLUMN_ROWS = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tile:
+    """Rows ``[rows[0], rows[1])`` against columns, both numbers of distinct vectors; ``folder`` is the search's.
+    ``device``: what is wanted, which the process that searches it makes the best of."""
+
+    folder: Path
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    device: Wanted
+    threads: int
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "tiles" / f"{self.rows[0]:012d}-{self.columns[0]:012d}.npz"
+
+    @property
+    def pairs(self) -> int:
+        rows, columns = self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
+        return rows * (rows - 1) // 2 if self.rows == self.columns else rows * columns
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileResult:
+    """``candidates`` pairs were left by the scores, ``verified`` of them compared in full."""
+
+    path: Path
+    pairs: int
+    candidates: int
+    verified: int
+
+
+def run_tile(tile: Tile) -> TileResult:
+    """Search one tile and write its forest, as row numbers, atomically to ``tile.output``; runs in any process."""
+    device = devices.resolve(tile.device)
+    if device == "cpu":
+        _run_on_cpu(tile)
+    else:
+        from pipeline.neighbors.gpu_tile import open_search
+
+        edges, candidates = open_search(tile.folder, device).forest(tile.rows, tile.columns)
+        write_edges(tile.output, edges, candidates=candidates, verified=candidates)
+    return read_result(tile)
+
+
+def _run_on_cpu(tile: Tile) -> None:
+    search = _search(tile.folder)
+    if tile.threads:
+        import torch
+
+        torch.set_num_threads(tile.threads)
+    builder = ForestBuilder(search.nodes)
+    found = _Candidates(search, builder)
+    search.scan(tile, found)
+    found.flush()
+    write_edges(tile.output, builder.forest(), candidates=found.candidates, verified=found.verified)
+    search.release()
+
+
+def let_go() -> None:
+    """Close the search of this process; on a GPU, free what it holds there."""
+    _search_at.cache_clear()
+    if "pipeline.neighbors.gpu_tile" in sys.modules:
+        from pipeline.neighbors import gpu_tile as device_search
+
+        device_search.let_go()
+
+
+def write_edges(path: Path, edges: Edges, *, candidates: int = 0, verified: int = 0) -> None:
+    """Write edges and counts; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        counts = {"candidates": np.int64(candidates), "verified": np.int64(verified)}
+        np.savez(file, a=edges.a, b=edges.b, distance=edges.distance, **counts)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def read_edges(path: Path) -> Edges:
+    with np.load(path, allow_pickle=False) as content:
+        return Edges(a=content["a"], b=content["b"], distance=content["distance"])
+
+
+def read_result(tile: Tile) -> TileResult:
+    """The counts of a finished tile."""
+    with np.load(tile.output, allow_pickle=False) as content:
+        counts = {name: int(content[name]) for name in ("candidates", "verified")}
+    return TileResult(path=tile.output, pairs=tile.pairs, **counts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Where a block begins among the distinct vectors, its size, and whether its two sides are the same vectors."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+    same: bool
+
+
+class Search:
+    """The files of a search, mapped: columns of the scores, vectors, and which vector a column row stands for."""
+
+    def __init__(self, folder: Path):
+        content = json.loads((folder / "search.json").read_text())
+        self.bound = Bound(**content["bound"])
+        self.nodes, width = content["rows"], content["width"]
+        self.distinct = np.load(folder / "distinct.npy", mmap_mode="r")
+        self._numbers = np.load(folder / "numbers.npy", mmap_mode="r")
+        self._vectors = np.memmap(folder / "vectors.bin", np.dtype(content["dtype"]), "r", shape=(self.nodes, width))
+        self._columns: np.ndarray | None = None
+        if (folder / "columns.bin").exists():
+            stored = np.int16 if self.bound.precision == "bfloat16" else np.float32
+            shape = (content["distinct"], self.bound.columns)
+            self._columns = np.memmap(folder / "columns.bin", stored, "r", shape=shape)
+        self._basis = np.load(folder / "basis.npy")
+        self.rows = mapped(self._vectors)
+        self._scores: Tensor | None = None
+
+    def columns(self, start: int, stop: int) -> "Tensor":
+        """Left columns (stop - start, C); made here where a GPU was expected, which would have made its own."""
+        import torch
+
+        if self._columns is None:
+            basis = torch.from_numpy(self._basis)
+            return torch.cat(list(column_batches(self.rows, self.distinct[start:stop], basis, self.bound)))
+        part = torch.from_numpy(np.array(self._columns[start:stop]))
+        return part.view(torch.bfloat16) if part.dtype == torch.int16 else part
+
+    def numbered(self, edges: Edges) -> Edges:
+        """Edges between rows as edges between their numbers, the smaller first."""
+        a, b = self._numbers[edges.a], self._numbers[edges.b]
+        return Edges(a=np.minimum(a, b), b=np.maximum(a, b), distance=edges.distance)
+
+    def scan(self, tile: Tile, found: "_Candidates") -> None:
+        """Hand the candidates of every block to ``found``."""
+        size = BLOCK_ROWS
+        left = self.columns(*tile.rows)
+        right = right_columns(self.columns(*tile.columns), self.bound)
+        if self._scores is None:
+            # One buffer for all blocks: fresh memory would be mapped and cleared every time.
+            self._scores = left.new_empty(size * size)
+        for i in range(0, len(left), size):
+            for j in range(i if tile.rows == tile.columns else 0, len(right), size):
+                block = _Block(
+                    row=tile.rows[0] + i,
+                    column=tile.columns[0] + j,
+                    rows=len(left[i : i + size]),
+                    columns=len(right[j : j + size]),
+                    same=tile.rows == tile.columns and i == j,
+                )
+                sides = left[i : i + size], right[j : j + size]
+                a, b = plain_candidates(*sides, self.bound.least_score, block.same, buffer=self._scores)
+                found.add(block, a, b)
+
+    def release(self) -> None:
+        release(self._vectors)
+        if self._columns is not None:
+            release(self._columns)
+
+
+def mapped(vectors: np.ndarray) -> "Tensor":
+    """A tensor over the same memory."""
+    import torch
+
+    with warnings.catch_warnings():
+        # torch warns that the mapped file cannot be written; it is only read.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(vectors)
+
+
+def column_batches(rows: "Tensor", wanted: np.ndarray, basis: "Tensor", bound: Bound) -> "Iterator[Tensor]":
+    """Left columns (B, C) of the ``wanted`` rows, some at a time."""
+    import torch
+
+    for start in range(0, len(wanted), _COLUMN_ROWS):
+        yield left_columns(rows[torch.from_numpy(np.array(wanted[start : start + _COLUMN_ROWS]))], basis, bound)
+
+
+@functools.lru_cache(maxsize=1)
+def _search_at(folder: Path, _changed: int) -> Search:
+    return Search(folder)
+
+
+def _search(folder: Path) -> Search:
+    """The search of this process, opened once."""
+    return _search_at(folder, (folder / "search.json").stat().st_mtime_ns)
+
+
+class _Candidates:
+    """Collects the candidates of sparse blocks until they are worth a round of verification; reduces crowded ones."""
+
+    def __init__(self, search: Search, builder: ForestBuilder):
+        self._search, self._builder = search, builder
+        self._held: list[tuple[np.ndarray, np.ndarray]] = []
+        self._count = self.candidates = self.verified = 0
+
+    def add(self, block: _Block, a: np.ndarray, b: np.ndarray) -> None:
+        """Take in the candidates (a, b) of a block, as positions in its two sides."""
+        self.candidates += len(a)
+        if len(a) > CROWDED:
+            a, b = self._reduce(block, a, b)
+        self._held.append((a + block.row, b + block.column))
+        self._count += len(a)
+        if self._count > _HELD:
+            self.flush()
+
+    def _reduce(self, block: _Block, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Settle what lies between crowded rows and crowded columns, where there is much of it; returns the rest."""
+        rows, columns = np.bincount(a, minlength=block.rows), np.bincount(b, minlength=block.columns)
+        if block.same:
+            # Each pair stands there once, so that a row's share is also in its column.
+            rows = columns = rows + columns
+        crowded_rows, crowded_columns = np.flatnonzero(rows > CROWDED), np.flatnonzero(columns > CROWDED)
+        inside = (rows[a] > CROWDED) & (columns[b] > CROWDED)
+        if not inside.any() or inside.sum() * REDUCED_PER_VERIFIED < len(crowded_rows) * len(crowded_columns):
+            return a, b
+        distinct, bound = self._search.distinct, self._search.bound
+        left, right = distinct[block.row + crowded_rows], distinct[block.column + crowded_columns]
+        edges = crowded_edges(self._search.rows, left, right, bound.max_distance, same=block.same)
+        self._builder.add(self._search.numbered(edges))
+        return a[~inside], b[~inside]
+
+    def flush(self) -> None:
+        """Verify what is held."""
+        if self._count:
+            a, b = (self._search.distinct[np.concatenate(ends)] for ends in zip(*self._held))
+            edges = exact_edges(self._search.rows, a, b, self._search.bound.max_distance)
+            self._builder.add(self._search.numbered(edges))
+            self.verified += self._count
+        self._held, self._count = [], 0

@@ -1,0 +1,67 @@
+"""Training samples: everything that the tables say of a pair, and its image from the download's tars."""
+
+import functools
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.clip.views import FIELDS as VIEW_FIELDS
+from pipeline.core.errors import ShardError
+from pipeline.core.tars import TarReader
+from pipeline.vectors.read import list_matrix
+
+_OPEN_TARS = 64
+
+
+def training_samples(
+    root: Path, table: pa.Table, first: int, *, views: pa.Table | None = None
+) -> Iterator[dict[str, Any]]:
+    """Members of the samples of a table with the columns of ``training_order.sql``; ``first`` numbers their keys.
+
+    ``views``: rows of ``teacher_views``, equally many for each sample, in the order of the samples.
+    """
+
+    @functools.lru_cache(maxsize=_OPEN_TARS)
+    def reader(shard: str) -> TarReader:
+        return TarReader(root / "images" / f"{shard}.tar")
+
+    image = list_matrix(table["image_embedding"], what="image_embedding").astype(np.float16)
+    text = list_matrix(table["text_embedding"], what="text_embedding").astype(np.float16)
+    shown = _by_sample(views, table["sample_id"].to_numpy()) if views is not None else None
+    rows = table.drop_columns(["image_embedding", "text_embedding"]).to_pylist()
+    for number, row in enumerate(rows):
+        stored = reader(row["source_shard"]).sample(row["offset"], row["size"])
+        sample = {
+            "__key__": f"{first + number:09d}",
+            "jpg": stored["jpg"],
+            "txt": row["caption"],
+            "json": {"sample_id": row["sample_id"], "cluster_id": row["cluster_id"]},
+            "image.npy": _npy(image[number]),
+            "text.npy": _npy(text[number]),
+        }
+        if shown is not None:
+            sample["json"]["views"], vectors = shown[number]
+            sample["views.npy"] = _npy(vectors)
+        yield sample
+
+
+def _by_sample(views: pa.Table, ids: np.ndarray) -> list[tuple[list[dict[str, Any]], np.ndarray]]:
+    """Parameters and embeddings (views, width) of each sample; :class:`ShardError` where they belong to another."""
+    count = views.num_rows // max(len(ids), 1)
+    if not np.array_equal(views["sample_id"].to_numpy(), np.repeat(ids, count)):
+        raise ShardError(f"teacher_views: not {count} views of each of {len(ids)} samples")
+    vectors = list_matrix(views["image_embedding"], what="image_embedding of teacher_views").astype(np.float16)
+    made = views.select(VIEW_FIELDS).to_pylist()
+    return [
+        (made[start : start + count], vectors[start : start + count]) for start in range(0, len(made), max(count, 1))
+    ]
+
+
+def _npy(vector: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, vector, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,122 @@
+"""Training shards: WebDataset tars of kept pairs, globally shuffled, with teacher embeddings and cluster labels.
+
+Members of a sample: ``jpg``, ``txt``, ``json`` (``sample_id``, ``cluster_id``), ``image.npy``, ``text.npy`` (float16).
+Where there are views, ``views.npy`` (views, width) has the teacher's embeddings of them, in the order of the list
+``views`` in ``json``, which says how each is made of ``jpg``.
+``training_shards/manifest.json`` says which teacher, preprocessing and clusters the shards were made with, so that the
+trainer can refuse a mixture.
+"""
+
+import dataclasses
+import itertools
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core import query
+from pipeline.core.errors import ShardError
+from pipeline.core.manifest import ShardsManifest, read_manifest
+from pipeline.core.progress import Progress
+from pipeline.core.query import QueryConfig
+from pipeline.core.tars import index_tar, write_tar
+from pipeline.shards.config import ShardsConfig
+from pipeline.shards.samples import training_samples
+from pipeline.storage.result import StageResult, read_result
+from pipeline.storage.stage import Stage
+from pipeline.teacher.stage import read_info
+
+__all__ = ["ShardsManifest", "read_manifest", "training_samples", "write_shards"]
+
+log = logging.getLogger(__name__)
+
+
+def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *, views: int = 1) -> StageResult:
+    """Stage ``training_shards``; ``views`` as in :class:`pipeline.core.settings.EmbeddingsConfig`.
+
+    Raises :class:`ShardError` if a kept sample has lost its image, label, embedding or one of its views.
+    """
+    images, embeddings = read_result(root, "images"), read_result(root, "teacher_embeddings")
+    balance, clusters = read_result(root, "balance"), read_result(root, "clusters")
+    augmented = read_result(root, "teacher_views") if views > 1 else None
+    pairs = balance.parquet("balanced_pairs")
+    samples = sum(pq.read_metadata(path).num_rows for path in pairs)
+    if augmented is not None and augmented.rows != samples * views:
+        raise ShardError(f"{samples} pairs were kept, but {augmented.rows} views of {views} each were embedded")
+    names = [f"{number:05d}" for number in range(math.ceil(samples / config.samples_per_shard))]
+    digest = [result.digest for result in (images, embeddings, balance, clusters, augmented) if result is not None]
+    stage = Stage(
+        root, "training_shards", version=1, config=config.content(), inputs=dict.fromkeys([*names, "manifest"], digest)
+    )
+    if stage.is_complete():
+        return stage.result()
+    with stage.running(), images.borrowed(".tar"):
+        pending = set(stage.pending())
+        parameters = {
+            "index": query.files(images.parquet("index")),
+            "pairs": query.files(pairs),
+            "assignments": query.files(clusters.parquet("cluster_assignments")),
+            "embeddings": query.files(embeddings.parquet("teacher_embeddings")),
+            "seed": config.seed,
+        }
+        scratch = root / ".tmp" / "training_shards"
+        with (
+            query.connect(query_config, scratch=scratch) as connection,
+            query.connect(query_config, scratch=scratch) as beside,
+            Progress(log, "training_shards", total=samples, unit="samples") as progress,
+        ):
+            rows = query.stream(connection, query.sql("pipeline.shards", "training_order"), parameters)
+            drawn = _views(beside, augmented, parameters, config.samples_per_shard * views)
+            written = 0
+            for name, table in zip(names, query.cut(rows, config.samples_per_shard)):
+                shown = next(drawn)
+                if name in pending:
+                    _write_shard(stage, root, name, table, first=written, views=shown)
+                written += table.num_rows
+                progress.add(table.num_rows)
+        if written != samples:
+            raise ShardError(
+                f"{samples} pairs were kept, but {written} have an image, an embedding and a cluster label"
+            )
+        if "manifest" in pending:
+            _write_manifest(stage, root, samples, clusters, views)
+        return stage.finish()
+
+
+def _views(
+    connection: duckdb.DuckDBPyConnection, result: StageResult | None, parameters: dict[str, Any], rows: int
+) -> Iterator[pa.Table | None]:
+    """Tables of the views of as many samples as a shard has; none for each shard where there are no views."""
+    if result is None:
+        return itertools.repeat(None)
+    chosen = {name: parameters[name] for name in ("pairs", "seed")}
+    files = {"views": query.files(result.parquet("teacher_views"))}
+    return query.cut(query.stream(connection, query.sql("pipeline.shards", "training_views"), chosen | files), rows)
+
+
+def _write_shard(stage: Stage, root: Path, name: str, table: pa.Table, *, first: int, views: pa.Table | None) -> None:
+    with stage.output(name) as output:
+        tar = output.path(f"training_shards/{name}.tar")
+        output.rows = write_tar(tar, training_samples(root, table, first, views=views))
+        pq.write_table(index_tar(tar), output.path(f"training_shards/index/{name}.parquet"))
+        output.stats = {"samples": output.rows}
+
+
+def _write_manifest(stage: Stage, root: Path, samples: int, clusters: StageResult, views: int) -> None:
+    info = dataclasses.asdict(read_info(root))
+    manifest = ShardsManifest(
+        samples=samples,
+        teacher=info.pop("name"),
+        clusters=clusters.stats["clusters"],
+        clusters_digest=clusters.digest,
+        views=views,
+        **info,
+    )
+    with stage.output("manifest") as output:
+        output.path("training_shards/manifest.json").write_text(json.dumps(dataclasses.asdict(manifest), indent=1))

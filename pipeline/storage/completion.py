@@ -1,0 +1,84 @@
+"""Marks: the small JSON records, written last, that a shard or a whole stage is done."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.storage.local import LocalStorage
+
+COMPLETE = "complete"
+"""The name of the mark of a whole stage, among those of its shards."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mark:
+    """The record that a shard, or a whole stage, is done. ``seconds``: of writing the shard; of the run that completed
+    the stage, without those that were killed before. ``tables``: rows of each table; ``shards``: for a whole stage, the
+    digest of each of its shards."""
+
+    fingerprint: str
+    digest: str
+    rows: int
+    files: dict[str, int]
+    seconds: float
+    stats: dict[str, Any]
+    tables: dict[str, int] = dataclasses.field(default_factory=dict)
+    shards: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def mark_name(stage: str, shard: str) -> str:
+    """Where a mark lies under the root."""
+    return f".marks/{stage}/{shard}.json"
+
+
+def shard_of(mark_name: str) -> str:
+    """The shard that a mark of this name is of."""
+    return PurePosixPath(mark_name).stem
+
+
+def read_marks(storage: LocalStorage, stage: str, shards: Iterable[str]) -> dict[str, Mark]:
+    """The marks that are there, by shard."""
+    texts = storage.texts(mark_name(stage, shard) for shard in shards)
+    return {shard_of(name): Mark(**json.loads(text)) for name, text in texts.items()}
+
+
+def complete_mark(storage: LocalStorage, stage: str) -> Mark | None:
+    """The mark of a whole stage. One that does not name its shards, as earlier versions wrote it, is written again."""
+    mark = read_marks(storage, stage, [COMPLETE]).get(COMPLETE)
+    return mark if mark and mark.shards else None
+
+
+def rows_by_table(paths: Iterable[Path]) -> dict[str, int]:
+    """Rows of the Parquet files, added up by the folder that they lie in."""
+    rows = Counter[str]()
+    for path in paths:
+        if path.suffix == ".parquet":
+            rows[path.parent.name] += pq.read_metadata(path).num_rows
+    return dict(rows)
+
+
+def is_table(name: str) -> bool:
+    """Whether a file's bytes enter the digest: those of a tar hold times, so its index speaks for it."""
+    return name.endswith((".parquet", ".json", ".safetensors"))
+
+
+def damaged(mark: Mark, sizes: Mapping[str, int]) -> list[str]:
+    """The mark's files that are missing or have another size."""
+    return [name for name, expected in mark.files.items() if sizes.get(name) != expected]
+
+
+def sum_stats(marks: list[Mark]) -> dict[str, Any]:
+    """Statistics of one shard as they are, of several summed where they are numbers."""
+    if len(marks) == 1:
+        return marks[0].stats
+    total: dict[str, Any] = {}
+    for mark in marks:
+        for key, value in mark.stats.items():
+            if isinstance(value, int | float):
+                total[key] = total.get(key, 0) + value
+    return total

@@ -1,0 +1,104 @@
+"""What a completed stage left, for those that read it."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import MissingInputError
+from pipeline.storage.completion import (
+    Mark,
+    complete_mark,
+    damaged,
+    read_marks,
+)
+from pipeline.storage.roots import storage_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage has made, and how much of it was made by this call (``computed`` of ``shards``)."""
+
+    root: Path
+    name: str
+    fingerprint: str
+    digest: str
+    rows: int
+    bytes: int
+    seconds: float
+    shards: int
+    computed: int
+    stats: dict[str, Any]
+    tables: dict[str, int]
+    sizes: dict[str, int]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(self.root / name for name in self.sizes)
+
+    def parquet(self, table: str) -> list[Path]:
+        """The Parquet files of one table of this stage, in the order of their names, there to be read."""
+        paths = self.paths(table)
+        storage_of(self.root).fetch(self._names(paths))
+        return paths
+
+    def paths(self, table: str) -> list[Path]:
+        """The same, whether there are local copies of them or not."""
+        return sorted(path for path in self.files if path.parent.name == table and path.suffix == ".parquet")
+
+    def folder(self, name: str) -> Path:
+        """A folder under the root with all files that this stage has in it and below it, and no others."""
+        below = [path for path in self.files if path.is_relative_to(self.root / name)]
+        storage_of(self.root).fetch(self._names(below), only=True)
+        return self.root / name
+
+    @contextlib.contextmanager
+    def borrowed(self, ending: str) -> Iterator[None]:
+        """While the block lasts, all files of this ending are there to be read."""
+        with storage_of(self.root).borrowed(self._names(path for path in self.files if path.name.endswith(ending))):
+            yield
+
+    def _names(self, paths: Iterable[Path]) -> list[str]:
+        return [path.relative_to(self.root).as_posix() for path in paths]
+
+
+def read_result(root: Path, name: str, *, computed: int = 0) -> StageResult:
+    """The result of a completed stage; :class:`MissingInputError` if it is not complete or its files are damaged."""
+    storage = storage_of(Path(root))
+    mark = complete_mark(storage, name)
+    place = storage.uri("").rstrip("/") if storage.remote else root
+    if mark is None:
+        raise MissingInputError(f"stage '{name}' is not complete under {place}; run it first")
+    lost = damaged(mark, storage.sizes(mark.files))
+    if lost:
+        raise MissingInputError(
+            f"stage '{name}' under {place}: {lost[0]} is missing or does not have the {mark.files[lost[0]]} "
+            f"bytes that were written ({len(lost)} such files); run the stage again to mend it"
+        )
+    return StageResult(
+        root=Path(root),
+        name=name,
+        fingerprint=mark.fingerprint,
+        digest=mark.digest,
+        rows=mark.rows,
+        bytes=sum(mark.files.values()),
+        seconds=mark.seconds,
+        shards=len(mark.shards),
+        computed=computed,
+        stats=mark.stats,
+        tables=mark.tables,
+        sizes=mark.files,
+    )
+
+
+def shard_marks(root: Path, name: str) -> dict[str, Mark]:
+    """The mark of every shard of a completed stage, by shard name."""
+    return read_marks(storage_of(Path(root)), name, shard_digests(root, name))
+
+
+def shard_digests(root: Path, name: str) -> dict[str, str]:
+    """The digest of every shard of a completed stage, by shard name."""
+    read_result(root, name)
+    mark = complete_mark(storage_of(Path(root)), name)
+    return mark.shards if mark else {}

@@ -1,0 +1,34 @@
+"""A root by its name: a folder, or the local folder of one in an object store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.storage.config import StorageConfig
+from pipeline.storage.local import REMOTE_FILE, LocalStorage
+
+
+def storage_of(root: Path) -> LocalStorage:
+    """The storage of an open root, in any process that sees its folder."""
+    try:
+        content: dict[str, Any] = json.loads((Path(root) / REMOTE_FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return LocalStorage(root)
+    from pipeline.storage.object_store import RemoteStorage
+
+    return RemoteStorage(Path(root), **content)
+
+
+def open_root(root: str, config: StorageConfig | None = None) -> Path:
+    """The local folder of a root: itself, or for a URL a folder for local copies, under ``config.scratch``.
+
+    Raises :class:`ConfigError` if fsspec does not know the URL's protocol or its package is not installed.
+    """
+    if "://" not in root:
+        return Path(root)
+    from pipeline.storage.object_store import RemoteStorage
+
+    config = config or StorageConfig()
+    storage = RemoteStorage.at(root, config)
+    storage.attach()
+    return storage.root

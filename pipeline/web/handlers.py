@@ -1,0 +1,167 @@
+"""urllib's handlers with the guard's rules in them, and the outcome that each of urllib's errors stands for."""
+
+import http.client
+import socket
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from email.message import Message
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from pipeline.web.addresses import DeadlineMixin, connect, resolve
+from pipeline.web.outcomes import SampleError
+
+if TYPE_CHECKING:
+    from pipeline.web.rules import Guard
+
+_TRANSIENT_HTTP = {408, 425, 429, 500, 502, 503, 504}
+
+
+class _DeadlineTLSSocket(DeadlineMixin, ssl.SSLSocket):
+    """A TLS socket with a deadline."""
+
+
+class _HTTPConnection(http.client.HTTPConnection):
+    deadline: float
+
+    def open_through(self, guard: "Guard", deadline: float) -> None:
+        self.deadline = deadline
+        self._create_connection = lambda address, timeout=None, _source=None: connect(
+            resolve(*address, connect_to=guard.connect_to, allow_private=guard.allow_private_addresses),
+            silence_s=timeout,
+            deadline=deadline,
+        )
+
+
+class _HTTPSConnection(_HTTPConnection, http.client.HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        assert isinstance(self.sock, _DeadlineTLSSocket)
+        self.sock.deadline, self.sock.silence_s = self.deadline, self.timeout
+
+
+class _HTTPHandler(urllib.request.HTTPHandler):
+    def __init__(self, guard: "Guard"):
+        super().__init__()
+        self._guard = guard
+
+    def http_open(self, request: Any) -> http.client.HTTPResponse:
+        _check(request.full_url)
+
+        def connection(host: str, **options: Any) -> http.client.HTTPConnection:
+            made = _HTTPConnection(host, **options)
+            made.open_through(self._guard, request.deadline)
+            return made
+
+        return self.do_open(connection, request)
+
+
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    def __init__(self, guard: "Guard"):
+        context = ssl.create_default_context()
+        context.sslsocket_class = _DeadlineTLSSocket
+        context.set_alpn_protocols(["http/1.1"])
+        super().__init__(context=context)
+        self._guard, self._tls = guard, context
+
+    def https_open(self, request: Any) -> http.client.HTTPResponse:
+        _check(request.full_url)
+
+        def connection(host: str, **options: Any) -> http.client.HTTPSConnection:
+            made = _HTTPSConnection(host, **options)
+            made.open_through(self._guard, request.deadline)
+            return made
+
+        return self.do_open(connection, request, context=self._tls)
+
+
+class _RedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https alone, a bounded number of times, without reading what comes with them."""
+
+    # Counted below, by hops: urllib's counts are of URLs, and its error looks like any HTTP error.
+    max_redirections = max_repeats = 1000
+
+    def __init__(self, guard: "Guard"):
+        self._guard = guard
+
+    def http_error_302(
+        self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Message
+    ) -> http.client.HTTPResponse | None:
+        # urllib reads the body of the redirect to its end, which an endless one has not; a closed one reads as empty.
+        fp.close()
+        target = headers.get("location") or headers.get("uri")
+        if target:
+            scheme = urllib.parse.urlsplit(urllib.parse.urljoin(req.full_url, target)).scheme.lower()
+            if scheme not in ("http", "https"):
+                raise SampleError("refused_address", "scheme is not allowed", f"redirected to {scheme}")
+        return super().http_error_302(req, fp, code, msg, headers)  # type: ignore[arg-type]
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    def redirect_request(  # noqa: PLR0917 - urllib's signature
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        hops = getattr(req, "hops", 0) + 1
+        if hops > self._guard.max_redirects:
+            raise SampleError("failed_to_download", "too many redirects", f"more than {self._guard.max_redirects}")
+        request: Any = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None:
+            request.hops, request.deadline = hops, req.deadline
+        return request
+
+
+class _UnknownHandler(urllib.request.BaseHandler):
+    def unknown_open(self, request: urllib.request.Request) -> None:
+        raise SampleError("refused_address", "scheme is not allowed", request.type)
+
+
+def director(guard: "Guard") -> urllib.request.OpenerDirector:
+    """An opener that knows the guard's schemes alone."""
+    opener = urllib.request.OpenerDirector()
+    by_scheme: dict[str, Any] = {
+        "http": lambda: _HTTPHandler(guard),
+        "https": lambda: _HTTPSHandler(guard),
+        "file": urllib.request.FileHandler,
+        "data": urllib.request.DataHandler,
+    }
+    for scheme in guard.schemes:
+        opener.add_handler(by_scheme[scheme]())
+    for handler in (
+        _UnknownHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        _RedirectHandler(guard),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _check(url: str) -> None:
+    """A URL with a user name in it is refused: it looks like one host and means another."""
+    if "@" in urllib.parse.urlsplit(url).netloc:
+        raise SampleError("refused_address", "URL carries a user name")
+
+
+def failure(error: Exception) -> SampleError:  # noqa: PLR0911 - a table, one line an outcome
+    """The outcome that an error of urllib, http.client or a socket stands for."""
+    status: Final = "failed_to_download"
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()
+        return SampleError(status, f"HTTP {error.code}", error.reason, transient=error.code in _TRANSIENT_HTTP)
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, socket.gaierror):
+        return SampleError(status, "host not found", cause.strerror, transient=True)
+    if isinstance(cause, ssl.SSLError):
+        return SampleError(status, "TLS failed", cause.reason or cause, transient=isinstance(cause, ssl.SSLEOFError))
+    if isinstance(cause, TimeoutError):
+        return SampleError(status, "no answer in time", transient=True)
+    if isinstance(cause, ConnectionError):
+        return SampleError(status, "connection failed", cause.strerror or cause, transient=True)
+    if isinstance(cause, http.client.InvalidURL | ValueError):
+        return SampleError(status, "malformed URL", cause)
+    if isinstance(cause, http.client.HTTPException):
+        return SampleError(status, "broken HTTP", repr(cause), transient=True)
+    if isinstance(cause, OSError):
+        return SampleError(status, "connection failed", cause.strerror or cause, transient=True)
+    return SampleError(status, "no answer", cause)

@@ -1,0 +1,136 @@
+"""The balance as a stage, and how far a blocklist reaches, on the small finished run."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.balance.config import BalanceConfig
+from pipeline.balance.stage import balance_pairs
+from pipeline.core.errors import BlocklistError
+from pipeline.storage.result import StageResult, read_result
+from tests.conftest import SmallRun, run_balance, run_clusters, run_shards
+
+
+def ids(root: Path, table: str) -> set[int]:
+    return {row for path in root.glob(f"{table}/*.parquet") for row in pq.read_table(path)["sample_id"].to_pylist()}
+
+
+def rebalance(run: SmallRun, **changes: object) -> StageResult:
+    config = BalanceConfig(**{**run.settings.balance.model_dump(), **changes})
+    return balance_pairs(run.root, config, run.settings.query)
+
+
+def blocked_run(run: SmallRun, blocklist: Path) -> SmallRun:
+    balance = run.settings.balance.model_copy(update={"blocklist": [str(blocklist)]})
+    return SmallRun(run.settings.model_copy(update={"balance": balance}))
+
+
+def some_kept(run: SmallRun) -> list[dict]:
+    return pq.read_table(run.root / "balanced_pairs").to_pylist()[:12]
+
+
+def test_blocked_pairs_reach_no_later_table(copied: SmallRun, tmp_path: Path) -> None:
+    kept = some_kept(copied)
+    by_id, by_url = {row["sample_id"] for row in kept[:6]}, {row["url"] for row in kept[6:]}
+    listed = tmp_path / "list.txt"
+    listed.write_text("# by request\n\n" + "\n".join([*map(str, by_id), *by_url, "7", "https://nowhere.example/x"]))
+    images = [row for path in (copied.root / "images").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    blocked = {row["sample_id"] for row in images if row["sample_id"] in by_id or row["url"] in by_url}
+    blocked &= ids(copied.root, "teacher_embeddings")
+    run = blocked_run(copied, listed)
+    result = run_balance(run.settings)
+    run_clusters(run.settings)
+    run_shards(run.settings)
+    assert ids(run.root, "blocked_pairs") == blocked
+    for table in ("balance_groups", "balanced_pairs", "removed_pairs", "cluster_assignments", "training_shards/index"):
+        assert ids(run.root, table) and not ids(run.root, table) & blocked, table
+    stats = read_result(run.root, "balance").stats
+    assert stats["blocked"] == len(blocked) >= 12
+    assert (stats["blocklist_entries"], stats["blocklist_unmatched"]) == (14, 2)
+    assert stats["kept"] + stats["removed"] + stats["blocked"] == stats["samples"] == result.rows
+    assert not (set(pq.read_table(run.root / "removed_pairs")["kept_sample_id"].to_pylist()) & blocked)
+
+
+def test_baseline_does_not_train_on_blocked_pairs(copied: SmallRun, tmp_path: Path) -> None:
+    from training.config import StudentConfig
+    from training.stage import train_baseline
+
+    blocked = {row["sample_id"] for row in some_kept(copied)}
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(map(str, blocked)))
+    run_balance(blocked_run(copied, listed).settings)
+    trained_on: list[set[int]] = []
+
+    def stop(job: object, **_: object) -> None:
+        trained_on.append(ids(job.index_folder, "."))
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("training.stage.run_training", stop)
+        train_baseline(copied.root, StudentConfig())
+    assert trained_on == [ids(copied.root, "teacher_embeddings") - blocked]
+
+
+def test_content_of_blocklists_decides_not_their_names(copied: SmallRun, tmp_path: Path) -> None:
+    first, second = (row["sample_id"] for row in some_kept(copied)[:2])
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text(f"{first}\n")
+    b.write_text(f"{second}\n")
+    one = rebalance(copied, blocklist=[str(a), str(b)])
+    assert one.computed == 1
+    a.rename(tmp_path / "c.txt")
+    assert rebalance(copied, blocklist=[str(b), str(tmp_path / "c.txt")]).computed == 0
+    b.write_text(f"{first}\n")
+    assert rebalance(copied, blocklist=[str(b)]).computed == 1
+    with pytest.raises(BlocklistError, match=re.escape(str(a))):
+        rebalance(copied, blocklist=[str(a)])
+
+
+def test_fields_of_other_rules_recompute_nothing(copied: SmallRun) -> None:
+    assert rebalance(copied, cells=3, seed=4).computed == 0
+    assert rebalance(copied, rule="random", seed=4).computed == 1
+    assert rebalance(copied, rule="random", seed=4, cells=3).computed == 0
+    assert rebalance(copied, rule="random", seed=5).computed == 1
+
+
+@pytest.mark.parametrize("rule", ["connected_components", "semdedup", "random"])
+def test_checks_and_pictures_fit_every_rule_and_a_blocklist(copied: SmallRun, tmp_path: Path, rule: str) -> None:
+    from assets.checks import _one
+    from assets.page.pictures import balance_pictures
+
+    listed = tmp_path / "list.csv"
+    with listed.open("w") as file:
+        csv.writer(file).writerows([["sample_id"], *[[row["sample_id"]] for row in some_kept(copied)]])
+    result = rebalance(copied, rule=rule, blocklist=[str(listed)], cells=4)
+    found = _one(
+        copied.settings,
+        "check_balance",
+        embeddings="teacher_embeddings",
+        groups="balance_groups",
+        balanced="balanced_pairs",
+        removed="removed_pairs",
+        blocked="blocked_pairs",
+    )
+    assert (found["blocked"], found["kept"], found["removed"]) == (12, result.stats["kept"], result.stats["removed"])
+    for name in ("groups_without_one_survivor", "kept_not_in_balanced", "removed_without_survivor", "missing"):
+        assert found[name] == 0, name
+    assert found["blocked_but_used"] == 0
+    pictures = balance_pictures(result, copied.settings)
+    assert set(pictures) == {"balanced_pairs", "balance_groups", "removed_pairs"}
+
+
+def test_similarities_are_those_of_the_stored_embeddings(finished: SmallRun) -> None:
+    rows = {
+        row["sample_id"]: float(np.dot(row["image_embedding"], row["text_embedding"]))
+        for path in (finished.root / "teacher_embeddings").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    }
+    kept = {row["sample_id"]: row["image_text_similarity"] for row in some_kept(finished)}
+    assert kept == pytest.approx({name: rows[name] for name in kept}, abs=1e-3)
+    stats = read_result(finished.root, "balance").stats
+    for table, name in (("balanced_pairs", "similarity_kept"), ("removed_pairs", "similarity_removed")):
+        assert stats[name] == pytest.approx(np.mean([rows[one] for one in ids(finished.root, table)]), abs=1e-3)

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.balance.semantic_balance import semantic_balance
+from pipeline.core import schema
+from pipeline.core.errors import BlocklistError
+from pipeline.neighbors.search import near_duplicate_forest
+from tests.pipeline.balance.test_balance import planted, write
+
+IMAGES = pa.table({"sample_id": [10, 20, 30], "url": ["http://a/1", " http://a/2 ", "http://a/1"]})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three images that are no duplicates, two of them with the same URL."""
+    write(tmp_path / "e.parquet", np.array([10, 20, 30]), np.eye(3, dtype=np.float16))
+    near_duplicate_forest(tmp_path / "e.parquet", tmp_path / "f.parquet", max_distance=0.5)
+    table = pa.table(
+        {name: IMAGES[name] if name in IMAGES.column_names else [None] * 3 for name in schema.IMAGES.names}
+    )
+    pq.write_table(table.cast(schema.IMAGES), tmp_path / "images.parquet")
+    return tmp_path
+
+
+def blocked(data: Path, *files: Path, images: bool = True) -> dict[int, str]:
+    report = semantic_balance(
+        data / "e.parquet",
+        data / "f.parquet",
+        data / "out",
+        threshold=0.3,
+        blocklist=files,
+        images=[data / "images.parquet"] if images else None,
+    )
+    rows = pq.read_table(data / "out" / "blocked_pairs.parquet").to_pylist()
+    assert report.blocked == len(rows)
+    return {row["sample_id"]: row["matched"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "10\n", {10: "sample_id"}),
+        ("a", "# note\n\n  http://a/1 \n20\n", {10: "url", 30: "url", 20: "sample_id"}),
+        ("a.csv", "sample_id,reason\n30,asked\n30,again\n", {30: "sample_id"}),
+        ("a.csv", "url,sample_id\nhttp://a/2,\n,10\n", {20: "url", 10: "sample_id"}),
+        ("a.csv", "url\nhttp://b/unknown\n", {}),
+        ("a.txt", "-9223372036854775808\n", {}),
+    ],
+)
+def test_every_kind_of_file(data: Path, name: str, content: str, expected: dict) -> None:
+    if set(expected) == {10, 20, 30}:
+        with pytest.raises(BlocklistError, match="blocks all 3 images"):
+            (data / name).write_text(content)
+            blocked(data, data / name)
+        return
+    (data / name).write_text(content)
+    assert blocked(data, data / name) == expected
+
+
+def test_parquet_and_several_files(data: Path) -> None:
+    pq.write_table(pa.table({"sample_id": pa.array([10], pa.int64()), "x": [1]}), data / "a.parquet")
+    (data / "b.txt").write_text("20")
+    assert blocked(data, data / "a.parquet", data / "b.txt") == {10: "sample_id", 20: "sample_id"}
+    assert blocked(data, data / "a.parquet", images=False) == {10: "sample_id"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "key,reason\n1,x\n", r"no column sample_id or url; it has \['key', 'reason'\]"),
+        ("a.csv", "sample_id\nx1\n10\nx2\n", "2 values of sample_id are no 64-bit integer: 'x1'"),
+        ("a.txt", "10\nhello there\nftp://a/1\n", "2 of 3 lines are neither an id nor an http"),
+        ("a.txt", "99999999999999999999\n", "1 of 1 lines are neither"),
+        ("a.txt", "# nothing\n", "not one entry"),
+        ("a.csv", "url\n", "not one entry"),
+        ("a.parquet", "no parquet", "cannot be read"),
+        ("a.txt", "10\n20\n30\n", "blocks all 3 images"),
+    ],
+)
+def test_bad_files_are_named(data: Path, name: str, content: str, message: str) -> None:
+    (data / name).write_text(content)
+    with pytest.raises(BlocklistError, match=message):
+        blocked(data, data / name)
+
+
+def test_missing_files_and_urls_without_images(data: Path) -> None:
+    with pytest.raises(BlocklistError, match=r"1 of 1 blocklist files are missing, e\.g\. .*none\.txt"):
+        blocked(data, data / "none.txt")
+    (data / "a.txt").write_text("http://a/1\nhttp://a/2")
+    with pytest.raises(BlocklistError, match="names 2 URLs, but the table images"):
+        blocked(data, data / "a.txt", images=False)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_groups_are_those_of_the_whole_set_less_the_blocked(tmp_path: Path, share: float) -> None:
+    """A blocked image links its neighbors, is not in their mean, and never stands for them."""
+    from tests.pipeline.balance.test_balance import brute_force
+
+    ids, matrix = planted(11)
+    embeddings = write(tmp_path / "e.parquet", ids, matrix)
+    near_duplicate_forest(embeddings, tmp_path / "f.parquet", max_distance=0.6)
+    gone = ids[np.random.default_rng(1).random(len(ids)) < share]
+    (tmp_path / "list.txt").write_text("\n".join(map(str, gone)))
+    expected = brute_force(ids, matrix, 0.3, without=set(gone.tolist()))
+    for rule in ({"threshold": 0.3}, {"target_removal": 0.2}):
+        report = semantic_balance(
+            embeddings, tmp_path / "f.parquet", tmp_path, blocklist=[tmp_path / "list.txt"], **rule
+        )
+        rows = pq.read_table(tmp_path / "balance_groups.parquet").to_pylist()
+        assert {row["sample_id"] for row in rows} == set(ids.tolist()) - set(gone.tolist())
+        assert report.kept + report.removed + report.blocked == report.samples == len(ids)
+        expected = brute_force(ids, matrix, report.threshold, without=set(gone.tolist()))
+        assert {row["sample_id"]: row["group_id"] for row in rows} == expected
+        if "target_removal" in rule:
+            assert report.removed >= 0.2 * len(rows)

@@ -1,0 +1,81 @@
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.errors import ShardError
+from pipeline.core.tars import TarReader, index_tar
+from pipeline.shards.stage import read_manifest
+from pipeline.storage.result import read_result
+from pipeline.teacher.stage import read_info
+from tests.conftest import SmallRun, run_shards, small_settings
+
+
+def samples(run: SmallRun) -> list[dict]:
+    found = []
+    for path in read_result(run.root, "training_shards").parquet("index"):
+        reader = TarReader(run.root / "training_shards" / f"{path.stem}.tar")
+        rows = pq.read_table(path).to_pylist()
+        found += [row | {"members": reader.sample(row["offset"], row["size"])} for row in rows]
+    return found
+
+
+def test_samples_are_the_kept_pairs_with_their_own_embedding_and_label(finished: SmallRun) -> None:
+    kept = {row["sample_id"]: row for row in pq.read_table(finished.root / "balanced_pairs").to_pylist()}
+    labels = {
+        row["sample_id"]: row["cluster_id"] for row in pq.read_table(finished.root / "cluster_assignments").to_pylist()
+    }
+    embeddings = {row["sample_id"]: row for row in pq.read_table(finished.root / "teacher_embeddings").to_pylist()}
+    images = {row["sample_id"]: row for row in pq.read_table(finished.root / "images/index").to_pylist()}
+    assert sorted(sample["sample_id"] for sample in samples(finished)) == sorted(kept)
+    for sample in samples(finished):
+        id_, members = sample["sample_id"], sample["members"]
+        assert json.loads(members["json"]) == {"sample_id": id_, "cluster_id": labels[id_]}
+        assert members["txt"].decode() == kept[id_]["caption"]
+        source = TarReader(finished.root / "images" / f"{kept[id_]['shard']}.tar")
+        assert members["jpg"] == source.sample(images[id_]["offset"], images[id_]["size"])["jpg"]
+        for name in ("image", "text"):
+            vector = np.load(io.BytesIO(members[f"{name}.npy"]), allow_pickle=False)
+            assert vector.dtype == np.float16
+            assert vector.tolist() == embeddings[id_][f"{name}_embedding"]
+
+
+def test_order_is_a_shuffle_that_the_seed_decides(copied: SmallRun) -> None:
+    first = [sample["sample_id"] for sample in samples(copied)]
+    assert first != sorted(first)
+    changed = SmallRun(small_settings(copied.root, shards={"samples_per_shard": 50, "seed": 1}))
+    run_shards(changed.settings)
+    assert [sample["sample_id"] for sample in samples(changed)] != first
+    run_shards(copied.settings)
+    assert [sample["sample_id"] for sample in samples(copied)] == first
+
+
+def test_manifest_names_what_the_shards_were_made_with(finished: SmallRun) -> None:
+    manifest, info = read_manifest(finished.root / "training_shards"), read_info(finished.root)
+    assert manifest.weights_hash == info.weights_hash
+    assert manifest.embed_dim == info.embed_dim
+    assert manifest.clusters_digest == read_result(finished.root, "clusters").digest
+    assert manifest.samples == len(samples(finished))
+
+
+def test_a_truncated_training_shard_is_written_again(copied: SmallRun) -> None:
+    tar = copied.root / "training_shards" / "00000.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ShardError, match=r"truncated|not a readable"):
+        index_tar(tar)
+    assert run_shards(copied.settings).computed == 1
+    assert tar.read_bytes() == whole
+
+
+def test_index_notices_a_missing_end_of_archive(finished: SmallRun, tmp_path: object) -> None:
+    from pathlib import Path
+
+    source = finished.root / "training_shards" / "00000.tar"
+    last = pq.read_table(finished.root / "training_shards/index/00000.parquet").to_pylist()[-1]
+    cut = Path(str(tmp_path)) / "cut.tar"
+    cut.write_bytes(source.read_bytes()[: last["offset"] + last["size"]])
+    with pytest.raises(ShardError, match="end-of-archive"):
+        index_tar(cut)

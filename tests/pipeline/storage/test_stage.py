@@ -1,0 +1,141 @@
+import errno
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.errors import MissingInputError, StorageError
+from pipeline.storage.result import read_result, shard_digests
+from pipeline.storage.stage import Stage
+
+
+def write(stage: Stage, shards: dict[str, int]) -> list[str]:
+    """Run a stage that writes one row per shard; returns the shards that it worked on."""
+    worked = []
+    with stage.running():
+        for shard in stage.pending():
+            worked.append(shard)
+            with stage.output(shard) as output:
+                pq.write_table(pa.table({"value": [shards[shard]]}), output.path(f"source_pairs/{shard}.parquet"))
+                output.rows, output.stats = 1, {"total": shards[shard]}
+        stage.finish()
+    return worked
+
+
+def stage(root: Path, inputs: dict[str, int], config: object = 1) -> Stage:
+    return Stage(root, "numbers", version=1, config=config, inputs=inputs)
+
+
+def test_second_run_does_nothing_and_a_changed_shard_is_redone_alone(tmp_path: Path) -> None:
+    first = {"a": 1, "b": 2}
+    assert write(stage(tmp_path, first), first) == ["a", "b"]
+    assert stage(tmp_path, first).is_complete()
+    assert write(stage(tmp_path, first), first) == []
+    changed = {"a": 1, "b": 3}
+    assert not stage(tmp_path, changed).is_complete()
+    assert write(stage(tmp_path, changed), changed) == ["b"]
+    assert stage(tmp_path, changed).result().stats == {"total": 4}
+
+
+def test_changed_config_redoes_all_and_dropped_shards_are_removed(tmp_path: Path) -> None:
+    inputs = {"a": 1, "b": 2}
+    write(stage(tmp_path, inputs), inputs)
+    assert write(stage(tmp_path, inputs, config=2), inputs) == ["a", "b"]
+    write(stage(tmp_path, {"a": 1}, config=2), {"a": 1})
+    assert [path.name for path in (tmp_path / "source_pairs").glob("*.parquet")] == ["a.parquet"]
+    assert list(shard_digests(tmp_path, "numbers")) == ["a"]
+
+
+def test_truncated_and_deleted_files_are_noticed(tmp_path: Path) -> None:
+    inputs = {"a": 1, "b": 2}
+    write(stage(tmp_path, inputs), inputs)
+    file = tmp_path / "source_pairs" / "a.parquet"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(MissingInputError, match=r"a\.parquet is missing or does not have"):
+        read_result(tmp_path, "numbers")
+    assert write(stage(tmp_path, inputs), inputs) == ["a"]
+    (tmp_path / "source_pairs" / "b.parquet").unlink()
+    assert write(stage(tmp_path, inputs), inputs) == ["b"]
+
+
+def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
+    broken = stage(tmp_path, {"a": 1})
+    with pytest.raises(RuntimeError), broken.running(), broken.output("a") as output:
+        output.path("source_pairs/a.parquet").write_text("half")
+        raise RuntimeError
+    assert not (tmp_path / "source_pairs").exists()
+    with pytest.raises(MissingInputError, match="not complete"):
+        read_result(tmp_path, "numbers")
+
+
+def test_same_content_keeps_the_digest_so_that_later_stages_stay_fresh(tmp_path: Path) -> None:
+    write(stage(tmp_path, {"a": 1}), {"a": 1})
+    before = read_result(tmp_path, "numbers")
+    write(stage(tmp_path, {"a": 1}, config=2), {"a": 1})
+    after = read_result(tmp_path, "numbers")
+    assert before.digest == after.digest
+    assert before.fingerprint != after.fingerprint
+
+
+def test_a_root_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    below = stage(tmp_path / "file" / "root", {"a": 1})
+    with pytest.raises(StorageError, match="cannot be written"), below.running():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.EACCES, "cannot be written"), (errno.EROFS, "cannot be written"), (errno.ENOSPC, "no space left")],
+)
+def test_storage_that_refuses_is_a_typed_error_that_names_the_root(tmp_path: Path, number: int, message: str) -> None:
+    full = stage(tmp_path, {"a": 1})
+    with pytest.raises(StorageError, match=message) as raised, full.running(), full.output("a") as output:
+        output.path("source_pairs/a.parquet").write_text("half")
+        raise OSError(number, "as the system says it")
+    assert str(tmp_path) in str(raised.value)
+    assert not (tmp_path / "source_pairs").exists()
+
+
+def hold(root: Path, seconds: float, started: object) -> None:
+    with stage(root, {"a": 1}).running():
+        started.set()
+        time.sleep(seconds)
+
+
+def test_two_runs_take_turns(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    other = context.Process(target=hold, args=(tmp_path, 1.0, started))
+    other.start()
+    assert started.wait(10)
+    begin = time.monotonic()
+    with stage(tmp_path, {"a": 1}).running():
+        waited = time.monotonic() - begin
+    other.join()
+    assert waited > 0.5
+
+
+def test_marks_are_readable_json(tmp_path: Path) -> None:
+    write(stage(tmp_path, {"a": 1}), {"a": 1})
+    mark = json.loads((tmp_path / ".marks" / "numbers" / "a.json").read_text())
+    assert mark["rows"] == 1
+    assert list(mark["files"]) == ["source_pairs/a.parquet"]
+    assert "read_parquet" in (tmp_path / "catalog.sql").read_text()
+
+
+def test_a_stage_that_an_earlier_version_completed_is_marked_again_not_made_again(tmp_path: Path) -> None:
+    inputs = {"a": 1, "b": 2}
+    write(stage(tmp_path, inputs), inputs)
+    for path in (tmp_path / ".marks" / "numbers").glob("*.json"):
+        mark = json.loads(path.read_text())
+        del mark["tables"], mark["shards"]
+        path.write_text(json.dumps(mark))
+    assert not stage(tmp_path, inputs).is_complete()
+    assert write(stage(tmp_path, inputs), inputs) == []
+    assert list(shard_digests(tmp_path, "numbers")) == ["a", "b"]
+    assert stage(tmp_path, inputs).is_complete()

@@ -1,0 +1,161 @@
+"""Real runs: DeepSpeed's launcher, two ranks, tiny shards."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.core import schema
+from pipeline.core.errors import ConfigError, NonFiniteLossError, ShardError, TrainingError
+from tests.training.conftest import STEPS, with_steps
+from training.job.training_job import TrainingJob
+from training.launch.launcher import TrainingResult, _devices, run_training
+
+PROJECT = Path(__file__).parents[3]
+
+
+def _processes(job: TrainingJob) -> list[psutil.Process]:
+    """Launcher and ranks of a run, by the job file on their command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(job.output / "job.json") in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def _all_end(job: TrainingJob, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while _processes(job) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not _processes(job)
+
+
+def _metrics(result: TrainingResult) -> list[dict[str, Any]]:
+    return pq.read_table(result.metrics).drop_columns(list(schema.MACHINE_METRICS)).to_pylist()
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_report(whole_run: TrainingResult, uninterrupted: dict[str, Any]) -> None:
+    rows = pq.read_table(whole_run.metrics).to_pylist()
+    assert uninterrupted["rows"] == rows, "every row was handed on while the run went on"
+    assert [row["step"] for row in rows] == [1, *range(2, STEPS + 1, 2)]
+    assert list(rows[0])[:4] == ["step", "samples_seen", "loss", "contrastive"]
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert (whole_run.steps, whole_run.resumed_from) == (STEPS, 0)
+
+
+@pytest.mark.slow
+def test_the_export_loads_with_plain_open_clip(whole_run: TrainingResult, tmp_path: Path) -> None:
+    """In another process and folder, without this project; both ways to load give equal embeddings."""
+    script = """
+import json, sys, torch, open_clip
+from safetensors.torch import load_file
+folder = sys.argv[1]
+a, _, preprocess = open_clip.create_model_and_transforms("local-dir:" + folder)
+config = json.load(open(folder + "/open_clip_config.json"))
+json.dump(config["model_cfg"], open("plain-student.json", "w"))
+open_clip.add_model_config("plain-student.json")
+b = open_clip.create_model("plain-student")
+b.load_state_dict(load_file(folder + "/open_clip_model.safetensors"))
+tokens = open_clip.get_tokenizer("local-dir:" + folder)(["a picture of one"])
+torch.manual_seed(0)
+image = torch.randn(2, 3, 32, 32)
+with torch.no_grad():
+    for model in (a.eval(), b.eval()):
+        print(json.dumps([model.encode_image(image).tolist(), model.encode_text(tokens).tolist()]))
+print(preprocess.transforms[0].size, "training" in sys.modules or "pipeline" in sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", script, str(whole_run.export)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    one, other, facts = done.stdout.strip().splitlines()
+    assert one == other and facts == "32 False"
+    state = load_file(whole_run.export / "open_clip_model.safetensors")
+    assert not any(name.startswith("projection") for name in state)
+    assert state["logit_scale"].shape == ()
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_orphan_and_ends_like_an_uninterrupted_one(
+    job: TrainingJob, whole_run: TrainingResult, tmp_path: Path
+) -> None:
+    run = with_steps(job, tmp_path / "run")
+
+    def kill_launcher(row: dict[str, Any]) -> None:
+        if row["step"] >= 12:
+            for process in _processes(run):
+                # Those that the kernel ends with the launcher may be gone already.
+                with contextlib.suppress(psutil.Error):
+                    if "deepspeed.launcher.launch" in process.cmdline():
+                        process.send_signal(signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match="status -9"):
+        run_training(run, on_metrics=kill_launcher)
+    assert _all_end(run, within_s=10)
+
+    # Another way to load the same samples changes nothing.
+    result = run_training(with_steps(run, run.output, loader_workers=1))
+    assert 8 <= result.resumed_from < STEPS
+    assert _metrics(result) == _metrics(whole_run)
+    weights = "open_clip_model.safetensors"
+    expected, found = load_file(whole_run.export / weights), load_file(result.export / weights)
+    assert expected.keys() == found.keys()
+    assert all(expected[name].equal(found[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_sigterm_of_the_caller_checkpoints_and_ends_all_ranks(job: TrainingJob, tmp_path: Path) -> None:
+    run = with_steps(job, tmp_path / "run", steps=100_000, checkpoint_every=100_000)
+    job_file = tmp_path / "given.json"
+    job_file.write_text(run.model_dump_json())
+    script = (
+        "import sys; from training.job import TrainingJob; from training.launch import run_training\n"
+        "run_training(TrainingJob.model_validate_json(open(sys.argv[1]).read()))"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", script, str(job_file)], cwd=PROJECT)
+    deadline = time.monotonic() + 120
+    while not (run.metrics_file.exists() and run.metrics_file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    caller.send_signal(signal.SIGTERM)
+    assert caller.wait(60) == 128 + signal.SIGTERM
+    assert _all_end(run, within_s=5)
+    (mark,) = run.checkpoints.glob("step-*/complete.json")
+    assert json.loads(mark.read_text())["step"] < 100_000
+
+
+def test_ranks_take_the_gpus_that_are_visible() -> None:
+    assert _devices(2, None) == ["0", "1"]
+    assert _devices(2, "2, 3,5") == ["2", "3"]
+    assert _devices(1, "GPU-8a1f") == ["GPU-8a1f"]
+    assert _devices(2, "") == _devices(2, "-1") == ["-1", "-1"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_reported_as_such(job: TrainingJob, tmp_path: Path) -> None:
+    optimizer = job.student.optimizer.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(NonFiniteLossError, match=r"student: step \d+: .*sample ids: \d+"):
+        run_training(with_steps(job, tmp_path / "run", optimizer=optimizer, ranks=1))
+
+
+def test_bad_input_is_a_typed_error_of_the_caller(job: TrainingJob, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a multiple of ranks"):
+        run_training(with_steps(job, tmp_path / "a", ranks=3))
+    with pytest.raises(ConfigError, match="precision bf16 needs ZeRO stage 1, 2 or 3"):
+        run_training(with_steps(job, tmp_path / "a", precision="bf16", zero_stage=0))
+    with pytest.raises(ConfigError, match="not a multiple of ranks x micro_batches, 2 x 3"):
+        run_training(with_steps(job, tmp_path / "a", micro_batches=3))
+    with pytest.raises(ConfigError, match="needs centroids"):
+        run_training(job.model_copy(update={"centroids": None}))
+    with pytest.raises(ShardError, match="no index"):
+        run_training(job.model_copy(update={"shards": tmp_path / "nowhere"}))

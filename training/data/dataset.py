@@ -1,0 +1,215 @@
+"""Training samples from WebDataset tars: exactly resumable batches, read and decoded only as far as terms need."""
+
+import functools
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.clip.preprocessing import Preprocessing
+from pipeline.clip.views import View, apply_view
+from pipeline.core.errors import EmbeddingError, ShardError
+from pipeline.core.tars import TarReader
+from training.data.order import WINDOW_SHARDS
+from training.losses.active import Needs
+
+# A data set whose decoded samples fit is decoded once per process; a larger one is decoded anew in every epoch.
+_CACHE_BYTES = 256 << 20
+_PREFLIGHT_SHARDS = 16
+
+
+class TrainingSet:
+    """Samples of a shard folder by ``(shard, row)``, decoded for the student.
+
+    ``folder`` holds ``<shard>.tar``, ``index`` holds ``<shard>.parquet`` (``schema.TAR_INDEX``). ``preprocessing``
+    is the student's own, ``tokenizer`` maps a list of captions to ``(N, L)``. ``teacher_dim``: width that teacher
+    embeddings must have; ``clusters``: number that labels must stay below; none leaves them unchecked. ``views``: views
+    that each sample has, of which one at a time stands for its image; 1 for the image as it is. Raises
+    :class:`ShardError` if an index or tar is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        index: Path,
+        *,
+        needs: Needs,
+        preprocessing: Preprocessing,
+        tokenizer: Callable[[list[str]], Tensor],
+        teacher_dim: int | None = None,
+        clusters: int | None = None,
+        views: int = 1,
+    ):
+        self._indexes = sorted(index.glob("*.parquet"))
+        if not self._indexes:
+            raise ShardError(f"{index}: no index of training shards (<shard>.parquet) there")
+        self._tars = [folder / f"{path.stem}.tar" for path in self._indexes]
+        missing = [path for path in self._tars if not path.is_file()]
+        if missing:
+            raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
+        self.shard_rows = [pq.read_metadata(path).num_rows for path in self._indexes]
+        self.preprocessing, self._needs, self._tokenizer = preprocessing, needs, tokenizer
+        self._teacher_dim, self._clusters, self.views = teacher_dim, clusters, views
+        self._index = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_index)
+        self._reader = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._open)
+        self._cache: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._cacheable: bool | None = None
+
+    def __len__(self) -> int:
+        return sum(self.shard_rows)
+
+    def sample(self, shard: int, row: int, view: int = 0) -> dict[str, Any]:
+        """One sample: ``sample_id``, ``pixels`` (H, W, 3) uint8, ``text`` and what the terms need.
+
+        Where there are views, image and teacher embedding are those of number ``view``: the same cut, mirror and
+        colours as the teacher was shown.
+
+        Raises :class:`ShardError` that names the members found where one is missing or cannot be decoded, or that has a
+        label without centroid, and :class:`EmbeddingError` for a teacher embedding that is not a finite vector of the
+        teacher's width. Each names tar and key.
+        """
+        return self.samples([(shard, row, view)])[0]
+
+    def samples(self, places: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
+        """:meth:`sample` of each ``(shard, row, view)``, whose captions are tokenised in one go."""
+        new = {place: self._read(*place) for place in places if place not in self._cache}
+        if new:
+            tokens = self._tokenizer([decoded.pop("caption") for decoded in new.values()])
+            for decoded, text in zip(new.values(), tokens):
+                decoded["text"] = text
+            if self._all_fit(next(iter(new.values()))):
+                self._cache |= new
+        return [new[place] if place in new else self._cache[place] for place in places]
+
+    def sample_bytes(self) -> int:
+        """Of a decoded sample: shapes are equal for all, so any one tells."""
+        shard = next(shard for shard, rows in enumerate(self.shard_rows) if rows)
+        return _bytes_of(self.sample(shard, 0))
+
+    def _all_fit(self, decoded: dict[str, Any]) -> bool:
+        """Whether the cache holds the whole set."""
+        if self._cacheable is None:
+            self._cacheable = len(self) * self.views * _bytes_of(decoded) <= _CACHE_BYTES
+        return self._cacheable
+
+    def _read(self, shard: int, row: int, view: int) -> dict[str, Any]:
+        sample_id, key, offset, size = (column[row] for column in self._index(shard))
+        members = self._reader(shard).sample(int(offset), int(size))
+        return {"sample_id": int(sample_id), **self._decode(members, f"{self._tars[shard]}, key {key}", view)}
+
+    def _decode(self, members: dict[str, bytes], where: str, view: int) -> dict[str, Any]:
+        try:
+            image, embedding = _open_image(members["jpg"]), "image.npy"
+            if self.views > 1:
+                image, embedding = _show(image, members["json"], where, view, self.views), "views.npy"
+            decoded: dict[str, Any] = {
+                "pixels": torch.from_numpy(self.preprocessing.pixels(image).copy()),
+                "caption": members["txt"].decode(),
+            }
+            if self._needs.teacher_image:
+                number = view if self.views > 1 else None
+                decoded["teacher_image"] = _read_embedding(members[embedding], where, self._teacher_dim, number)
+            if self._needs.teacher_text:
+                decoded["teacher_text"] = _read_embedding(members["text.npy"], where, self._teacher_dim)
+            if self._needs.cluster_id:
+                decoded["cluster_id"] = _read_cluster_id(members["json"], where, self._clusters)
+        except KeyError as error:
+            names = ", ".join(sorted(members)) or "none"
+            raise ShardError(f"{where}: member {error} is missing; members found: {names}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ShardError(f"{where}: cannot be decoded: {error}") from error
+        return decoded
+
+    def _read_index(self, shard: int) -> tuple[Any, ...]:
+        table = pq.read_table(self._indexes[shard], columns=["sample_id", "key", "offset", "size"])
+        ids = table["sample_id"].to_numpy()
+        if len(np.unique(ids)) != len(ids):
+            raise ShardError(f"{self._indexes[shard]}: a sample_id occurs more than once in this shard")
+        return ids, table["key"].to_pylist(), table["offset"].to_numpy(), table["size"].to_numpy()
+
+    def _open(self, shard: int) -> TarReader:
+        return TarReader(self._tars[shard])
+
+
+def preflight(samples: TrainingSet) -> None:
+    """Decode a few samples from all over the data, before anything slow or dear is started.
+
+    Raises :class:`ShardError` if there is none, and what :meth:`TrainingSet.sample` raises.
+    """
+    filled = [shard for shard, rows in enumerate(samples.shard_rows) if rows]
+    if not filled:
+        raise ShardError("the training shards hold no sample")
+    step = -(-len(filled) // _PREFLIGHT_SHARDS)
+    for shard in filled[::step]:
+        for row in {0, samples.shard_rows[shard] - 1}:
+            samples.sample(shard, row)
+
+
+def _bytes_of(decoded: dict[str, Any]) -> int:
+    return sum(value.nbytes for value in decoded.values() if isinstance(value, Tensor))
+
+
+def _open_image(data: bytes) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data))
+
+
+def _show(image: Any, facts: bytes, where: str, view: int, views: int) -> Any:
+    """The view of an image that the teacher was shown."""
+    made = json.loads(facts).get("views", [])
+    if len(made) != views:
+        raise ShardError(f"{where}: its .json has {len(made)} views, the manifest says {views}")
+    return apply_view(image.convert("RGB"), View(**made[view]))
+
+
+def _read_embedding(data: bytes, where: str, teacher_dim: int | None, view: int | None = None) -> Tensor:
+    """A vector; or row ``view`` of a matrix with a row for each view."""
+    try:
+        vector = _read_npy(data)
+    except (ValueError, EOFError, UnicodeDecodeError) as error:
+        raise EmbeddingError(f"{where}: teacher embedding is not an .npy array: {error}") from error
+    if view is not None and vector.ndim == 2 and view < len(vector):
+        vector = vector[view]
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise EmbeddingError(f"{where}: teacher embedding of shape {vector.shape} is not a finite vector")
+    if teacher_dim is not None and len(vector) != teacher_dim:
+        raise EmbeddingError(f"{where}: teacher embedding has shape {vector.shape}, expected ({teacher_dim},)")
+    return torch.from_numpy(vector)
+
+
+def _read_npy(data: bytes) -> np.ndarray:
+    """``numpy.load``, which takes longer to parse a header than to read a vector: equal headers are parsed once."""
+    length = 10 + int.from_bytes(data[8:10], "little")
+    dtype, shape = _npy_header(data[:length])
+    if dtype is None or len(data) - length != dtype.itemsize * math.prod(shape):
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    return np.frombuffer(data, dtype, offset=length).reshape(shape).copy()
+
+
+@functools.lru_cache(maxsize=64)
+def _npy_header(header: bytes) -> tuple[np.dtype[Any] | None, tuple[int, ...]]:
+    """Type and shape of a plain vector of format 1.0; no type for any other array."""
+    stream = io.BytesIO(header)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        return None, ()
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    return (None if fortran or dtype.hasobject else dtype), shape
+
+
+def _read_cluster_id(data: bytes, where: str, clusters: int | None) -> int:
+    content = json.loads(data)
+    if "cluster_id" not in content:
+        raise ShardError(f"{where}: its .json has no cluster_id, only {', '.join(sorted(content))}")
+    cluster_id = int(content["cluster_id"])
+    if clusters is not None and not 0 <= cluster_id < clusters:
+        # Divided centroids would not notice: none of the ranks would hold the label's.
+        raise ShardError(f"{where}: cluster_id {cluster_id} is none of the {clusters} centroids")
+    return cluster_id

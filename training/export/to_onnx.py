@@ -1,0 +1,96 @@
+"""Both towers of an export as ONNX files, checked: ``python -m training.export.to_onnx <export folder> <output>``.
+
+Needs the extra ``onnx``.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.clip.model import load_clip
+from pipeline.core.errors import ConfigError, TrainingError
+
+IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
+# Largest difference between normalised embeddings of torch and onnxruntime, both in float32.
+TOLERANCE = 1e-4
+_BATCHES = (2, 5)
+
+
+class _Tower(nn.Module):
+    """One modality of a CLIP, to normalised embeddings."""
+
+    def __init__(self, encode: Any, model: nn.Module):
+        super().__init__()
+        self._encode, self.model = encode, model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.as_tensor(self._encode(inputs, normalize=True))
+
+
+def export_onnx(folder: Path, output: Path) -> dict[str, float]:
+    """Write ``image.onnx`` and ``text.onnx``, for any batch size, from an open_clip folder.
+
+    Inputs are preprocessed images ``(N, 3, H, W)`` float32 and tokens ``(N, L)`` int64, outputs normalised embeddings
+    ``(N, E)``. Both files are run with onnxruntime on batches of other sizes than they were traced with; returns the
+    largest difference by file. Raises :class:`ConfigError` without the extra, :class:`TrainingError` where embeddings
+    differ by more than 1e-4.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError(
+            f"ONNX export needs packages that are not there ({error}): pip install -e '.[onnx]'"
+        ) from error
+
+    clip = load_clip(folder, device="cpu")
+    size = clip.model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    towers = {
+        IMAGE_FILE: (_Tower(clip.model.encode_image, clip.model), lambda n: torch.randn(n, 3, height, width)),
+        TEXT_FILE: (
+            _Tower(clip.model.encode_text, clip.model),
+            lambda n: clip.tokenizer([f"a picture of {number}" for number in range(n)]),
+        ),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    differences = {}
+    for name, (tower, example) in towers.items():
+        torch.onnx.export(
+            tower.eval(),
+            (example(_BATCHES[0]),),
+            str(output / name),
+            input_names=["input"],
+            output_names=["embeddings"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        session = onnxruntime.InferenceSession(str(output / name), providers=["CPUExecutionProvider"])
+        differences[name] = max(_difference(session, tower, example(batch)) for batch in _BATCHES)
+        if not differences[name] <= TOLERANCE:
+            raise TrainingError(f"{output / name}: embeddings differ from torch's by {differences[name]:.1e}")
+    return differences
+
+
+def _difference(session: Any, tower: nn.Module, inputs: Tensor) -> float:
+    with torch.no_grad():
+        expected = tower(inputs)
+    (found,) = session.run(None, {"input": inputs.numpy()})
+    return float((torch.from_numpy(found) - expected).abs().max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="an open_clip folder, for example data/demo/student")
+    parser.add_argument("output", type=Path, help="where the ONNX files go")
+    arguments = parser.parse_args()
+    for name, difference in export_onnx(arguments.folder, arguments.output).items():
+        print(f"{arguments.output / name}: largest difference to torch {difference:.1e}")
+
+
+if __name__ == "__main__":
+    main()

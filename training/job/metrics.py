@@ -1,0 +1,60 @@
+"""The rows of ``training_metrics``: appended while the run goes on, a Parquet table once it has ended."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core import schema
+from pipeline.core.files import write_text_atomically
+
+_INTEGERS = ("step", "samples_seen")
+
+
+class MetricsWriter:
+    """Appends rows to a JSONL file that others may follow; each row is flushed at once.
+
+    ``resume_step``: rows after it are dropped, since their steps will be done again. The file is replaced by a new
+    one, so that a follower can tell this run's rows from what was there before.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int):
+        self._path = path
+        kept = [row for row in read_rows(path) if row["step"] <= resume_step]
+        write_text_atomically(path, "".join(_line(row) for row in kept))
+        self._file = path.open("a")
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The complete rows of the file; a last line without its end is still being written, or was cut by a kill."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def write_table(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the rows as Parquet, terms after the loss; the file appears whole or not at all."""
+    first = schema.TRAINING_METRICS[:3]
+    last = [name for name in schema.TRAINING_METRICS[3:] if any(name in row for row in rows)]
+    terms = [name for name in rows[0] if name not in schema.TRAINING_METRICS]
+    fields = [
+        # A step that was skipped since fp16 overflowed has no gradient norm.
+        pa.field(name, pa.int64() if name in _INTEGERS else pa.float64(), nullable=name == "gradient_norm")
+        for name in (*first, *terms, *last)
+    ]
+    temporary = path.with_name(f".{path.name}")
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), temporary)
+    temporary.replace(path)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"

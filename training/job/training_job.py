@@ -1,0 +1,153 @@
+"""The contract between whoever starts a training run and its ranks: one JSON file."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from pipeline.core.errors import ConfigError, ShardError
+from pipeline.core.files import file_digest, fingerprint_of
+from pipeline.core.manifest import read_manifest
+from pipeline.core.settings import Section
+from training.config import TEACHER, StudentConfig
+from training.losses.active import Needs, weights_of
+
+_DIVISION = ("ranks", "zero_stage", "micro_batches", "gradient_checkpointing", "compile")
+
+
+class TrainingJob(Section):
+    """One training run: a student, what it learns from, and where everything about it is written."""
+
+    name: str = Field(description="Names the run in log lines, for example `student` or `baseline`.")
+    student: StudentConfig = Field(description="The student and how it is trained.")
+    shards: Path = Field(description="Folder of `<shard>.tar`.")
+    index: Path | None = Field(None, description="Folder of `<shard>.parquet` (TAR_INDEX); default `<shards>/index`.")
+    centroids: Path | None = Field(None, description="Parquet file with `cluster_id, centroid`, for the cluster term.")
+    teacher: Path | None = Field(
+        None, description="The teacher's open_clip folder, where the student inherits from it."
+    )
+    teacher_dim: int | None = Field(None, description="Width of the teacher's embeddings, where a term needs them.")
+    made_with: dict[str, str] = Field(
+        {},
+        description="What `<shards>/manifest.json` must say of `weights_hash`, `preprocessing_hash`, "
+        "`clusters_digest`; shards of another teacher or other clusters are refused.",
+    )
+    views: int = Field(1, description="Views that each sample has in the shards; 1 for the image as it is.", ge=1)
+    inputs: str = Field("", description="Digest of what the shards hold; other checkpoints are not resumed from.")
+    output: Path = Field(description="Folder for checkpoints, metrics and the export.")
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainingJob":
+        """From a YAML or JSON file; :class:`ConfigError` names what is wrong with it."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text()))
+        except (OSError, yaml.YAMLError, ValidationError) as error:
+            raise ConfigError(f"{path} is no training job: {error}") from error
+
+    def on(self, ranks: int) -> "TrainingJob":
+        """The same job with this number of ranks, which it may have left open."""
+        return self.model_copy(update={"student": self.student.model_copy(update={"ranks": ranks})})
+
+    def check(self) -> None:
+        """Raise :class:`ConfigError` if settings contradict each other. The number of ranks is no longer open."""
+        student, needs = self.student, Needs.of(self.student.losses)
+        assert student.ranks is not None, "whoever starts ranks knows how many"
+        if student.batch_size % (student.ranks * student.micro_batches):
+            raise ConfigError(
+                f"batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
+                f"{student.ranks} x {student.micro_batches}"
+            )
+        if student.precision != "fp32" and student.stage == 0:
+            raise ConfigError(
+                f"precision {student.precision} needs ZeRO stage 1, 2 or 3, whose float32 weights can be saved"
+            )
+        cluster = student.losses.cluster
+        if cluster.learnt and (student.precision == "fp16" or cluster.storage == "fp16"):
+            raise ConfigError("learnt centroids need float32: precision fp32 or bf16, and storage fp32")
+        if cluster.learnt and student.ranks > 1 and not cluster.divided:
+            raise ConfigError("learnt centroids are divided over the ranks: set student.losses.cluster.divided")
+        if student.average_decay and student.stage == 3:
+            raise ConfigError("average_decay needs whole weights on every rank: use ZeRO stage 0, 1 or 2")
+        if not weights_of(student.losses):
+            raise ConfigError("every loss term has weight 0; at least one must be positive")
+        if needs.teacher_space and self.teacher_dim is None:
+            raise ConfigError("the cluster and instance terms need teacher embeddings: teacher_dim must be given")
+        if needs.centroids and self.centroids is None:
+            raise ConfigError("the cluster term needs centroids: the path of a Parquet file must be given")
+
+    def check_shards(self) -> None:
+        """Raise :class:`ShardError` if the shards were made with another teacher, preprocessing or clusters."""
+        if not self.made_with:
+            return
+        manifest = dataclasses.asdict(read_manifest(self.shards))
+        other = {
+            name: (manifest.get(name), value) for name, value in self.made_with.items() if manifest.get(name) != value
+        }
+        if other:
+            raise ShardError(
+                f"{self.shards} was made with another teacher, preprocessing or clusters: "
+                + ", ".join(f"its {name} is {found}, this job's {value}" for name, (found, value) in other.items())
+                + "; materialise training_shards again"
+            )
+
+    @property
+    def index_folder(self) -> Path:
+        return self.index or self.shards / "index"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Rows of metrics while the run goes on, one JSON object a line."""
+        return self.output / "metrics.jsonl"
+
+    @property
+    def metrics_table(self) -> Path:
+        """The same rows as Parquet, once the run has ended."""
+        return self.output / "metrics.parquet"
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """Event files, kept beside the output folder, which is removed once its results were taken."""
+        return self.output.with_name(f"{self.output.name}-tensorboard")
+
+    @property
+    def export_folder(self) -> Path:
+        """The trained student as an open_clip folder."""
+        return self.output / "export"
+
+    @property
+    def result_file(self) -> Path:
+        """Written last by a run that ended well: `steps`, `resumed_from`, `startup_s`, `training_s`."""
+        return self.output / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.output / "checkpoints"
+
+    @property
+    def failure_file(self) -> Path:
+        """Type and message of the error that ended a rank."""
+        return self.output / "failure.json"
+
+    def fingerprint(self) -> str:
+        """A hash of what is trained and on what; a checkpoint is resumed only by a job that has the same.
+
+        How the work is divided is left out: a run may go on with other ranks, at the price of rounding (and, with
+        BatchNorm, of other parts of the batch to normalise by).
+        """
+        from pipeline.clip.model import WEIGHTS_FILE
+
+        model = Path(self.student.model)
+        model_file = model.read_text() if model.is_file() else None
+        content = {name: value for name, value in self.student.content().items() if name not in _DIVISION}
+        start = self.teacher if self.teacher and self.student.initial == TEACHER else Path(self.student.initial)
+        weights = start / WEIGHTS_FILE if start.is_dir() else start
+        digests = [file_digest(path) for path in (weights,) if path.is_file()]
+        return fingerprint_of(content, model_file, self.teacher_dim, self.inputs or self._data(), self.views, digests)
+
+    def _data(self) -> list[Any]:
+        """What a job of a plain command trains on, of which nobody has said what it is."""
+        index = [[path.name, path.stat().st_size] for path in sorted(self.index_folder.glob("*.parquet"))]
+        centroids = file_digest(self.centroids) if self.centroids and self.centroids.is_file() else None
+        return [str(self.shards.resolve()), index, centroids]
