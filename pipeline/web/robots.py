@@ -3,14 +3,20 @@
 import re
 import threading
 import urllib.parse
-import urllib.robotparser
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any
+
+from protego import Protego
 
 # Directives with a value. Their colon does not introduce a crawler's name.
 _VALUED = {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
-_ORIGINS_KEPT = 10_000
+# protego forgives a missing hyphen or colon.
+_AGENT_LINE = re.compile(r"\s*user(?:-|\s*)agent\s*[:\s](?P<name>[^#]*)", re.IGNORECASE)
+_ALLOW_ALL, _DISALLOW_ALL = "", "User-agent: *\nDisallow: /"
+# No crawler's name.
+_OTHERS = "?"
+# What parsed rules may take together, in characters of their text; one without any counts as so many.
+_CHARACTERS_KEPT, _ORIGIN_CHARACTERS = 1 << 23, 1 << 10
 
 
 def opted_out(headers: Iterable[str], agent: str, directives: Iterable[str]) -> str | None:
@@ -26,23 +32,29 @@ def opted_out(headers: Iterable[str], agent: str, directives: Iterable[str]) -> 
             name, colon, rest = part.strip().partition(":")
             directive = name.strip()
             if colon and directive not in _VALUED:
-                concerned = re.split(r"[/\s]", directive)[0] in ("*", agent.lower())
+                concerned = _token(directive) in ("*", _token(agent))
                 directive = rest.strip()
             if concerned and directive in refused:
                 return directive
     return None
 
 
+def _token(name: str) -> str:
+    """A crawler's name without the version that may follow it, in lower case."""
+    return re.split(r"[/\s]", name.strip().lower())[0]
+
+
 class RobotsCache:
-    """robots.txt of each origin, fetched once per process and kept for the ``_ORIGINS_KEPT`` used last.
+    """robots.txt of each origin, fetched once per process; of those used last, ``_CHARACTERS_KEPT`` of text are kept.
 
     ``fetch`` returns the HTTP status and the text for a URL, or raises. As RFC 9309 has it: no robots.txt allows
     everything, a server in trouble (5xx) nothing. One that cannot be reached will not give its images either.
     """
 
     def __init__(self, agent: str, fetch: Callable[[str], tuple[int, str]]):
-        self._agent, self._fetch = agent, fetch
-        self._rules: OrderedDict[str, urllib.robotparser.RobotFileParser] = OrderedDict()
+        self._agent, self._fetch = _token(agent), fetch
+        self._rules: OrderedDict[str, tuple[Protego, int]] = OrderedDict()
+        self._characters = 0
         self._lock = threading.Lock()
 
     def allows(self, url: str) -> bool:
@@ -50,21 +62,43 @@ class RobotsCache:
         parts = urllib.parse.urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         with self._lock:
-            rules = self._rules.get(origin)
-            if rules is not None:
+            found = self._rules.get(origin)
+            if found is not None:
                 self._rules.move_to_end(origin)
-        if rules is None:
-            rules = self._read(origin)
-            with self._lock:
-                self._rules[origin] = rules
-                while len(self._rules) > _ORIGINS_KEPT:
-                    self._rules.popitem(last=False)
-        return rules.can_fetch(self._agent, url)
+        rules = found[0] if found else self._read(origin)
+        return rules.can_fetch(url, self._agent)
 
-    def _read(self, origin: str) -> urllib.robotparser.RobotFileParser:
-        rules: Any = urllib.robotparser.RobotFileParser()
+    def _read(self, origin: str) -> Protego:
         status, text = self._fetch(f"{origin}/robots.txt")
-        rules.disallow_all = status >= 500
-        rules.allow_all = 400 <= status < 500
-        rules.parse(text.splitlines())
+        if status >= 400:
+            text = _DISALLOW_ALL if status >= 500 else _ALLOW_ALL
+        rules = parse_robots(text, self._agent)
+        with self._lock:
+            # Another thread may have read the same.
+            _, before = self._rules.pop(origin, (None, 0))
+            size = _ORIGIN_CHARACTERS + len(text)
+            self._rules[origin] = rules, size
+            self._characters += size - before
+            while self._characters > _CHARACTERS_KEPT:
+                _, (_, size) = self._rules.popitem(last=False)
+                self._characters -= size
         return rules
+
+
+def parse_robots(text: str, agent: str) -> Protego:
+    """The rules of a robots.txt for ``agent``, in time and memory that grow with its length, whatever is in it.
+
+    protego copies the rules of a group to every crawler that the group names: half a megabyte of names and short rules
+    would become gigabytes. So all crawlers but ``agent`` get one name. It also takes ``clip`` for the start of
+    ``clip-cid``, where RFC 9309 compares whole names, and does not know the byte-order mark that a text may begin with.
+    """
+    lines = text.removeprefix("\ufeff").splitlines()
+    return Protego.parse("\n".join(_with_others_as_one(line, agent) for line in lines))
+
+
+def _with_others_as_one(line: str, agent: str) -> str:
+    found = _AGENT_LINE.match(line)
+    if not found:
+        return line
+    name = _token(found["name"])
+    return "User-agent: " + (name if name == "*" else agent if name.rstrip("*") == agent else _OTHERS)

@@ -8,7 +8,6 @@ import pytest
 from pipeline.core.errors import ConfigError
 from pipeline.web.opener import GuardedOpener, installed
 from pipeline.web.outcomes import SampleError
-from pipeline.web.robots import opted_out
 from pipeline.web.rules import Guard
 
 
@@ -142,29 +141,3 @@ def test_the_environments_proxies_are_not_used(server: str, monkeypatch: pytest.
 def test_a_map_without_a_port_is_named() -> None:
     with pytest.raises(ConfigError, match="expected address:port"):
         Guard(connect_to={"demo.test": "localhost"})
-
-
-@pytest.mark.parametrize(
-    ("header", "found"),
-    [
-        ("noai", "noai"),
-        ("NoAI, noimageai", "noai"),
-        ("all", None),
-        ("noindex, max-snippet: -1", "noindex"),
-        ("max-snippet: -1, noml", "noml"),
-        ("unavailable_after: 25 Jun 2030 15:00:00 PST", None),
-        ("otherbot: noai", None),
-        ("otherbot: noai, noindex", None),
-        ("clip-cid: noai", "noai"),
-        ("clip-cid/1.0: noai", "noai"),
-        ("*: noai", "noai"),
-        ("otherbot: noai, clip-cid: noml", "noml"),
-        ("", None),
-    ],
-)
-def test_robots_tags(header: str, found: str | None) -> None:
-    assert opted_out([header], "Clip-CID", ["noai", "noindex", "noml"]) == found
-
-
-def test_every_robots_tag_counts() -> None:
-    assert opted_out(["otherbot: noai", "all", "noml"], "clip-cid", ["noml"]) == "noml"
