@@ -1,26 +1,56 @@
 """``catalog.sql``: the tables under a root as DuckDB views."""
 
+import contextlib
+import re
 from pathlib import Path
 
 from pipeline.core.files import write_text_atomically
 from pipeline.core.schema import TABLES
+from pipeline.storage.local import LocalStorage
 from pipeline.storage.roots import storage_of
 
-_HEAD = "-- One view per table. Use: duckdb -init catalog.sql, or duckdb.sql(open('catalog.sql').read())"
-_REMOTE = "-- Before it: INSTALL httpfs; CREATE SECRET (TYPE s3, PROVIDER credential_chain);"
+FILE = "catalog.sql"
+PLACE_VARIABLE = "clip_cid_root"
+"""The DuckDB variable by which a reader says where the root is now, if it was moved or copied."""
+
+_HEAD = f"""\
+-- One view per table. Use: duckdb -init {FILE}, or duckdb.execute(open("{FILE}").read()), from any folder.
+-- Where the root was moved or copied: SET VARIABLE {PLACE_VARIABLE} = '/where/it/is'; first, or run any job on it.
+"""
+_REMOTE = "-- Before it: INSTALL httpfs; CREATE SECRET (TYPE s3, PROVIDER credential_chain);\n"
 
 
 def write_catalog(root: Path) -> Path:
-    """Write ``catalog.sql``: one DuckDB view per table that exists. Paths are absolute, so it works from anywhere."""
+    """Write ``catalog.sql``: one DuckDB view per table that exists.
+
+    The text of a script does not know where it was read from, and DuckDB takes a relative path from the working
+    directory. So views hold the place of the root in full, and a variable that overrules it.
+    """
     storage = storage_of(root)
-    lines = [_HEAD, *([_REMOTE] if storage.remote else [])]
+    text = _HEAD + (_REMOTE if storage.remote else "")
+    # Views read the variable themselves: they stay whole in other connections, a database file, or attached.
+    place = f"coalesce(getvariable('{PLACE_VARIABLE}'), {_place(storage)})"
     for table in TABLES:
         if storage.names(table, ".parquet"):
-            pattern = f"{storage.uri(table)}/*.parquet".replace("'", "''")
-            lines.append(f"CREATE OR REPLACE VIEW {table} AS SELECT * FROM read_parquet('{pattern}');")
-    text = "\n".join(lines) + "\n"
-    storage.write_text("catalog.sql", text)
-    path = Path(root) / "catalog.sql"
+            text += f"CREATE OR REPLACE VIEW {table} AS SELECT * FROM read_parquet({place} || '/{table}/*.parquet');\n"
+    storage.write_text(FILE, text)
+    path = Path(root) / FILE
     if storage.remote:
         write_text_atomically(path, text)
     return path
+
+
+def follow_move(root: Path) -> None:
+    """Write the catalogue of a root anew if the root is no longer where the catalogue says; a URL does not move."""
+    storage = storage_of(root)
+    if storage.remote:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if _place(storage) not in (Path(root) / FILE).read_text():
+            write_catalog(root)
+
+
+def _place(storage: LocalStorage) -> str:
+    """Where the root is, as SQL: in a class of its own a character of patterns stands for itself."""
+    pattern = re.sub(r"[*?[]", r"[\g<0>]", storage.uri("").rstrip("/"))
+    return "'{}'".format(pattern.replace("'", "''"))

@@ -29,7 +29,7 @@ from typing import Any
 
 from pipeline.core.errors import StorageError
 from pipeline.core.files import file_digest, fingerprint_of
-from pipeline.storage.catalog import write_catalog
+from pipeline.storage.catalog import follow_move, write_catalog
 from pipeline.storage.completion import (
     COMPLETE,
     Mark,
@@ -187,6 +187,7 @@ class Stage:
 
     def result(self) -> StageResult:
         """What the completed stage holds."""
+        follow_move(self.root)
         return read_result(self.root, self.name, computed=len(self._computed))
 
     def shard_digests(self) -> dict[str, str]:

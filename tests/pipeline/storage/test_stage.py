@@ -128,6 +128,14 @@ def test_marks_are_readable_json(tmp_path: Path) -> None:
     assert "read_parquet" in (tmp_path / "catalog.sql").read_text()
 
 
+def test_a_moved_root_is_complete_and_its_catalogue_follows(tmp_path: Path) -> None:
+    write(stage(tmp_path / "before", {"a": 1}), {"a": 1})
+    (tmp_path / "before").rename(tmp_path / "after")
+    moved = stage(tmp_path / "after", {"a": 1})
+    assert moved.is_complete() and moved.result().rows == 1
+    assert f"'{tmp_path / 'after'}'" in (tmp_path / "after" / "catalog.sql").read_text()
+
+
 def test_a_stage_that_an_earlier_version_completed_is_marked_again_not_made_again(tmp_path: Path) -> None:
     inputs = {"a": 1, "b": 2}
     write(stage(tmp_path, inputs), inputs)
