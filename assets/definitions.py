@@ -6,6 +6,10 @@ from assets import ablation, balance, clusters, embeddings, evaluation, source, 
 from assets.checks import CHECKS
 from assets.jobs import JOBS
 from assets.resources import SettingsResource
+from pipeline.core.openmp import limit_spinning
+
+# No import above imports torch: assets do when they run.
+limit_spinning()
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([source, embeddings, balance, clusters, student, evaluation, ablation]),

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline.core.openmp import limit_spinning
+
 if TYPE_CHECKING:
     # Not at run time: tests of kernels run where there is torch and little else.
     from assets.settings import Settings
     from pipeline.storage.result import StageResult
     from tests.ray_cluster import LoopbackCluster
     from tests.s3 import Store
+
+limit_spinning()
 
 SMALL: dict[str, Any] = {
     "demo": {

@@ -26,3 +26,8 @@ def visible_device(_: int) -> str | None:
     """The GPUs that the worker sees; slow enough that every worker gets some."""
     time.sleep(0.3)
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def variable(name: str) -> str | None:
+    """What the worker's environment says."""
+    return os.environ.get(name)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.core.openmp import limit_spinning
 from training.job.training_job import TrainingJob
 from training.launch.leave import leave
 from training.launch.lifeline import Held
@@ -62,6 +63,7 @@ def main() -> int:
 
 def _share_cores() -> None:
     """The ranks of a machine share its cores, unless somebody has said otherwise."""
+    limit_spinning()
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_of_rank()))
 
 

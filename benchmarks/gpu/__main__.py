@@ -90,7 +90,7 @@ def _run(name: str, rows: Rows, *, limit_s: float, device: object, tiny: object)
 
 def _environment(device: object) -> dict[str, str]:
     paths = [str(_PROJECT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {"GOMP_SPINCOUNT": "30000", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if device == "cpu":
         # Kernels are interpreted, and nothing finds a GPU that may be there.
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}

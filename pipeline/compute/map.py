@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pipeline.compute.config import ComputeConfig
 from pipeline.core.devices import VISIBLE, visible_gpus
+from pipeline.core.openmp import limit_spinning
 from pipeline.core.processes import die_with_parent
 
 Item = TypeVar("Item")
@@ -56,6 +57,8 @@ def _pool(workers: int, gpus: Sequence[str]) -> concurrent.futures.ProcessPoolEx
     """Worker processes, one a GPU where there are any."""
     # Spawned, not forked: torch and DuckDB hold threads, which a fork would leave in a broken state.
     context = multiprocessing.get_context("spawn")
+    # Here, for them to inherit: a worker may import torch with the caller's script, before anything of ours runs in it.
+    limit_spinning()
     if 0 < len(gpus) < workers:
         there_are = "there is 1 GPU" if len(gpus) == 1 else f"there are {len(gpus)} GPUs"
         log.warning(

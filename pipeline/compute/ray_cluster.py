@@ -50,7 +50,12 @@ def connected(config: ComputeConfig, **runtime_env: Any) -> Iterator[Any]:
         if config.address
         else {"num_cpus": config.workers, "include_dashboard": False, "_node_ip_address": _LOOPBACK}
     )
-    environment = {"env_vars": {"PYTHONPATH": python_path()}, **runtime_env}
+    environment = {
+        "env_vars": {"PYTHONPATH": python_path()},
+        # There and not from here: a node may have been told otherwise.
+        "worker_process_setup_hook": "pipeline.core.openmp.limit_spinning",
+        **runtime_env,
+    }
     with _joined(config):
         # Without an address Ray would take any cluster that runs on this machine, somebody else's too.
         ray.init(address=config.address or "local", log_to_driver=False, runtime_env=environment, **local)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.core.openmp import limit_spinning
+
 _PR_SET_PDEATHSIG = 1
 # Looked up before any fork: between fork and exec a child should do as little as possible.
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -31,13 +33,15 @@ def die_with_parent(parent: int | None = None) -> None:
 
 def start_group(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start ``command`` in a process group of its own, stdout and stderr to ``log``; it dies with this process."""
+    environment = {**os.environ, **(env or {})}
+    limit_spinning(environment)
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env=environment,
             start_new_session=True,
             preexec_fn=functools.partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - one system call, its function looked up beforehand
         )

@@ -14,7 +14,7 @@ from pipeline.core.errors import ComputeError, ShardError
 from pipeline.neighbors.search import near_duplicate_forest
 from tests.oracles import brute_force_forest, read_forest, unit, write_embeddings
 from tests.ray_cluster import LoopbackCluster
-from tests.shard_functions import refuse, square
+from tests.shard_functions import refuse, square, variable
 
 ENGINES = [ComputeConfig(engine="inline"), ComputeConfig(engine="processes", workers=2)]
 
@@ -36,6 +36,8 @@ def test_results_and_errors(config: ComputeConfig) -> None:
 def test_ray_of_its_own_is_started_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     # Another cluster that this machine knows of is left alone.
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.9:6379")
+    # As on a machine whose own Ray was started by somebody else.
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
 
     def raylets() -> set[int]:
         return {child.pid for child in psutil.Process().children(recursive=True) if child.name() == "raylet"}
@@ -44,6 +46,8 @@ def test_ray_of_its_own_is_started_and_ended(monkeypatch: pytest.MonkeyPatch) ->
     with map_shards(square, range(5), config) as results:
         assert sorted(results) == [number * number for number in range(5)]
         assert raylets() > before
+    with map_shards(variable, ["GOMP_SPINCOUNT"], config) as results:
+        assert list(results) == ["30000"]
     assert raylets() == before
 
 

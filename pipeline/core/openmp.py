@@ -1,0 +1,20 @@
+"""How long OpenMP's threads spin before they sleep. To be said before torch, faiss or scikit-learn are imported."""
+
+import os
+from collections.abc import MutableMapping
+
+# GNU's libgomp counts turns of a loop (30,000 are about a millisecond), LLVM's and Intel's runtimes milliseconds. The
+# wheels for Linux bring libgomp, those for macOS LLVM's. Each runtime reads its own, once, when it is loaded.
+_SPIN = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
+
+
+def limit_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let threads that wait for others sleep after about a millisecond, in processes with this environment.
+
+    By default they spin for many times as long, and on a machine that has other work they take the cores from the very
+    threads that they wait for: see "Threads that wait" in ``docs/results.md``. What the user has set stays, be it one of
+    these variables or the standard's ``OMP_WAIT_POLICY``, which says the same for every runtime.
+    """
+    if "OMP_WAIT_POLICY" not in environment:
+        for name, value in _SPIN.items():
+            environment.setdefault(name, value)
