@@ -6,6 +6,7 @@ import dagster as dg
 import pydantic
 
 from assets.settings import Settings, parse_settings
+from pipeline.core.sizes import Size
 
 
 def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
@@ -19,6 +20,9 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
             annotation = _as_dagster(annotation, dg.Config)
             default = annotation(**default.model_dump())
+        elif annotation is Size:
+            # Dagster knows numbers and texts; `resolve` reads this text.
+            annotation, default = str, str(default)
         elif get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
             # Dagster knows a choice, but no list of choices; here too `resolve` checks.
             annotation = list[str]

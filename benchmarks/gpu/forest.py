@@ -157,7 +157,7 @@ def _against_cpu(setting: Setting) -> Iterator[dict[str, Any]]:
     for device in ("cuda", "cpu"):
         outputs.append(setting.folder / f"{device}.parquet")
         started = time.perf_counter()
-        near_duplicate_forest(path, outputs[-1], max_distance=_DISTANCE, device=device, memory_limit="64GB")  # type: ignore[arg-type]
+        near_duplicate_forest(path, outputs[-1], max_distance=_DISTANCE, device=device, memory_limit=64 * 10**9)  # type: ignore[arg-type]
         taken[f"{device}_s"] = round(time.perf_counter() - started, 2)
     equal = outputs[0].read_bytes() == outputs[1].read_bytes()
     yield {"what": "equal to the CPU", "rows": rows, **taken, "host_memory_gb": _peak_host(), "ok": equal}

@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.settings import Section, runtime
+from pipeline.core.sizes import Size
 
 
 class QueryConfig(Section):
     """Limits of every DuckDB connection."""
 
-    memory_limit: str = runtime("2GB", "Memory that one DuckDB connection may use before it spills to disk.")
+    memory_limit: Size = runtime(
+        Size(2 * 10**9), "Memory that one DuckDB connection may use before it spills to disk.", gt=0
+    )
     threads: int = runtime(0, "Threads of one DuckDB connection; 0 means one per core.", ge=0)
 
 
@@ -33,7 +36,7 @@ def connect(config: QueryConfig, *, scratch: Path) -> Iterator[duckdb.DuckDBPyCo
     scratch.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="duckdb-", dir=scratch) as folder,
-        duckdb.connect(config={"memory_limit": config.memory_limit, "temp_directory": folder}) as connection,
+        duckdb.connect(config={"memory_limit": str(config.memory_limit), "temp_directory": folder}) as connection,
     ):
         if config.threads:
             connection.execute(f"SET threads = {config.threads}")

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.core.settings import Section, runtime
+from pipeline.core.sizes import Size
 
 
 class NeighborsConfig(Section):
@@ -34,4 +35,4 @@ class NeighborsConfig(Section):
         "for a GPU.",
         ge=1,
     )
-    memory_limit: str = runtime("4GB", "Refuse to start if the search could need more than this.")
+    memory_limit: Size = runtime(Size(4 * 10**9), "Refuse to start if the search could need more than this.", gt=0)

@@ -1,7 +1,6 @@
 """What a pair search will cost, before it starts: memory from the row count, time from a short calibration."""
 
 import dataclasses
-import re
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from pipeline.core.devices import Device
 from pipeline.core.errors import ConfigError
+from pipeline.core.sizes import Size
 from pipeline.neighbors.candidates import plain_candidates
 from pipeline.neighbors.distances import exact_edges
 from pipeline.neighbors.lower_bound import Bound, Precision, extra_columns, left_columns, principal_axes, right_columns
@@ -88,22 +88,13 @@ def memory_needed(rows: int, *, tile_rows: int, workers: int, device: Device) ->
     )
 
 
-def require_memory(needed: int, limit: str, *, rows: int) -> None:
-    """:class:`ConfigError` with both figures if ``needed`` bytes are more than ``limit``, e.g. ``4GB``."""
-    allowed = parse_bytes(limit)
-    if needed > allowed:
+def require_memory(needed: int, limit: int, *, rows: int) -> None:
+    """:class:`ConfigError` with both figures if ``needed`` bytes are more than ``limit``."""
+    if needed > limit:
         raise ConfigError(
-            f"the pair search over {rows:,} rows needs up to {needed / 1e9:.1f} GB of memory, memory_limit is {limit}; "
-            f"raise it, use fewer workers or smaller tiles"
+            f"the pair search over {rows:,} rows needs up to {needed / 1e9:.1f} GB of memory, memory_limit is "
+            f"{Size(limit)}; raise it, use fewer workers or smaller tiles"
         )
-
-
-def parse_bytes(text: str) -> int:
-    """``512MB``, ``4GB``, ``1.5TB`` (powers of 1000) as bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise ConfigError(f"memory_limit {text!r} is not a size such as 512MB or 4GB")
-    return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def near_duplicate_forest(
     precision: Precision | Literal["auto"] = "auto",
     device: Wanted = "auto",
     tile_rows: int | None = None,
-    memory_limit: str = "4GB",
+    memory_limit: int = 4 * 10**9,
     compute: ComputeConfig | None = None,
     work: Path | None = None,
     base: BaseForest | None = None,
@@ -72,9 +72,10 @@ def near_duplicate_forest(
     distance, from float64 differences of the stored vectors rounded to float32, is at most ``max_distance``; it depends
     on nothing else, neither order nor division of the input, tiles, prefix, device nor engine. ``prefix``: coordinates
     of the bound (none: the cheapest by trial). ``device``: ``auto`` takes CUDA where the process that searches a tile
-    finds one. ``tile_rows``: none means 16,384 for a CPU, 524,288 for a GPU. ``work``: folder for intermediate files
-    (as large as the embeddings), kept while the search is unfinished, so that the same call goes on where it was.
-    ``base``: a forest of some of the files, made before; only pairs with a vector of the other files are searched.
+    finds one. ``tile_rows``: none means 16,384 for a CPU, 524,288 for a GPU. ``memory_limit``: in bytes. ``work``:
+    folder for intermediate files (as large as the embeddings), kept while the search is unfinished, so that the same
+    call goes on where it was. ``base``: a forest of some of the files, made before; only pairs with a vector of the
+    other files are searched.
 
     Raises :class:`ConfigError` for impossible settings or a memory limit that will not do, :class:`EmbeddingError` for
     embeddings that cannot be searched.

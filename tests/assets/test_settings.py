@@ -52,11 +52,24 @@ def test_demo_profile_equals_the_defaults() -> None:
         ("student", {"batch_size": 255, "ranks": 2}, "not a multiple of student.ranks"),
         ("clusters", {"clusters": 0}, "clusters.clusters"),
         ("source", {"lists": []}, "source.lists"),
+        ("neighbors", {"memory_limit": "lots"}, "neighbors.memory_limit: .* a size such as 512MB or 4GB, got 'lots'"),
+        ("query", {"memory_limit": "4 apples"}, "query.memory_limit: .* a size such as 512MB or 4GB, got '4 apples'"),
+        ("query", {"memory_limit": "4,5GB"}, "query.memory_limit: .* a size .*, got '4,5GB'"),
+        ("query", {"memory_limit": "0GB"}, "query.memory_limit: Input should be greater than 0, got '0GB'"),
+        ("query", {"memory_limit": -1}, "query.memory_limit: .*, got -1"),
     ],
 )
 def test_impossible_settings_are_named(section: str, values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings({section: values})
+
+
+@pytest.mark.parametrize("section", ["neighbors", "query"])
+def test_a_wrong_size_is_refused_by_the_resource_before_anything_runs(section: str) -> None:
+    with pytest.raises(ConfigError, match=f"{section}.memory_limit: .*, got 'lots'"):
+        SettingsResource(**{section: {"memory_limit": "lots"}}).resolve()
+    resource = SettingsResource(**{section: {"memory_limit": "1.5TB"}})
+    assert getattr(resource.resolve(), section).memory_limit == 15 * 10**11
 
 
 def test_runtime_fields_do_not_enter_fingerprints() -> None:

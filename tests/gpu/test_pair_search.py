@@ -108,7 +108,7 @@ def test_the_whole_search_writes_the_same_file_on_either_device(tmp_path: Path) 
     for device, tile_rows in (("cpu", 1000), ("cuda", None), ("cuda", 700)):
         outputs.append(tmp_path / f"{device}-{tile_rows}.parquet")
         near_duplicate_forest(
-            path, outputs[-1], max_distance=T, device=device, tile_rows=tile_rows, memory_limit="64GB"  # type: ignore[arg-type]
+            path, outputs[-1], max_distance=T, device=device, tile_rows=tile_rows, memory_limit=64 * 10**9  # type: ignore[arg-type]
         )  # fmt: skip
     assert len({output.read_bytes() for output in outputs}) == 1
     assert torch.cuda.memory_allocated() == 0

@@ -4,7 +4,7 @@ import torch
 
 from pipeline.core.errors import ConfigError
 from pipeline.neighbors.candidates import plain_candidates
-from pipeline.neighbors.cost import calibrate, memory_needed, parse_bytes, require_memory
+from pipeline.neighbors.cost import calibrate, memory_needed, require_memory
 from pipeline.neighbors.lower_bound import left_columns, right_columns
 from tests.oracles import unit
 
@@ -39,17 +39,6 @@ def test_prefix_can_be_set_but_not_longer_than_the_vectors() -> None:
         _calibrate(rows, prefix=17)
 
 
-def test_sizes() -> None:
-    assert [parse_bytes(text) for text in ("512MB", "4GB", "1.5 tb", "100")] == [
-        512 * 10**6,
-        4 * 10**9,
-        15 * 10**11,
-        100,
-    ]
-    with pytest.raises(ConfigError, match="not a size"):
-        parse_bytes("4 apples")
-
-
 def test_memory_grows_with_rows_and_workers_and_not_with_pairs() -> None:
     def needed(rows: int, workers: int = 1) -> int:
         return memory_needed(rows, tile_rows=16_384, workers=workers, device="cpu")
@@ -58,4 +47,4 @@ def test_memory_grows_with_rows_and_workers_and_not_with_pairs() -> None:
     assert needed(2 * 10**8) - needed(10**8) == needed(3 * 10**8) - needed(2 * 10**8)
     assert needed(10**6, workers=8) > needed(10**6)
     with pytest.raises(ConfigError, match=r"400,000,000 rows needs up to 1\d\d\.\d GB of memory, memory_limit is 64GB"):
-        require_memory(needed(400_000_000), "64GB", rows=400_000_000)
+        require_memory(needed(400_000_000), 64 * 10**9, rows=400_000_000)

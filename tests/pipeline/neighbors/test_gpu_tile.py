@@ -37,7 +37,7 @@ neighbors.expected = lambda wanted, compute: "cuda"
 for tile_rows in (1000, 23):
     neighbors.near_duplicate_forest(
         paths, folder / "forest", max_distance=T, precision=precision, prefix=min(9, rows.shape[1]),
-        tile_rows=tile_rows, memory_limit="64GB",
+        tile_rows=tile_rows, memory_limit=64 * 10**9,
     )
     assert read_forest(folder / "forest") == brute_force_forest(ids, rows, T), tile_rows
 print("equal", len(read_forest(folder / "forest")))
