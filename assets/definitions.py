@@ -6,10 +6,12 @@ from assets import ablation, balance, clusters, embeddings, evaluation, source, 
 from assets.checks import CHECKS
 from assets.jobs import JOBS
 from assets.resources import SettingsResource
+from pipeline.core.logs import keep_root_quiet
 from pipeline.core.openmp import limit_spinning
 
-# No import above imports torch: assets do when they run.
+# No import above imports torch or open_clip: assets do when they run.
 limit_spinning()
+keep_root_quiet()
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([source, embeddings, balance, clusters, student, evaluation, ablation]),

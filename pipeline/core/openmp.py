@@ -12,8 +12,8 @@ def limit_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let threads that wait for others sleep after about a millisecond, in processes with this environment.
 
     By default they spin for many times as long, and on a machine that has other work they take the cores from the very
-    threads that they wait for: see "Threads that wait" in ``docs/results.md``. What the user has set stays, be it one of
-    these variables or the standard's ``OMP_WAIT_POLICY``, which says the same for every runtime.
+    threads that they wait for. What the user has set stays, be it one of these variables or the standard's
+    ``OMP_WAIT_POLICY``, which says the same for every runtime.
     """
     if "OMP_WAIT_POLICY" not in environment:
         for name, value in _SPIN.items():

@@ -1,4 +1,4 @@
-"""Every process that we start limits the spinning of OpenMP's threads before a runtime is loaded, or leaves it alone."""
+"""In every process that we start the spinning of OpenMP's threads is limited before a runtime is loaded."""
 
 import subprocess
 import sys
