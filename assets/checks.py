@@ -1,4 +1,8 @@
-"""Asset checks: what must hold before the next stage is worth its time. Blocking ones stop what depends on them."""
+"""Asset checks: what must hold before the next stage is worth its time. Blocking ones stop what depends on them.
+
+One that fails says in its description, and in the log, what was found, what was asked for, which setting to change and
+which picture to look at.
+"""
 
 from typing import Any
 
@@ -6,6 +10,7 @@ import dagster as dg
 
 from assets.resources import SettingsResource
 from assets.settings import Settings
+from pipeline.storage.roots import storage_of
 
 _STAGES = {
     "balance_groups": "balance",
@@ -34,32 +39,71 @@ def _one(config: Settings, name: str, *, package: str = "assets", **tables: str)
     return row
 
 
+def _verdict(
+    context: dg.AssetCheckExecutionContext, found: dict[str, Any], *, passed: bool, otherwise: str
+) -> dg.AssetCheckResult:
+    """The result; ``otherwise`` is what the user reads if the check failed."""
+    if passed:
+        return dg.AssetCheckResult(passed=True, metadata=found)
+    # Dagster's own line says no more than the check's name.
+    context.log.error(otherwise)
+    return dg.AssetCheckResult(passed=False, metadata=found, description=otherwise)
+
+
+def _picture(config: Settings, *names: str) -> str:
+    return "Look at " + " and ".join(storage_of(config.path).uri(f"pictures/{name}.png") for name in names) + "."
+
+
+def _made_anew(stage: str) -> str:
+    """For what no setting explains: files were changed, or the code is wrong."""
+    return f"No setting does that: remove .marks/{stage} under the root, so that the stage makes its tables anew."
+
+
 @dg.asset_check(asset="source_pairs", blocking=True)
-def sample_ids_unique(settings: SettingsResource) -> dg.AssetCheckResult:
+def sample_ids_unique(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Every `sample_id` stands once."""
     found = _one(settings.resolve(), "check_source", pairs="source_pairs")
-    return dg.AssetCheckResult(passed=found["repeated"] == 0 and found["pairs"] > 0, metadata=found)
+    otherwise = (
+        f"{found['repeated']:,} of {found['pairs']:,} pairs have the sample_id of another. {_made_anew('source_pairs')}"
+        if found["pairs"]
+        else "There is not a single pair: source.lists name files without rows that have a URL and a caption."
+    )
+    return _verdict(context, found, passed=found["repeated"] == 0 and found["pairs"] > 0, otherwise=otherwise)
 
 
 @dg.asset_check(asset="images", blocking=True)
-def enough_downloaded(settings: SettingsResource) -> dg.AssetCheckResult:
+def enough_downloaded(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Every pair has a status, and at least `checks.min_success_rate` of them an image."""
     config = settings.resolve()
     found = _one(config, "check_images", images="images", pairs="source_pairs")
-    passed = found["without_status"] == 0 and found["success_rate"] >= config.checks.min_success_rate
-    return dg.AssetCheckResult(passed=passed, metadata=found | {"at_least": config.checks.min_success_rate})
+    bound = config.checks.min_success_rate
+    otherwise = (
+        f"{found['without_status']:,} pairs have no status. {_made_anew('images')}"
+        if found["without_status"]
+        else f"{found['success_rate']:.1%} of the pairs have an image, {found['downloaded']:,} in all; "
+        f"checks.min_success_rate asks for {bound:.1%}. images.retry_statuses fetches what may come at another time; "
+        f"if no more is to be had, lower the bound. {_picture(config, 'download')}"
+    )
+    passed = found["without_status"] == 0 and found["success_rate"] >= bound
+    return _verdict(context, found | {"at_least": bound}, passed=passed, otherwise=otherwise)
 
 
 @dg.asset_check(asset="teacher_embeddings", blocking=True)
-def embeddings_sound(settings: SettingsResource) -> dg.AssetCheckResult:
+def embeddings_sound(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Finite, of unit length, and one for every downloaded image."""
     found = _one(settings.resolve(), "check_embeddings", embeddings="teacher_embeddings", images="images")
     passed = not (found["not_unit_length"] or found["without_embedding"] or found["without_image"])
-    return dg.AssetCheckResult(passed=passed, metadata=found)
+    otherwise = (
+        f"Of {found['embeddings']:,} embeddings {found['not_unit_length']:,} are not finite or not of unit length and "
+        f"{found['without_image']:,} have no image; {found['without_embedding']:,} images have none. With "
+        "embeddings.precision fp16 a large teacher can overflow: bf16 or fp32 does not. Else remove "
+        ".marks/teacher_embeddings under the root, so that they are made anew."
+    )
+    return _verdict(context, found, passed=passed, otherwise=otherwise)
 
 
 @dg.asset_check(asset="teacher_embeddings", blocking=True)
-def embeddings_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
+def embeddings_match_live(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """On a sample, plain open_clip computes the embeddings that are stored."""
     from pipeline.embeddings.verify import live_cosines
 
@@ -67,13 +111,12 @@ def embeddings_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
     if not config.checks.live_samples:
         return dg.AssetCheckResult(passed=True, metadata={"samples": 0})
     found = live_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
-    bound = config.checks.min_embedding_cosine
-    passed = min(found["least_cosine_image"], found["least_cosine_text"]) >= bound
-    return dg.AssetCheckResult(passed=passed, metadata=found | {"at_least": bound})
+    least = min(found["least_cosine_image"], found["least_cosine_text"])
+    return _cosines(context, config, found, least, stage="teacher_embeddings")
 
 
 @dg.asset_check(asset="teacher_views", blocking=True)
-def views_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
+def views_match_live(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """On a sample, every view is made again from its parameters, and has the embedding that is stored."""
     from pipeline.embeddings.verify import live_view_cosines
 
@@ -81,12 +124,24 @@ def views_match_live(settings: SettingsResource) -> dg.AssetCheckResult:
     if not config.checks.live_samples or config.embeddings.views == 1:
         return dg.AssetCheckResult(passed=True, metadata={"views": 0})
     found = live_view_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
+    return _cosines(context, config, found, found["least_cosine"], stage="teacher_views")
+
+
+def _cosines(
+    context: dg.AssetCheckExecutionContext, config: Settings, found: dict[str, float], least: float, *, stage: str
+) -> dg.AssetCheckResult:
     bound = config.checks.min_embedding_cosine
-    return dg.AssetCheckResult(passed=found["least_cosine"] >= bound, metadata=found | {"at_least": bound})
+    otherwise = (
+        f"The least cosine of a stored embedding with one computed now is {least:.5f}; checks.min_embedding_cosine "
+        f"asks for {bound}. embeddings.precision is {config.embeddings.precision}, whose rounding the bound has to "
+        "allow. If it is fp32, the teacher or images were changed after they were embedded: remove "
+        f".marks/{stage} under the root, so that they are embedded anew."
+    )
+    return _verdict(context, found | {"at_least": bound}, passed=least >= bound, otherwise=otherwise)
 
 
 @dg.asset_check(asset="balance_groups", blocking=True)
-def one_survivor_per_group(settings: SettingsResource) -> dg.AssetCheckResult:
+def one_survivor_per_group(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Each group keeps exactly one image; kept, removed and blocked together are the input; no blocked one is used."""
     found = _one(
         settings.resolve(),
@@ -97,45 +152,70 @@ def one_survivor_per_group(settings: SettingsResource) -> dg.AssetCheckResult:
         blocked="blocked_pairs",
         embeddings="teacher_embeddings",
     )
-    wrong = (
+    names = (
         "groups_without_one_survivor",
         "kept_not_in_balanced",
         "removed_without_survivor",
         "missing",
         "blocked_but_used",
     )
-    return dg.AssetCheckResult(passed=not any(found[name] for name in wrong), metadata=found)
+    wrong = [f"{name} {found[name]:,}" for name in names if found[name]]
+    otherwise = f"Of {found['images']:,} images: {', '.join(wrong)}; each should be 0. {_made_anew('balance')}"
+    return _verdict(context, found, passed=not wrong, otherwise=otherwise)
 
 
 @dg.asset_check(asset="balance_groups", blocking=True)
-def no_group_swallows_all(settings: SettingsResource) -> dg.AssetCheckResult:
+def no_group_swallows_all(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Single linkage can chain: the largest group holds at most `checks.max_group_share` of the images not blocked."""
     config = settings.resolve()
     found = _one(config, "balance_counts", package="pipeline.balance", groups="balance_groups")
-    passed = found["largest_group_share"] <= config.checks.max_group_share
-    return dg.AssetCheckResult(passed=passed, metadata=found | {"at_most": config.checks.max_group_share})
+    share, bound = found["largest_group_share"], config.checks.max_group_share
+    aim = "threshold" if config.balance.target_removal is None else "target_removal"
+    otherwise = (
+        f"The largest group holds {share:.1%} of the images, {found['largest_group']:,} of {found['samples']:,}; "
+        f"checks.max_group_share allows {bound:.1%}. A smaller balance.{aim} than {getattr(config.balance, aim)} "
+        f"splits it, and balance.max_distance_to_centre releases those that lie far from the image that is kept. "
+        f"{_picture(config, 'group_sizes', 'groups')}"
+    )
+    return _verdict(context, found | {"at_most": bound}, passed=share <= bound, otherwise=otherwise)
 
 
 @dg.asset_check(asset="cluster_assignments", blocking=True)
-def clusters_filled(settings: SettingsResource) -> dg.AssetCheckResult:
+def clusters_filled(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """At most `checks.max_empty_clusters` of the clusters are empty; every kept image has a label."""
     config = settings.resolve()
     found = _one(
         config, "check_clusters", centroids="centroids", assignments="cluster_assignments", balanced="balanced_pairs"
     )
-    passed = found["empty_share"] <= config.checks.max_empty_clusters and found["without_label"] == 0
-    return dg.AssetCheckResult(passed=passed, metadata=found | {"at_most": config.checks.max_empty_clusters})
+    bound = config.checks.max_empty_clusters
+    otherwise = (
+        f"{found['without_label']:,} kept images have no cluster. {_made_anew('clusters')}"
+        if found["without_label"]
+        else f"{found['empty_share']:.1%} of the clusters are empty, {found['empty']:,} of {found['clusters']:,}; "
+        f"checks.max_empty_clusters allows {bound:.1%}. Ask for fewer clusters.clusters. "
+        f"{_picture(config, 'cluster_sizes')}"
+    )
+    passed = found["empty_share"] <= bound and found["without_label"] == 0
+    return _verdict(context, found | {"at_most": bound}, passed=passed, otherwise=otherwise)
 
 
 @dg.asset_check(asset="student", blocking=True)
-def training_loss_fell(settings: SettingsResource) -> dg.AssetCheckResult:
+def training_loss_fell(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """The mean loss of the last tenth of the rows is below that of the first."""
-    found = _one(settings.resolve(), "check_training", metrics="training_metrics")
-    return dg.AssetCheckResult(passed=bool(found["last_loss"] < found["first_loss"]), metadata=found)
+    config = settings.resolve()
+    found = _one(config, "check_training", metrics="training_metrics")
+    otherwise = (
+        f"The mean loss of the last tenth of the steps is {found['last_loss']:.4g}, that of the first "
+        f"{found['first_loss']:.4g}; it should have fallen. Try a smaller student.optimizer.learning_rate than "
+        f"{config.student.optimizer.learning_rate:g}, or more student.steps than {config.student.steps:,}. "
+        f"{_picture(config, 'loss_curves')}"
+    )
+    passed = bool(found["last_loss"] < found["first_loss"])
+    return _verdict(context, found, passed=passed, otherwise=otherwise)
 
 
 @dg.asset_check(asset="student", blocking=True)
-def export_reloads(settings: SettingsResource) -> dg.AssetCheckResult:
+def export_reloads(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Plain open_clip loads the export and computes the embeddings that the trained module computed."""
     from pipeline.storage.result import read_result
     from training.export.check import export_cosine
@@ -143,7 +223,13 @@ def export_reloads(settings: SettingsResource) -> dg.AssetCheckResult:
     config = settings.resolve()
     cosine = export_cosine(read_result(config.path, "student").folder("student"))
     bound = config.checks.min_export_cosine
-    return dg.AssetCheckResult(passed=cosine >= bound, metadata={"least_cosine": cosine, "at_least": bound})
+    otherwise = (
+        f"The least cosine of an embedding of the exported student with that of the trained one is {cosine:.6f}; "
+        f"checks.min_export_cosine asks for {bound}. student.precision is {config.student.precision}, whose rounding "
+        "the bound has to allow. If it is fp32, the folder student/ was changed: remove .marks/student under the root."
+    )
+    found = {"least_cosine": cosine, "at_least": bound}
+    return _verdict(context, found, passed=cosine >= bound, otherwise=otherwise)
 
 
 CHECKS = [
