@@ -34,13 +34,15 @@ def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
         for name, text in _TABLES.items()
     ],
 )
-def balance(settings: SettingsResource) -> Iterator[dg.MaterializeResult]:
+def balance(context: dg.AssetExecutionContext, settings: SettingsResource) -> Iterator[dg.MaterializeResult]:
     """Groups of near-duplicates at the threshold, and the image that stands for each."""
     from assets.page.pictures import balance_pictures
+    from assets.page.summary import balance_summary
     from pipeline.balance.stage import balance_pairs
 
     config = settings.resolve()
     result = balance_pairs(config.path, config.balance, config.query)
     pictures = balance_pictures(result, config)
+    context.log.info(balance_summary(result, config))
     for table in _TABLES:
         yield materialization(result, config.path, table, asset_key=table, extra=pictures.get(table))

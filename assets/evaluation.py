@@ -10,12 +10,15 @@ from pipeline.demo.stage import resolve_datasets
 
 
 @dg.asset(group_name="distillation", kinds={"open_clip", "parquet"}, deps=[teacher, student, baseline], pool="gpu")
-def evaluation(settings: SettingsResource) -> dg.MaterializeResult:
+def evaluation(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
     """Zero-shot classification, linear probe and retrieval."""
     from assets.page.pictures import evaluation_pictures
+    from assets.page.summary import evaluation_summary
     from training.evaluation.stage import evaluate_models
 
     config = settings.resolve()
     datasets = resolve_datasets(config.evaluation.datasets, config.path, config.demo)
     result = evaluate_models(config.path, config.evaluation, datasets=datasets, baseline=config.baseline.enabled)
-    return materialization(result, config.path, "evaluation", extra=evaluation_pictures(result, config))
+    pictures = evaluation_pictures(result, config)
+    context.log.info(evaluation_summary(result, config))
+    return materialization(result, config.path, "evaluation", extra=pictures)

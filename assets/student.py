@@ -1,7 +1,9 @@
 """``training_shards``, ``student`` and ``baseline``."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,27 +71,36 @@ def _ready(settings: SettingsResource) -> Settings:
 def _observed(
     context: dg.AssetExecutionContext, config: Settings, name: str, train: Callable[..., StageResult]
 ) -> StageResult:
-    """Train inside a Pipes session; rows of metrics become observations of the asset while the ranks run."""
+    """Train, inside a Pipes session if there is anything to train: Dagster warns of a session that nobody has joined.
+
+    Rows of metrics become observations of the asset while the ranks run.
+    """
 
     def on_metrics(row: dict[str, Any]) -> None:
         if row["step"] % _STEPS_BETWEEN_OBSERVATIONS == 0:
             numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
             context.log_event(dg.AssetObservation(asset_key=name, metadata=numbers))
 
-    # Rank 0 may be on another machine, which sees the root, but not the temporary files of this one.
-    shared = config.path.resolve() if config.student.hostfile else None
-    with (
-        tempfile.TemporaryDirectory(prefix=".pipes-", dir=shared) as folder,
-        dg.open_pipes_session(
-            context=context,
-            context_injector=dg.PipesFileContextInjector(str(Path(folder, "context"))),
-            message_reader=dg.PipesFileMessageReader(str(Path(folder, "messages"))),
-        ) as session,
-    ):
-        result = train(env=session.get_bootstrap_env_vars(), on_metrics=on_metrics)
-    # Drained, not passed on: what the ranks reported by themselves is in the result.
-    session.get_results()
-    return result
+    # Of Dagster's own use of Dagster, once a session.
+    warnings.filterwarnings("ignore", ".*PipesMessageReader.expected_writer_count", dg.PreviewWarning)
+
+    @contextlib.contextmanager
+    def session() -> Iterator[dict[str, str]]:
+        # Rank 0 may be on another machine, which sees the root, but not the temporary files of this one.
+        shared = config.path.resolve() if config.student.hostfile else None
+        with (
+            tempfile.TemporaryDirectory(prefix=".pipes-", dir=shared) as folder,
+            dg.open_pipes_session(
+                context=context,
+                context_injector=dg.PipesFileContextInjector(str(Path(folder, "context"))),
+                message_reader=dg.PipesFileMessageReader(str(Path(folder, "messages"))),
+            ) as opened,
+        ):
+            yield dict(opened.get_bootstrap_env_vars())
+        # Drained, not passed on: what the ranks reported by themselves is in the result.
+        opened.get_results()
+
+    return train(session=session, on_metrics=on_metrics)
 
 
 def _trained(result: StageResult, config: Settings, name: str, metrics_table: str) -> dg.MaterializeResult:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from training.launch.launcher import run_training
 from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
 
 MetricsCallback = Callable[[dict[str, Any]], None]
+Session = Callable[[], AbstractContextManager[dict[str, str] | None]]
+"""What a run is put into, if there is one: entered just before ranks start, it gives variables for them."""
 
 
 def train_student(
-    root: Path, config: StudentConfig, *, env: dict[str, str] | None = None, on_metrics: MetricsCallback | None = None
+    root: Path, config: StudentConfig, *, session: Session = nullcontext, on_metrics: MetricsCallback | None = None
 ) -> StageResult:
     """Stage ``student``: trained on the training shards; ``student/`` is an open_clip folder.
 
@@ -56,12 +59,12 @@ def train_student(
     def prepare() -> None:
         shards.folder("training_shards/index")
 
-    live: dict[str, Any] = {"env": env, "on_metrics": on_metrics}
+    live: dict[str, Any] = {"session": session, "on_metrics": on_metrics}
     return _train(root, job, config, samples=shards, metrics_table="training_metrics", prepare=prepare, **live)
 
 
 def train_baseline(
-    root: Path, config: StudentConfig, *, env: dict[str, str] | None = None, on_metrics: MetricsCallback | None = None
+    root: Path, config: StudentConfig, *, session: Session = nullcontext, on_metrics: MetricsCallback | None = None
 ) -> StageResult:
     """Stage ``baseline``: the same student, steps and batch, contrastive loss alone, on every downloaded pair that is
     not blocked."""
@@ -89,7 +92,7 @@ def train_baseline(
         if job.index is not None:
             write_unblocked_index(images.parquet("index"), blocked, job.index)
 
-    live: dict[str, Any] = {"env": env, "on_metrics": on_metrics}
+    live: dict[str, Any] = {"session": session, "on_metrics": on_metrics}
     return _train(root, job, config, samples=images, metrics_table="baseline_metrics", prepare=prepare, **live)
 
 
@@ -100,7 +103,7 @@ def _train(
     *,
     samples: StageResult,
     metrics_table: str,
-    env: dict[str, str] | None,
+    session: Session,
     on_metrics: MetricsCallback | None,
     prepare: Callable[[], None],
 ) -> StageResult:
@@ -117,7 +120,7 @@ def _train(
         for shard in stage.pending():
             prepare()
             # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
-            with samples.borrowed(".tar"), kept_elsewhere(root, job):
+            with samples.borrowed(".tar"), kept_elsewhere(root, job), session() as env:
                 trained = run_training(job, env=env, on_metrics=on_metrics)
             with stage.output(shard) as output:
                 for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE, CARD_FILE):

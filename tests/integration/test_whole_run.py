@@ -33,8 +33,12 @@ def test_first_run_makes_every_table_and_remembers_it(reference: Job) -> None:
 def test_unchanged_second_run_recomputes_nothing(reference: Job) -> None:
     before, tables = reference.marks(), reference.tables()
     started = time.monotonic()
-    reference.run()
+    output = reference.run()
     assert time.monotonic() - started <= 40
+    # The end says what there is; nobody is warned of what had not to be done, and nothing is said twice.
+    lines = output.splitlines()
+    assert lines[-1].startswith("Next: ") and f"Tables: duckdb -init {reference.root}/catalog.sql" in lines[-5:]
+    assert "WARNING" not in output and "INFO:" not in output and "[pipes]" not in output
     assert reference.marks() == before
     assert reference.tables() == tables
 
