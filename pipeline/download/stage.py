@@ -23,7 +23,7 @@ from pipeline.core.tars import index_tar
 from pipeline.download.circuit_breaker import SuccessFloor
 from pipeline.download.config import ImagesConfig
 from pipeline.download.retry import merge_shard, write_retry_lists
-from pipeline.download.supervisor import fetch_shards, full_disk_errors, staging_folder
+from pipeline.download.supervisor import fetch_shards, staging_folder
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Output, Stage
@@ -46,7 +46,7 @@ def download_images(root: Path, config: ImagesConfig, compute: ComputeConfig | N
     stage = Stage(root, "images", version=2, config=config.content(), inputs=inputs)
     if stage.is_complete() and not config.retry_statuses:
         return stage.result()
-    with stage.running(), full_disk_errors(root):
+    with stage.running():
         pending = stage.pending()
         most = max(pq.read_metadata(path).num_rows for path in source.values())
         if pending:

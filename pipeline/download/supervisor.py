@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
 import os
@@ -16,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.compute.config import ComputeConfig
-from pipeline.core.errors import DownloadError, StorageError
+from pipeline.core.disk import FULL, full_disk
+from pipeline.core.errors import DownloadError
 from pipeline.core.processes import end_group, start_group, tail
 from pipeline.download.config import ImagesConfig
 from pipeline.download.heartbeat import read_states
@@ -28,7 +28,6 @@ _LOOK_S = 1.0
 # Workers import libraries before they can say anything; on a busy machine that takes its time.
 _START_S = 120.0
 _SHARDS_NAMED = 5
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _WorkerLostError(Exception):
@@ -46,17 +45,6 @@ def staging_folder(root: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def full_disk_errors(root: Path) -> Iterator[None]:
-    """Quotas and limits on file size are a full disk too."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _full(root) from error
-        raise
 
 
 def fetch_shards(
@@ -173,22 +161,18 @@ def _raise_failure(staging: Path, names: set[str]) -> None:
     for name in sorted(names):
         shard, mark, number = name.partition(".failed-")
         if mark:
-            if int(number) in _FULL:
-                raise _full(staging.parents[2])
+            if int(number) in FULL:
+                raise full_disk(staging.parents[2])
             raise DownloadError(f"shard {shard} failed in its worker; last lines:\n{tail(_log(staging))}")
 
 
 def _ended(staging: Path, process: subprocess.Popen[bytes], left: set[str]) -> Exception:
     if shutil.disk_usage(staging).free < 1 << 20:
-        return _full(staging.parents[2])
+        return full_disk(staging.parents[2])
     return DownloadError(
         f"img2dataset ended with status {process.returncode} before shards {sorted(left)[:_SHARDS_NAMED]} "
         f"({len(left)} in all) were done; its last lines:\n{tail(_log(staging))}"
     )
-
-
-def _full(root: Path) -> StorageError:
-    return StorageError(f"no space left under {root}; free some and run again, finished shards are kept")
 
 
 def _log(staging: Path) -> Path:

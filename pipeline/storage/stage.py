@@ -17,7 +17,6 @@ exactly as far as it changes something.
 import contextlib
 import copy
 import dataclasses
-import errno
 import json
 import shutil
 import time
@@ -27,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import StorageError
+from pipeline.core.disk import storage_errors
 from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.storage.catalog import follow_move, write_catalog
 from pipeline.storage.completion import (
@@ -87,7 +86,7 @@ class Stage:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Hold the stage's lock, so that two runs on one root take turns; storage faults become typed errors."""
-        with _storage_errors(self.root), self._storage.locked(self.name):
+        with storage_errors(f"root {self.root}"), self._storage.locked(self.name):
             self._started = time.monotonic()
             shutil.rmtree(self._temporary(), ignore_errors=True)
             yield
@@ -208,17 +207,3 @@ class Stage:
 
     def _write_mark(self, shard: str, mark: Mark) -> None:
         self._storage.write_text(self._mark_name(shard), json.dumps(dataclasses.asdict(mark), indent=1))
-
-
-@contextlib.contextmanager
-def _storage_errors(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageError(
-                f"no space left under {root}; free some and run again, finished shards are kept"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise StorageError(f"root {root} cannot be written: {error}") from error
-        raise

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.core.errors import StorageError
+from pipeline.core.disk import storage_error
 
 STATE_FILE = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -109,7 +109,7 @@ def write(folder: Path, tensors: dict[str, Tensor]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(stored, str(folder / STATE_FILE))
     except (OSError, safetensors.SafetensorError) as error:
-        raise StorageError(f"{folder / STATE_FILE} cannot be written: {error}") from error
+        raise storage_error(folder, error) from error
 
 
 def read(folder: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import StorageError
+from pipeline.core.disk import storage_error
 from training.losses.centroids import Centroids
 
 _PREFIX = "centroids-"
@@ -44,7 +44,7 @@ class CentroidOptimizer:
             folder.mkdir(parents=True, exist_ok=True)
             safetensors.torch.save_file({name: tensor.cpu().clone() for name, tensor in tensors.items()}, str(path))
         except (OSError, safetensors.SafetensorError) as error:
-            raise StorageError(f"{path} cannot be written: {error}") from error
+            raise storage_error(folder, error) from error
 
     def load(self, folder: Path) -> None:
         """Read the rows that this rank holds, whoever wrote them."""

@@ -80,7 +80,7 @@ class Background:
     def __init__(self, root: Path, config: ImagesConfig, prepare: Callable[[], None] | None = None):
         script = (
             "import sys; from pathlib import Path\n"
-            "from pipeline.core.settings import ImagesConfig; from pipeline.download import download_images\n"
+            "from pipeline.download import ImagesConfig, download_images\n"
             "if __name__ == '__main__':\n"
             "    download_images(Path(sys.argv[1]), ImagesConfig.model_validate_json(sys.argv[2]))"
         )

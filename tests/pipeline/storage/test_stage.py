@@ -90,7 +90,13 @@ def test_a_root_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "message"),
-    [(errno.EACCES, "cannot be written"), (errno.EROFS, "cannot be written"), (errno.ENOSPC, "no space left")],
+    [
+        (errno.EACCES, "cannot be written"),
+        (errno.EROFS, "cannot be written"),
+        (errno.ENOSPC, "no space left"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EFBIG, "no space left"),
+    ],
 )
 def test_storage_that_refuses_is_a_typed_error_that_names_the_root(tmp_path: Path, number: int, message: str) -> None:
     full = stage(tmp_path, {"a": 1})
