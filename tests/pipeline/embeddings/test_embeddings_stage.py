@@ -166,9 +166,8 @@ def test_killed_in_the_middle_of_a_shard_and_started_again_gives_the_same_bytes(
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from pipeline import encoder\n"
-        "from pipeline.core.settings import ComputeConfig, EmbeddingsConfig\n"
-        "from pipeline.embeddings.stage import embed_images\n"
+        "from pipeline.compute import ComputeConfig\n"
+        "from pipeline.embeddings import EmbeddingsConfig, embed_images, encoder\n"
         "whole, batches = encoder.Encoder.batch, iter(range(100))\n"
         "def batch(self, *args, **kwargs):\n"
         "    if next(batches) == 5:\n"
