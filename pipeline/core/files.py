@@ -19,6 +19,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def file_identity(path: Path, *, name: str | None = None) -> list[Any]:
+    """What tells a file from one that took its place: its name (its whole path if none is given), size and time."""
+    state = path.stat()
+    return [name or str(path.resolve()), state.st_size, state.st_mtime_ns]
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace ``path`` in one step: a reader sees the old text or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

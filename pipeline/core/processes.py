@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,20 @@ def end_group(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
     # The leader may be gone while others of its group are not.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def is_dead(machine: str, process: int) -> bool:
+    """Whether a process is known to be gone; of one that ran on another machine nothing is known."""
+    if machine != socket.gethostname():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        # Somebody else's, and alive.
+        return False
+    return False
 
 
 def tail(path: Path, lines: int = 20) -> str:

@@ -36,18 +36,6 @@ class State:
     finished: int
     hosts: list[tuple[str, int, float]]
 
-    def is_dead(self) -> bool:
-        """Whether the worker ran on this machine and is gone."""
-        if self.machine != socket.gethostname():
-            return False
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
-
 
 class Beat:
     """Writes a worker's state every second while the block lasts, and removes it at the end."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.compute.config import ComputeConfig
 from pipeline.core.disk import FULL, full_disk
 from pipeline.core.errors import DownloadError
-from pipeline.core.processes import end_group, start_group, tail
+from pipeline.core.processes import end_group, is_dead, start_group, tail
 from pipeline.download.config import ImagesConfig
 from pipeline.download.heartbeat import read_states
 
@@ -135,7 +135,8 @@ class _Watchdog:
         self._looked = now
         states = read_states(self._staging, sorted(name[:-5] for name in names if name.endswith(".beat")))
         for shard, state in states.items():
-            if self._replace_dead and state.is_dead() and not (self._staging / f"{shard}_stats.json").exists():
+            dead = self._replace_dead and is_dead(state.machine, state.process)
+            if dead and not (self._staging / f"{shard}_stats.json").exists():
                 raise _WorkerLostError(shard)
         finished = {shard: state.finished for shard, state in states.items()}
         if finished != self._finished:

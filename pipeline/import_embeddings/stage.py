@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core import query, schema
 from pipeline.core.errors import EmbeddingError
-from pipeline.core.files import fingerprint_of
+from pipeline.core.files import file_identity, fingerprint_of
 from pipeline.core.query import QueryConfig
 from pipeline.import_embeddings.parts import Part, find_parts
 from pipeline.source.stage import collect_counts
@@ -141,5 +141,4 @@ def _unit(vectors: np.ndarray, part: Part, what: str) -> np.ndarray:
 
 def _identity(part: Part) -> list[Any]:
     paths = [part.metadata, *(getattr(part, name, None) for name in ("image", "text"))]
-    stats = [(path.name, path.stat()) for path in paths if path is not None]
-    return [[name, found.st_size, found.st_mtime_ns] for name, found in stats]
+    return [file_identity(path, name=path.name) for path in paths if path is not None]

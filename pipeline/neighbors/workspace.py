@@ -20,7 +20,7 @@ from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
 from pipeline.core.devices import Device, Wanted
 from pipeline.core.errors import ConfigError
-from pipeline.core.files import fingerprint_of, write_text_atomically
+from pipeline.core.files import file_identity, fingerprint_of, write_text_atomically
 from pipeline.core.progress import Progress
 from pipeline.graph.forest import Edges, ForestBuilder
 from pipeline.neighbors.cost import ForestPlan, calibrate, memory_needed
@@ -67,7 +67,7 @@ class SearchSettings:
 
     def identity(self) -> str:
         """A hash of all that files of an unfinished search depend on; of how they are made, only the division."""
-        files = [_identity(path) for path in self.paths]
+        files = [file_identity(path) for path in self.paths]
         base = self.base.identity() if self.base else None
         return fingerprint_of(_VERSION, files, self.column, self.max_distance, self.tile_rows, base)
 
@@ -80,7 +80,7 @@ class BaseForest:
     embeddings: tuple[Path, ...]
 
     def identity(self) -> Any:
-        return [_identity(self.forest), [_identity(path) for path in self.embeddings]]
+        return [file_identity(self.forest), [file_identity(path) for path in self.embeddings]]
 
     def ids(self) -> np.ndarray:
         """The ids that the forest covers, ascending."""
@@ -271,8 +271,3 @@ def _merge(task: _Merge) -> None:
     for path in task.inputs:
         builder.add(read_edges(path))
     write_edges(task.output, builder.forest())
-
-
-def _identity(path: Path) -> Any:
-    state = path.stat()
-    return [str(path.resolve()), state.st_size, state.st_mtime_ns]

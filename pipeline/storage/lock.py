@@ -16,6 +16,8 @@ import time
 import uuid
 from typing import Any
 
+from pipeline.core.processes import is_dead
+
 log = logging.getLogger(__name__)
 
 TERM_S = 60.0
@@ -49,7 +51,8 @@ class Lease:
                 continue
             if content != seen:
                 seen, since = content, time.monotonic()
-            if time.monotonic() - since > self._term_s or _is_dead(json.loads(content)):
+            holder = json.loads(content)
+            if time.monotonic() - since > self._term_s or is_dead(holder["machine"], holder["process"]):
                 log.info("%s: taking over from a run that is gone: %s", self._what, content.decode())
                 with contextlib.suppress(FileNotFoundError):
                     self._files.rm_file(self._key)
@@ -101,16 +104,3 @@ class Lease:
     def _is_mine(self) -> bool:
         content = self._read()
         return bool(content) and json.loads(content)["token"] == self._me["token"]
-
-
-def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder ran on this machine and is gone."""
-    if holder["machine"] != socket.gethostname():
-        return False
-    try:
-        os.kill(holder["process"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.clip.model import CONFIG_FILE, WEIGHTS_FILE, write_clip_folder
 from pipeline.core.errors import TeacherError
-from pipeline.core.files import file_digest, fingerprint_of
+from pipeline.core.files import file_digest, file_identity, fingerprint_of
 from pipeline.core.settings import DEMO
 from pipeline.storage.result import StageResult
 from pipeline.storage.roots import storage_of
@@ -108,7 +108,7 @@ def _identity(config: TeacherConfig) -> Any:
     """What the config's files are now, so that a replaced checkpoint is noticed."""
     paths = [Path(name) for name in (config.model, config.pretrained) if name and Path(name).exists()]
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.glob("open_clip*")))]
-    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [file_identity(file) for file in files]
 
 
 def _save(config: TeacherConfig, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Children that must not outlive their parent, killed at the worst moment: before they could ask the kernel."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from pipeline.core.processes import is_dead
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -72,3 +75,13 @@ def test_a_killed_parent_leaves_no_child(tmp_path: Path, script: str) -> None:
     while at_work(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not at_work(tmp_path)
+
+
+def test_a_process_of_this_machine_is_dead_once_it_has_ended() -> None:
+    here = socket.gethostname()
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert is_dead(here, child.pid)
+    assert not is_dead("another-machine", child.pid)
+    assert not is_dead(here, os.getpid())
+    assert not is_dead(here, 1)
