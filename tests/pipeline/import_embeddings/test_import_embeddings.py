@@ -156,7 +156,7 @@ def test_the_command_line_says_what_is_wrong_and_what_was_done(tmp_path: Path) -
     source = in_parts(tmp_path / "source", [[(f"http://x/{p}{n}", "caption") for n in range(2)] for p in range(2)])
     good = np.load(source / "img_emb/img_emb_1.npy")
     np.save(source / "img_emb/img_emb_1.npy", NAN)
-    command = [sys.executable, "-m", "pipeline.import_embeddings.stage", str(source), str(tmp_path / "root")]
+    command = [sys.executable, "-m", "pipeline.import_embeddings", str(source), str(tmp_path / "root")]
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 1 and "vectors are not finite" in failed.stderr
     np.save(source / "img_emb/img_emb_1.npy", good)
