@@ -23,6 +23,7 @@ BENCHMARKS = (
     "cluster_head",
     "global_batch",
     "training_step",
+    "openmp_spin",
     "encoder",
     "embedding",
     "parquet_layout",

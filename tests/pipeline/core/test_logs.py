@@ -14,12 +14,12 @@ managed = logging.getLogger("pipeline")
 managed.setLevel(logging.INFO)
 managed.addHandler(logging.StreamHandler())
 logging.info("of root")
-for logger in (managed, logging.getLogger("pipeline.stage"), logging.getLogger("stranger")):
+for logger in (managed, logging.getLogger("pipeline.storage"), logging.getLogger("stranger")):
     logger.info(f"{{logger.name}} informs")
     logger.warning(f"{{logger.name}} warns")
 logging.warning("root warns")
 """
-ONCE = ["pipeline informs", "pipeline warns", "pipeline.stage informs", "pipeline.stage warns"]
+ONCE = ["pipeline informs", "pipeline warns", "pipeline.storage informs", "pipeline.storage warns"]
 OTHERS = ["stranger warns", "root warns"]
 
 
