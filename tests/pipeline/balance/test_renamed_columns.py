@@ -54,7 +54,7 @@ def test_tables_are_rewritten_and_nothing_is_computed(copied: SmallRun, monkeypa
     }
     digest = read_result(copied.root, "balance").digest
     _as_it_was(copied, monkeypatch)
-    with pytest.raises(MissingInputError, match="completed by an earlier version.*run the stage again"):
+    with pytest.raises(MissingInputError, match=r"completed by an earlier version.*run the stage again"):
         read_result(copied.root, "balance")
     result = balance_pairs(copied.root, copied.settings.balance, copied.settings.query)
     assert result.computed == 0 and result.digest == digest
