@@ -10,7 +10,7 @@ from pipeline.balance.config import BalanceConfig
 from pipeline.balance.semantic_balance import TABLES, semantic_balance
 from pipeline.core.query import QueryConfig
 from pipeline.storage.result import StageResult, read_result
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 
 # Of columns and statistics, since version 3.
 _RENAMED = {
@@ -33,25 +33,23 @@ def balance_pairs(root: Path, config: BalanceConfig, query_config: QueryConfig) 
     inputs = {"balance": [embeddings.digest, forest.digest, images.digest]}
     content = {**config.content(), "blocklist": blocklist_digests(config.blocklist)}
     stage = Stage(root, "balance", version=3, config=content, inputs=inputs)
-    if stage.is_complete():
-        return stage.result()
-    with stage.running():
-        stage.take_over(Stage(root, "balance", version=2, config=content, inputs=inputs), _rename_columns, _RENAMED)
-        for shard in stage.pending():
-            with stage.output(shard) as output:
-                folder = root / ".tmp" / "balance" / "tables"
-                options = config.model_dump()
-                if config.target_removal is not None:
-                    options["threshold"] = None
-                report = semantic_balance(
-                    embeddings.parquet("teacher_embeddings"),
-                    forest.parquet("near_duplicates")[0],
-                    folder,
-                    images=images.parquet("images"),
-                    query_config=query_config,
-                    **options,
-                )
-                for table in (*TABLES, "balanced_pairs"):
-                    (folder / f"{table}.parquet").replace(output.path(f"{table}/{table}.parquet"))
-                output.rows, output.stats = report.samples, dataclasses.asdict(report)
-        return stage.finish()
+    stage.take_over(Stage(root, "balance", version=2, config=content, inputs=inputs), _rename_columns, _RENAMED)
+
+    def write(output: Output) -> None:
+        folder = root / ".tmp" / "balance" / "tables"
+        options = config.model_dump()
+        if config.target_removal is not None:
+            options["threshold"] = None
+        report = semantic_balance(
+            embeddings.parquet("teacher_embeddings"),
+            forest.parquet("near_duplicates")[0],
+            folder,
+            images=images.parquet("images"),
+            query_config=query_config,
+            **options,
+        )
+        for table in (*TABLES, "balanced_pairs"):
+            (folder / f"{table}.parquet").replace(output.path(f"{table}/{table}.parquet"))
+        output.rows, output.stats = report.samples, dataclasses.asdict(report)
+
+    return stage.each(write)

@@ -93,6 +93,19 @@ class Stage:
             yield
             shutil.rmtree(self._temporary(), ignore_errors=True)
 
+    def each(self, write: Callable[["Output"], None]) -> StageResult:
+        """The whole walk of a stage that is worked on here: ``write`` fills the output of every shard that is to do.
+
+        It is not called for a stage that is complete.
+        """
+        if self.is_complete():
+            return self.result()
+        with self.running():
+            for shard in self.pending():
+                with self.output(shard) as output:
+                    write(output)
+            return self.finish()
+
     def pending(self) -> list[str]:
         """The shards whose mark is missing, made from something else, or whose files were lost or cut."""
         marks = self._marks(self._inputs)
@@ -154,6 +167,10 @@ class Stage:
         """
         if self.is_complete() or not earlier.is_complete():
             return
+        with self.running():
+            self._take_over(earlier, rewrite, rename)
+
+    def _take_over(self, earlier: "Stage", rewrite: Callable[[Path, Path], None], rename: Mapping[str, str]) -> None:
         for shard, mark in earlier._marks(earlier._inputs).items():
             self._storage.fetch(mark.files)
             names = [name for name in mark.files if name.endswith(".parquet")]
