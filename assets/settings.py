@@ -91,7 +91,23 @@ def parse_settings(values: dict[str, Any]) -> Settings:
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+            + _hint(problem)
             + ("" if isinstance(problem["input"], dict) else f", got {problem['input']!r}")
             for problem in error.errors()
         ]
         raise ConfigError("\n".join(lines)) from error
+
+
+_RENAMED = {
+    "neighbours": "neighbors",
+    "learnt": "learnable",
+    "learnt_temperature": "learnable_temperature",
+    "max_distance_to_centre": "max_distance_to_center",
+}
+"""Settings of earlier versions that have another name now."""
+
+
+def _hint(problem: Any) -> str:
+    name = str(problem["loc"][-1]) if problem["loc"] else ""
+    known = problem["type"] == "extra_forbidden" and name in _RENAMED
+    return f"; {name} is called {_RENAMED[name]} now" if known else ""

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.core.settings import DEMO, Section, runtime
+from pipeline.core.settings import DEMO, Section, renamed, runtime
 
 SCRATCH = "scratch"
 
@@ -42,11 +42,16 @@ class ClusterConfig(Section):
         gt=0,
         le=1,
     )
-    learnt_temperature: bool = Field(False, description="Learn the student's temperature, from the one above.")
+    learnt_temperature: bool = Field(
+        False,
+        description="Learn the student's temperature, from the one above.",
+        json_schema_extra=renamed(was="learnt_temperature"),
+    )
     learnt: bool = Field(
         False,
         description="Learn the centroids, starting from those of k-means; with storage fp32, not with precision fp16, "
         "and divided where there are several ranks (unconfirmed).",
+        json_schema_extra=renamed(was="learnt"),
     )
     learning_rate_factor: float = Field(
         1.0, description="Learning rate of learnt centroids, as a multiple of the student's (unconfirmed).", gt=0
@@ -71,7 +76,11 @@ class InstanceConfig(Section):
 
     weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
     temperature: float = Field(0.07, description="Temperature of its cross-entropies (unconfirmed).", gt=0)
-    learnt_temperature: bool = Field(False, description="Learn the temperature, from the one above.")
+    learnt_temperature: bool = Field(
+        False,
+        description="Learn the temperature, from the one above.",
+        json_schema_extra=renamed(was="learnt_temperature"),
+    )
     discrimination_weight: float = Field(
         1.0, description="Weight of the mean of its four cross-entropies (unconfirmed).", ge=0
     )

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.core.settings import Section
+from pipeline.core.settings import Section, renamed
 
 
 class BalanceConfig(Section):
@@ -33,6 +33,7 @@ class BalanceConfig(Section):
         description="Members farther than this from their centre are released, that is kept. Not with rule `random`.",
         gt=0,
         lt=2,
+        json_schema_extra=renamed(was="max_distance_to_centre"),
     )
     blocklist: list[str] = Field(
         [],

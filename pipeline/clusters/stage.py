@@ -9,7 +9,7 @@ from pipeline.clusters.config import ClustersConfig
 from pipeline.clusters.kmeans_clusters import ClusterReport, cluster_embeddings
 from pipeline.core.processes import die_with_parent
 from pipeline.storage.result import StageResult, read_result
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 
 
 def cluster_images(root: Path, config: ClustersConfig) -> StageResult:
@@ -18,19 +18,17 @@ def cluster_images(root: Path, config: ClustersConfig) -> StageResult:
     balance = read_result(root, "balance")
     inputs = {"clusters": [embeddings.digest, balance.digest]}
     stage = Stage(root, "clusters", version=1, config=config.content(), inputs=inputs)
-    if stage.is_complete():
-        return stage.result()
-    with stage.running():
-        for shard in stage.pending():
-            with stage.output(shard) as output:
-                folder = root / ".tmp" / "clusters" / "tables"
-                report = _in_own_process(
-                    embeddings.parquet("teacher_embeddings"), folder, balance.parquet("balanced_pairs")[0], config
-                )
-                for table in ("centroids", "cluster_assignments"):
-                    (folder / f"{table}.parquet").replace(output.path(f"{table}/{table}.parquet"))
-                output.rows, output.stats = report.samples, dataclasses.asdict(report)
-        return stage.finish()
+
+    def write(output: Output) -> None:
+        folder = root / ".tmp" / "clusters" / "tables"
+        report = _in_own_process(
+            embeddings.parquet("teacher_embeddings"), folder, balance.parquet("balanced_pairs")[0], config
+        )
+        for table in ("centroids", "cluster_assignments"):
+            (folder / f"{table}.parquet").replace(output.path(f"{table}/{table}.parquet"))
+        output.rows, output.stats = report.samples, dataclasses.asdict(report)
+
+    return stage.each(write)
 
 
 def _in_own_process(embeddings: list[Path], output: Path, keep: Path, config: ClustersConfig) -> ClusterReport:

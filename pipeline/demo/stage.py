@@ -11,7 +11,7 @@ from pipeline.demo.config import DemoConfig
 from pipeline.download.config import ImagesConfig
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 
 HOST = "demo.test"
 """Host in the corpus's URLs; a reserved name that no resolver knows, mapped to the loopback server."""
@@ -21,19 +21,17 @@ def make_corpus(root: Path, config: DemoConfig) -> StageResult:
     """Stage ``demo``: list, images, evaluation set and ground truth, under ``<root>/demo``."""
     content = {name: value for name, value in config.content().items() if name != "teacher"}
     stage = Stage(root, "demo", version=2, config=content, inputs={"corpus": "built in"})
-    if stage.is_complete():
-        return stage.result()
-    from pipeline.demo.corpus import write_corpus
 
-    with stage.running():
-        for shard in stage.pending():
-            with stage.output(shard) as output:
-                folder = output.path("demo/pairs.parquet").parent
-                write_corpus(folder, config)
-                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                    output.path(f"demo/{path.relative_to(folder)}")
-                output.rows = config.pairs
-        return stage.finish()
+    def write(output: Output) -> None:
+        from pipeline.demo.corpus import write_corpus
+
+        folder = output.path("demo/pairs.parquet").parent
+        write_corpus(folder, config)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            output.path(f"demo/{path.relative_to(folder)}")
+        output.rows = config.pairs
+
+    return stage.each(write)
 
 
 def resolve_lists(lists: list[str], root: Path, config: DemoConfig) -> list[str]:

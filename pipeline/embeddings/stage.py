@@ -78,23 +78,13 @@ def embed_views(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) ->
     Without augmentation (``views`` 1) it is complete and has no rows. Raises what :func:`embed_images` raises.
     """
     if config.views == 1:
-        return _no_views(Stage(root, VIEWS, version=1, config=config.content(), inputs={_OFF: None}))
+        # Views that there were are removed.
+        return Stage(root, VIEWS, version=1, config=config.content(), inputs={_OFF: None}).each(lambda output: None)
     inputs = _inputs(root)
     kept = _kept_ids(read_result(root, "balance").parquet("balanced_pairs"))
     inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in kept.items()}
     stage = Stage(root, VIEWS, version=1, config=config.content(), inputs=inputs)
     return _run(stage, publish_views, config, compute, ids=kept)
-
-
-def _no_views(stage: Stage) -> StageResult:
-    """Complete the stage with nothing in it; views that there were are removed."""
-    if stage.is_complete():
-        return stage.result()
-    with stage.running():
-        for shard in stage.pending():
-            with stage.output(shard):
-                pass
-        return stage.finish()
 
 
 def loader_stall(result: StageResult) -> float:

@@ -11,7 +11,7 @@ from pipeline.neighbors.search import near_duplicate_forest
 from pipeline.neighbors.workspace import BaseForest
 from pipeline.storage.result import StageResult, read_result, shard_digests
 from pipeline.storage.roots import storage_of
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 
 log = logging.getLogger(__name__)
 
@@ -35,29 +35,27 @@ def build_forest(root: Path, config: NeighborsConfig, compute: ComputeConfig) ->
     stage = Stage(
         root, "near_duplicates", version=_STAGE_VERSION, config=config.content(), inputs={"forest": embeddings.digest}
     )
-    if stage.is_complete():
-        return stage.result()
-    with stage.running():
-        for shard in stage.pending():
-            covered = shard_digests(root, "teacher_embeddings")
-            with stage.output(shard) as output:
-                report = near_duplicate_forest(
-                    embeddings.parquet("teacher_embeddings"),
-                    output.path(_FOREST),
-                    max_distance=config.max_distance,
-                    prefix=config.prefix,
-                    precision=config.precision,
-                    device=config.device,
-                    tile_rows=config.tile_rows,
-                    memory_limit=config.memory_limit,
-                    compute=compute,
-                    # Not in the temporary folder of the output, which a new run clears.
-                    work=root / ".near_duplicates",
-                    base=_base(root, config, covered),
-                )
-                output.path(_COVERED).write_text("".join(f"{name}\t{digest}\n" for name, digest in covered.items()))
-                output.rows, output.stats = report.edges, {**dataclasses.asdict(report), "version": _STAGE_VERSION}
-        return stage.finish()
+
+    def write(output: Output) -> None:
+        covered = shard_digests(root, "teacher_embeddings")
+        report = near_duplicate_forest(
+            embeddings.parquet("teacher_embeddings"),
+            output.path(_FOREST),
+            max_distance=config.max_distance,
+            prefix=config.prefix,
+            precision=config.precision,
+            device=config.device,
+            tile_rows=config.tile_rows,
+            memory_limit=config.memory_limit,
+            compute=compute,
+            # Not in the temporary folder of the output, which a new run clears.
+            work=root / ".near_duplicates",
+            base=_base(root, config, covered),
+        )
+        output.path(_COVERED).write_text("".join(f"{name}\t{digest}\n" for name, digest in covered.items()))
+        output.rows, output.stats = report.edges, {**dataclasses.asdict(report), "version": _STAGE_VERSION}
+
+    return stage.each(write)
 
 
 def _base(root: Path, config: NeighborsConfig, now: dict[str, str]) -> BaseForest | None:

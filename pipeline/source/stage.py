@@ -16,7 +16,7 @@ from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.core.query import QueryConfig
 from pipeline.source.config import SourceConfig
 from pipeline.storage.result import StageResult
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +38,16 @@ def import_pairs(root: Path, config: SourceConfig, query_config: QueryConfig, *,
     content = config.model_dump(exclude={"lists"})
     identities = [_identity(name, Path(root)) for name in found]
     stage = Stage(root, "source_pairs", version=2, config=content, inputs={"pairs": identities})
-    if stage.is_complete():
-        return stage.result()
-    with stage.running():
-        for shard in stage.pending():
-            with query.connect(query_config, scratch=root / ".tmp") as connection, stage.output(shard) as output:
-                _load(connection, config, found)
-                output.stats = _counts(connection, config, found)
-                for index, table in enumerate(_shards(connection, config)):
-                    pq.write_table(table, output.path(f"source_pairs/{index:05d}.parquet"), compression="zstd")
-                    output.rows += table.num_rows
-        return stage.finish()
+
+    def write(output: Output) -> None:
+        with query.connect(query_config, scratch=root / ".tmp") as connection:
+            _load(connection, config, found)
+            output.stats = _counts(connection, config, found)
+            for index, table in enumerate(_shards(connection, config)):
+                pq.write_table(table, output.path(f"source_pairs/{index:05d}.parquet"), compression="zstd")
+                output.rows += table.num_rows
+
+    return stage.each(write)
 
 
 def _expand(lists: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ COMPLETE = "complete"
 class Mark:
     """The record that a shard, or a whole stage, is done. ``seconds``: of writing the shard; of the run that completed
     the stage, without those that were killed before. ``tables``: rows of each table; ``shards``: for a whole stage, the
-    digest of each of its shards."""
+    digest of each of its shards; ``version``: that of the stage, 0 in marks of earlier versions of this project."""
 
     fingerprint: str
     digest: str
@@ -29,6 +29,7 @@ class Mark:
     stats: dict[str, Any]
     tables: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: dict[str, str] = dataclasses.field(default_factory=dict)
+    version: int = 0
 
 
 def mark_name(stage: str, shard: str) -> str:

@@ -15,6 +15,9 @@ from pipeline.storage.completion import (
 )
 from pipeline.storage.roots import storage_of
 
+# Versions of stages before these had other column names.
+_FIRST_READABLE = {"balance": 3}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageResult:
@@ -70,6 +73,11 @@ def read_result(root: Path, name: str, *, computed: int = 0) -> StageResult:
     place = storage.uri("").rstrip("/") if storage.remote else root
     if mark is None:
         raise MissingInputError(f"stage '{name}' is not complete under {place}; run it first")
+    if mark.version < _FIRST_READABLE.get(name, 0):
+        raise MissingInputError(
+            f"stage '{name}' under {place} was completed by an earlier version, which gave columns other names; "
+            "run the stage again: its tables are rewritten, nothing is computed anew"
+        )
     lost = damaged(mark, storage.sizes(mark.files))
     if lost:
         raise MissingInputError(

@@ -22,7 +22,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Stage:
         self.root, self.name = Path(root), name
         self._storage = storage_of(self.root)
         self._inputs = dict(inputs)
-        self._base = fingerprint_of(name, version, config)
+        self._base, self._version = fingerprint_of(name, version, config), version
         self.fingerprint = fingerprint_of(self._base, sorted(self._inputs.items()))
         self._computed = set[str]()
         self._started = time.monotonic()
@@ -91,6 +91,19 @@ class Stage:
             shutil.rmtree(self._temporary(), ignore_errors=True)
             yield
             shutil.rmtree(self._temporary(), ignore_errors=True)
+
+    def each(self, write: Callable[["Output"], None]) -> StageResult:
+        """The whole walk of a stage that is worked on here: ``write`` fills the output of every shard that is to do.
+
+        It is not called for a stage that is complete.
+        """
+        if self.is_complete():
+            return self.result()
+        with self.running():
+            for shard in self.pending():
+                with self.output(shard) as output:
+                    write(output)
+            return self.finish()
 
     def pending(self) -> list[str]:
         """The shards whose mark is missing, made from something else, or whose files were lost or cut."""
@@ -134,6 +147,7 @@ class Stage:
             seconds=round(time.monotonic() - started, 3),
             stats=output.stats,
             tables=rows_by_table(output.path(name) for name in output.names()),
+            version=self._version,
         )
         self._storage.check_lock(self.name)
         previous = self._marks([shard]).get(shard)
@@ -143,6 +157,37 @@ class Stage:
         self._write_mark(shard, mark)
         shutil.rmtree(temporary, ignore_errors=True)
         self._computed.add(shard)
+
+    def take_over(self, earlier: "Stage", rewrite: Callable[[Path, Path], None], rename: Mapping[str, str]) -> None:
+        """Make what an earlier version of this stage has completed its own, if there is that: ``rewrite`` writes each
+        of its Parquet files anew, from one path to another, and statistics are renamed.
+
+        Rows are the same, so digests stay, and with them all that was made from the stage.
+        """
+        if self.is_complete() or not earlier.is_complete():
+            return
+        with self.running():
+            self._take_over(earlier, rewrite, rename)
+
+    def _take_over(self, earlier: "Stage", rewrite: Callable[[Path, Path], None], rename: Mapping[str, str]) -> None:
+        for shard, mark in earlier._marks(earlier._inputs).items():
+            self._storage.fetch(mark.files)
+            names = [name for name in mark.files if name.endswith(".parquet")]
+            made = {name: self._temporary() / shard / name for name in names}
+            for name, path in made.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                rewrite(self.root / name, path)
+            sizes = {name: path.stat().st_size for name, path in made.items()}
+            self._storage.check_lock(self.name)
+            # If this is cut off, sizes are not those of the mark that is left, and the shard is computed.
+            self._storage.remove([self._mark_name(COMPLETE)])
+            self._storage.publish(made)
+            stats = {rename.get(key, key): value for key, value in mark.stats.items()}
+            fingerprint = self._shard_fingerprint(shard)
+            fresh = dataclasses.replace(
+                mark, fingerprint=fingerprint, files=mark.files | sizes, stats=stats, version=self._version
+            )
+            self._write_mark(shard, fresh)
 
     def only(self, shard: str) -> "Stage":
         """This stage as a worker elsewhere needs it to write one shard: small, and ready to be pickled."""
@@ -179,6 +224,7 @@ class Stage:
             stats=dict(stats) if stats is not None else sum_stats(list(marks.values())),
             tables=dict(tables),
             shards={shard: mark.digest for shard, mark in sorted(marks.items())},
+            version=self._version,
         )
         self._write_mark(COMPLETE, whole)
         write_catalog(self.root)

@@ -19,7 +19,7 @@ from pipeline.core.files import file_digest, file_identity, fingerprint_of
 from pipeline.core.settings import DEMO
 from pipeline.storage.result import StageResult
 from pipeline.storage.roots import storage_of
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 from pipeline.teacher.config import TeacherConfig
 
 log = logging.getLogger(__name__)
@@ -47,22 +47,19 @@ def resolve_teacher(
     """
     identity = demo_identity if config.model == DEMO else _identity(config)
     stage = Stage(root, "teacher", version=1, config=config.content(), inputs={"teacher": identity})
-    if stage.is_complete():
-        return stage.result()
-    with stage.running():
-        for shard in stage.pending():
-            with stage.output(shard) as output:
-                folder = output.path(f"teacher/{CONFIG_FILE}").parent
-                output.path(f"teacher/{WEIGHTS_FILE}")
-                if config.model == DEMO:
-                    demo(folder)
-                else:
-                    _save(config, folder)
-                info = describe(folder, name=config.model)
-                output.path(INFO_FILE).write_text(json.dumps(dataclasses.asdict(info), indent=1))
-                output.rows = 1
-                output.stats = dataclasses.asdict(info)
-        return stage.finish()
+
+    def write(output: Output) -> None:
+        folder = output.path(f"teacher/{CONFIG_FILE}").parent
+        output.path(f"teacher/{WEIGHTS_FILE}")
+        if config.model == DEMO:
+            demo(folder)
+        else:
+            _save(config, folder)
+        info = describe(folder, name=config.model)
+        output.path(INFO_FILE).write_text(json.dumps(dataclasses.asdict(info), indent=1))
+        output.rows, output.stats = 1, dataclasses.asdict(info)
+
+    return stage.each(write)
 
 
 def check_teacher(config: TeacherConfig) -> None:

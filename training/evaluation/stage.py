@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import ConfigError
 from pipeline.storage.result import StageResult, read_result
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 from training.config import EvaluationConfig
 
 
@@ -20,23 +20,21 @@ def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path
     digests = [result.digest for result in results.values()]
     content = {"tasks": config.tasks, "datasets": [dataset_identity(path) for path in datasets]}
     stage = Stage(root, "evaluation", version=1, config=content, inputs={"evaluation": [models, digests]})
-    if stage.is_complete():
-        return stage.result()
-    from training.evaluation.run import evaluate
 
-    with stage.running():
-        for shard in stage.pending():
-            with stage.output(shard) as output:
-                table = evaluate(
-                    {name: result.folder(name) for name, result in results.items()},
-                    datasets,
-                    config.tasks,
-                    batch_size=config.batch_size,
-                    device=config.device,
-                )
-                pq.write_table(table, output.path("evaluation/evaluation.parquet"))
-                output.rows = table.num_rows
-        return stage.finish()
+    def write(output: Output) -> None:
+        from training.evaluation.run import evaluate
+
+        table = evaluate(
+            {name: result.folder(name) for name, result in results.items()},
+            datasets,
+            config.tasks,
+            batch_size=config.batch_size,
+            device=config.device,
+        )
+        pq.write_table(table, output.path("evaluation/evaluation.parquet"))
+        output.rows = table.num_rows
+
+    return stage.each(write)
 
 
 def require_datasets(datasets: list[Path]) -> None:

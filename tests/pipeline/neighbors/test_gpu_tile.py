@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 _SEARCH = """
 import numpy as np, sys, torch
 from pathlib import Path
-from pipeline import device_search, neighbors, tiles
+from pipeline.neighbors import gpu_tile, search, tile
 from tests.oracles import brute_force_forest, read_forest, unit, write_embeddings
 from tests.pipeline.neighbors.test_near_duplicate_forest import DATA, T
 
@@ -30,12 +30,12 @@ parts = np.array_split(np.arange(len(rows)), 3)
 paths = [write_embeddings(folder / f"{n}.parquet", ids[part], rows[part]) for n, part in enumerate(parts)]
 
 # A GPU that is not there: every tile goes to the device's search, whose device is the CPU.
-tiles.devices.resolve = lambda wanted: "device"
-original = device_search.DeviceSearch.__init__
-device_search.DeviceSearch.__init__ = lambda self, folder, device: original(self, folder, "cpu")
-neighbors.expected = lambda wanted, compute: "cuda"
+tile.devices.resolve = lambda wanted: "device"
+original = gpu_tile.DeviceSearch.__init__
+gpu_tile.DeviceSearch.__init__ = lambda self, folder, device: original(self, folder, "cpu")
+search.expected = lambda wanted, compute: "cuda"
 for tile_rows in (1000, 23):
-    neighbors.near_duplicate_forest(
+    search.near_duplicate_forest(
         paths, folder / "forest", max_distance=T, precision=precision, prefix=min(9, rows.shape[1]),
         tile_rows=tile_rows, memory_limit=64 * 10**9,
     )
@@ -71,7 +71,7 @@ def test_the_forest_is_that_of_float64(kind: str, precision: str, tmp_path: Path
 _PARTS = """
 import numpy as np, torch
 from benchmarks.gpu.hard_data import crowded, forest, near_pairs, T
-from pipeline import device_search
+from pipeline.neighbors import gpu_tile
 from pipeline.neighbors.gpu_tile import Span, candidates, on_host, search_spans
 from pipeline.neighbors.lower_bound import Bound, principal_axes
 
@@ -80,7 +80,7 @@ bound = Bound(prefix=20, precision="float32", max_distance=T, tensor_cores=True)
 span = Span.of(torch.arange(61), torch.from_numpy(vectors), principal_axes(torch.from_numpy(vectors), 20), bound)
 assert span.left.shape == (256, 32) and not (span.left @ span.right.T)[61:].ge(-9000).any()
 whole = torch.cat([torch.stack(part) for part in candidates(span, span, bound)], dim=1)
-device_search._CANDIDATES, device_search._HELD = 100, 50
+gpu_tile._CANDIDATES, gpu_tile._HELD = 100, 50
 edges = on_host(search_spans(span, span, bound, nodes=61).edges)
 assert np.array_equal(edges.a, forest(vectors, near_pairs(vectors, T)).a)
 assert torch.equal(torch.cat([torch.stack(part) for part in candidates(span, span, bound)], dim=1), whole)
@@ -98,7 +98,7 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pipeline import kernels
+from pipeline.neighbors import gpu_kernels as kernels
 
 def check(kernel, types, constants, shape, tensor_cores):
     names = kernel.arg_names

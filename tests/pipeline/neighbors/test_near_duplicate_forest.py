@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from pipeline.compute.config import ComputeConfig
-from pipeline.core import devices
+from pipeline.compute.devices import expected as expected_device
 from pipeline.core.errors import ConfigError, EmbeddingError
 from pipeline.neighbors import search as neighbors
 from pipeline.neighbors import tile as tiles
@@ -218,9 +218,9 @@ def test_on_ray_the_tasks_say_where_tiles_are_searched_not_the_driver(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu_here)
     with_gpus, without = (ComputeConfig(engine="ray", gpus_per_task=share) for share in (0.5, 0))
-    assert [devices.expected("auto", compute) for compute in (with_gpus, without)] == ["cuda", "cpu"]
-    assert devices.expected("cpu", with_gpus) == "cpu" and devices.expected("cuda", without) == "cuda"
-    assert devices.expected("auto", ComputeConfig()) == ("cuda" if gpu_here else "cpu")
+    assert [expected_device("auto", compute) for compute in (with_gpus, without)] == ["cuda", "cpu"]
+    assert expected_device("cpu", with_gpus) == "cpu" and expected_device("cuda", without) == "cuda"
+    assert expected_device("auto", ComputeConfig()) == ("cuda" if gpu_here else "cpu")
 
 
 def test_merging_in_a_tree_changes_nothing(embeddings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
