@@ -3,8 +3,10 @@
 import re
 from typing import Any
 
-from pydantic import ByteSize, GetCoreSchemaHandler
+from pydantic import ByteSize, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from pipeline.core.errors import ConfigError
 
 _TEXT = re.compile(r"\s*\d+(\.\d+)?\s*([KMGTPE]?i?B|[KMGTPE])?\s*", re.IGNORECASE)
 _UNITS = ("TB", "GB", "MB", "KB")
@@ -30,6 +32,14 @@ class Size(ByteSize):
             if self and not self % int(self.byte_sizes[unit.lower()]):
                 return f"{self // int(self.byte_sizes[unit.lower()])}{unit}"
         return f"{int(self)}B"
+
+
+def parse_size(value: int | str, *, what: str) -> int:
+    """Bytes of a number of them or of a size as settings have it; :class:`ConfigError` names ``what`` is no size."""
+    try:
+        return int(TypeAdapter(Size).validate_python(value))
+    except ValidationError as error:
+        raise ConfigError(f"{what}: {error.errors()[0]['msg']}, got {value!r}") from error
 
 
 def _checked(value: Any) -> Any:

@@ -22,6 +22,7 @@ from pipeline.compute.devices import expected
 from pipeline.compute.map import ComputeConfig
 from pipeline.core import schema
 from pipeline.core.devices import Wanted
+from pipeline.core.sizes import parse_size
 from pipeline.core.errors import ConfigError
 from pipeline.graph.forest import Edges, ForestBuilder
 from pipeline.neighbors.cost import require_memory
@@ -61,7 +62,7 @@ def near_duplicate_forest(
     precision: Precision | Literal["auto"] = "auto",
     device: Wanted = "auto",
     tile_rows: int | None = None,
-    memory_limit: int = 4 * 10**9,
+    memory_limit: int | str = "4GB",
     compute: ComputeConfig | None = None,
     work: Path | None = None,
     base: BaseForest | None = None,
@@ -72,8 +73,8 @@ def near_duplicate_forest(
     distance, from float64 differences of the stored vectors rounded to float32, is at most ``max_distance``; it depends
     on nothing else, neither order nor division of the input, tiles, prefix, device nor engine. ``prefix``: coordinates
     of the bound (none: the cheapest by trial). ``device``: ``auto`` takes CUDA where the process that searches a tile
-    finds one. ``tile_rows``: none means 16,384 for a CPU, 524,288 for a GPU. ``memory_limit``: in bytes. ``work``:
-    folder for intermediate files (as large as the embeddings), kept while the search is unfinished, so that the same
+    finds one. ``tile_rows``: none means 16,384 for a CPU, 524,288 for a GPU. ``memory_limit``: bytes, or a size
+    such as ``4GB``. ``work``: folder for intermediate files (as large as the embeddings), kept while the search is unfinished, so that the same
     call goes on where it was. ``base``: a forest of some of the files, made before; only pairs with a vector of the
     other files are searched.
 
@@ -98,7 +99,7 @@ def near_duplicate_forest(
         base=base,
     )
     rows = sum(file.rows for file in inspect(settings.paths, column=column))
-    require_memory(settings.peak_memory(rows), memory_limit, rows=rows)
+    require_memory(settings.peak_memory(rows), parse_size(memory_limit, what="memory_limit"), rows=rows)
     search = prepare(settings, work)
     log.info("near_duplicates: %s", search.plan)
     try:

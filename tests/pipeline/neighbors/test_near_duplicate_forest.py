@@ -385,3 +385,7 @@ def test_impossible_distance(max_distance: float, tmp_path: Path) -> None:
 def test_memory_limit_is_refused_with_figures(embeddings: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"480 rows needs up to 0\.\d GB of memory, memory_limit is 100MB"):
         near_duplicate_forest(embeddings[0], tmp_path / "f", max_distance=T, memory_limit=10**8)
+    with pytest.raises(ConfigError, match="memory_limit is 100MB"):
+        near_duplicate_forest(embeddings[0], tmp_path / "f", max_distance=T, memory_limit="100MB")
+    with pytest.raises(ConfigError, match="memory_limit: Input should be a size such as 512MB or 4GB, got 'lots'"):
+        near_duplicate_forest(embeddings[0], tmp_path / "f", max_distance=T, memory_limit="lots")
