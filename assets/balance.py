@@ -10,7 +10,7 @@ from assets.resources import SettingsResource
 
 _TABLES = {
     "balanced_pairs": "The filtered pairs: one image of every group of near-duplicates.",
-    "balance_groups": "Every image's group, its distance to the group's centre, and whether it is kept.",
+    "balance_groups": "Every image's group, its distance to the group's center, and whether it is kept.",
     "removed_pairs": "Every removed image and the one that was kept in its place.",
     "blocked_pairs": "Images on the blocklist, which no later stage uses.",
 }

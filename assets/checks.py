@@ -111,7 +111,7 @@ def embeddings_match_live(context: dg.AssetCheckExecutionContext, settings: Sett
     if not config.checks.live_samples:
         return dg.AssetCheckResult(passed=True, metadata={"samples": 0})
     found = live_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
-    least = min(found["least_cosine_image"], found["least_cosine_text"])
+    least = min(found["min_cosine_image"], found["min_cosine_text"])
     return _cosines(context, config, found, least, stage="teacher_embeddings")
 
 
@@ -124,7 +124,7 @@ def views_match_live(context: dg.AssetCheckExecutionContext, settings: SettingsR
     if not config.checks.live_samples or config.embeddings.views == 1:
         return dg.AssetCheckResult(passed=True, metadata={"views": 0})
     found = live_view_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
-    return _cosines(context, config, found, found["least_cosine"], stage="teacher_views")
+    return _cosines(context, config, found, found["min_cosine"], stage="teacher_views")
 
 
 def _cosines(
@@ -174,7 +174,7 @@ def no_group_swallows_all(context: dg.AssetCheckExecutionContext, settings: Sett
     otherwise = (
         f"The largest group holds {share:.1%} of the images, {found['largest_group']:,} of {found['samples']:,}; "
         f"checks.max_group_share allows {bound:.1%}. A smaller balance.{aim} than {getattr(config.balance, aim)} "
-        f"splits it, and balance.max_distance_to_centre releases those that lie far from the image that is kept. "
+        f"splits it, and balance.max_distance_to_center releases those that lie far from the image that is kept. "
         f"{_picture(config, 'group_sizes', 'groups')}"
     )
     return _verdict(context, found | {"at_most": bound}, passed=share <= bound, otherwise=otherwise)
@@ -228,7 +228,7 @@ def export_reloads(context: dg.AssetCheckExecutionContext, settings: SettingsRes
         f"checks.min_export_cosine asks for {bound}. student.precision is {config.student.precision}, whose rounding "
         "the bound has to allow. If it is fp32, the folder student/ was changed: remove .marks/student under the root."
     )
-    found = {"least_cosine": cosine, "at_least": bound}
+    found = {"min_cosine": cosine, "at_least": bound}
     return _verdict(context, found, passed=cosine >= bound, otherwise=otherwise)
 
 

@@ -8,8 +8,8 @@ from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 
 _TABLES = {
-    "centroids": "Cluster centres in the teacher's embedding space.",
-    "cluster_assignments": "The nearest centre of every kept image.",
+    "centroids": "Cluster centers in the teacher's embedding space.",
+    "cluster_assignments": "The nearest center of every kept image.",
 }
 
 

@@ -26,7 +26,7 @@ def images(settings: SettingsResource) -> dg.MaterializeResult:
     from pipeline.teacher.stage import check_teacher
 
     config = settings.resolve()
-    # Nothing here needs the teacher, but a misspelt one should not wait for the end of a download.
+    # Nothing here needs the teacher, but a misspelled one should not wait for the end of a download.
     check_teacher(config.teacher)
     with reachable(config.source.lists, config.path, config.images) as images_config:
         result = download_images(config.path, images_config, config.compute)

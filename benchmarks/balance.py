@@ -1,4 +1,4 @@
-"""The balance at ten million edges: sweep, threshold for a removal, groups, centres and tables, in a 2 GB DuckDB.
+"""The balance at ten million edges: sweep, threshold for a removal, groups, centers and tables, in a 2 GB DuckDB.
 
 Input: 12,000,000 embeddings of 16 float16 each, in twelve files, and a near-duplicate forest of 10,000,000 edges over
 them: groups whose sizes fall off as a power law, the members of each joined by edges of random distance up to 0.6, and

@@ -122,7 +122,7 @@ def _compare(folder: Path, case: dict[str, Any], peer: Path, rounds: int) -> dic
                 for name, found in seconds.items()
                 if name.startswith("here")
             }
-    return row | {"least_cosine_bf16_here_to_fp32_plain_loop": _agreement(root, folder / "plain_loop")}
+    return row | {"min_cosine_bf16_here_to_fp32_plain_loop": _agreement(root, folder / "plain_loop")}
 
 
 def _agreement(root: Path, peer: Path) -> float:

@@ -67,7 +67,7 @@ def _passes(root: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "what": name,
             "ratio": ratio(times, name, first),
-            "least_cosine": round(float((found[name] * found[first]).sum(dim=-1).min()), 6),
+            "min_cosine": round(float((found[name] * found[first]).sum(dim=-1).min()), 6),
         }
         for name in ways
     ]

@@ -33,12 +33,12 @@ def search(embeddings: Path, folder: Path) -> dict[str, Any]:
 
 def planted_group(rows: int, width: int, group: int) -> Iterator[np.ndarray]:
     """A 1/i spectrum in which ``group`` rows, spread over all, are copies of one row at about 0.1."""
-    centre = unit(np.random.default_rng(1).standard_normal((1, width), dtype=np.float32))
+    center = unit(np.random.default_rng(1).standard_normal((1, width), dtype=np.float32))
     start = 0
     for number, piece in enumerate(pieces(rows, width, "1/i", duplicates=0.0)):
         rng = np.random.default_rng([2, number])
         mine = group * (start + len(piece)) // rows - group * start // rows
-        piece[rng.permutation(len(piece))[:mine]] = near_copies(rng, np.repeat(centre, mine, axis=0), 0.1)
+        piece[rng.permutation(len(piece))[:mine]] = near_copies(rng, np.repeat(center, mine, axis=0), 0.1)
         start += len(piece)
         yield piece
 

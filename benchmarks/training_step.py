@@ -261,8 +261,8 @@ def _task(**losses: dict[str, Any]) -> Any:
 
     centroids = Centroids(torch.randn(_CLUSTERS, _WIDTH, generator=torch.Generator().manual_seed(0)))
     config, device = LossesConfig.model_validate(losses), torch.device("cpu")
-    # The batch is normalised already.
-    return DistillationTask(config, centroids=centroids, normalise=lambda image: image, device=device)
+    # The batch is normalized already.
+    return DistillationTask(config, centroids=centroids, normalize=lambda image: image, device=device)
 
 
 def _write_shards(folder: Path) -> None:

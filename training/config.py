@@ -18,7 +18,7 @@ class ContrastiveConfig(Section):
     """CLIP's symmetric cross-entropy between images and captions."""
 
     weight: float = Field(1.0, description="Weight of the term; 0 leaves it out (unconfirmed).", ge=0)
-    temperature: float = Field(0.07, description="Initial temperature, learnt (CLIP; RealSyn).", gt=0)
+    temperature: float = Field(0.07, description="Initial temperature, learnable (CLIP; RealSyn).", gt=0)
 
 
 class ClusterConfig(Section):
@@ -42,19 +42,19 @@ class ClusterConfig(Section):
         gt=0,
         le=1,
     )
-    learnt_temperature: bool = Field(
+    learnable_temperature: bool = Field(
         False,
         description="Learn the student's temperature, from the one above.",
         json_schema_extra=renamed(was="learnt_temperature"),
     )
-    learnt: bool = Field(
+    learnable: bool = Field(
         False,
         description="Learn the centroids, starting from those of k-means; with storage fp32, not with precision fp16, "
         "and divided where there are several ranks (unconfirmed).",
         json_schema_extra=renamed(was="learnt"),
     )
     learning_rate_factor: float = Field(
-        1.0, description="Learning rate of learnt centroids, as a multiple of the student's (unconfirmed).", gt=0
+        1.0, description="Learning rate of learnable centroids, as a multiple of the student's (unconfirmed).", gt=0
     )
     storage: Literal["fp32", "fp16"] = Field("fp32", description="How fixed centroids are held; logits are float32.")
     divided: bool = runtime(
@@ -76,7 +76,7 @@ class InstanceConfig(Section):
 
     weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
     temperature: float = Field(0.07, description="Temperature of its cross-entropies (unconfirmed).", gt=0)
-    learnt_temperature: bool = Field(
+    learnable_temperature: bool = Field(
         False,
         description="Learn the temperature, from the one above.",
         json_schema_extra=renamed(was="learnt_temperature"),
@@ -140,7 +140,7 @@ class StudentConfig(Section):
     micro_batches: int = Field(
         1,
         description="Parts of a rank's batch that go through the model one at a time, for less memory at the price of "
-        "one more forward pass. Losses see the whole batch (GradCache); only BatchNorm normalises each part by itself.",
+        "one more forward pass. Losses see the whole batch (GradCache); only BatchNorm normalizes each part by itself.",
         ge=1,
     )
     gradient_checkpointing: bool = Field(

@@ -15,7 +15,7 @@ from pipeline.core.progress import Progress
 from training.job.training_job import TrainingJob
 from training.launch.lifeline import Tie, release, tie_between_ranks
 from training.loop.stop import StopFlag, StopRequested
-from training.losses.active import Needs, learnt_temperatures
+from training.losses.active import Needs, learnable_temperatures
 from training.ranks import ranks_here
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         gradient_checkpointing=config.gradient_checkpointing,
         initial=config.initial,
         teacher=job.teacher,
-        temperatures=learnt_temperatures(config.losses),
+        temperatures=learnable_temperatures(config.losses),
     )
     centroids = CentroidTable.open(job.centroids) if job.centroids and needs.centroids else None
     if centroids and centroids.width != job.teacher_dim:
@@ -141,8 +141,8 @@ def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTa
     if engine.world != config.ranks:
         raise ConfigError(f"the launcher started {engine.world} ranks, the job says {config.ranks}")
     centroids = load_centroids(inputs.centroids, config.losses.cluster) if inputs.centroids else None
-    normalise = inputs.samples.preprocessing.normalise
-    task = DistillationTask(config.losses, centroids=centroids, normalise=normalise, device=engine.device)
+    normalize = inputs.samples.preprocessing.normalize
+    task = DistillationTask(config.losses, centroids=centroids, normalize=normalize, device=engine.device)
     checkpoints = Checkpoints(job.checkpoints, fingerprint=job.fingerprint(), keep=config.keep_checkpoints)
     if task.centroid_optimizer:
         engine.keep(task.centroid_optimizer)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from assets.page.style import empty, markdown_image, model_colours, new_figure, percent, render, title
+from assets.page.style import empty, markdown_image, model_colors, new_figure, percent, render, title
 
 __all__ = ["ablation_bars", "markdown_image"]
 
@@ -17,12 +17,12 @@ def ablation_bars(rows: Sequence[dict[str, Any]], *, full: Path | None = None) -
     figure, axes = new_figure(9, 4)
     data = list(dict.fromkeys(row["data"] for row in rows))
     losses = [name for name in ORDER if any(row["losses"] == name for row in rows)]
-    colours = model_colours(data)
+    colors = model_colors(data)
     for place, name in enumerate(data):
         found = {row["losses"]: row for row in rows if row["data"] == name}
         at = [losses.index(loss) + _WIDTH * ((place + 0.5) / len(data) - 0.5) for loss in found]
         means, spreads = ([row[key] for row in found.values()] for key in ("mean", "spread"))
-        bars = axes.bar(at, means, _WIDTH / len(data), yerr=spreads, color=colours[name], label=name, capsize=2)
+        bars = axes.bar(at, means, _WIDTH / len(data), yerr=spreads, color=colors[name], label=name, capsize=2)
         axes.bar_label(bars, labels=[f"{mean:.1%}" for mean in means], padding=2, fontsize=7)
     if not rows:
         empty(axes, "no cell was measured")

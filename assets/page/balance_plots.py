@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from assets.page.style import BLUE, GREY, ORANGE, RED, empty, new_figure, percent, render, thousands, title
+from assets.page.style import BLUE, GRAY, ORANGE, RED, empty, new_figure, percent, render, thousands, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ def threshold_curve(
     """Share of images that a threshold removes, with the chosen one marked.
 
     ``sweep``: columns ``threshold`` (Euclidean distance) and ``removal_rate`` in [0, 1], ascending. ``removal_rate`` is
-    that of the chosen threshold: it lies below the curve if members far from their centre were released.
+    that of the chosen threshold: it lies below the curve if members far from their center were released.
     """
     figure, axes = new_figure()
     thresholds = sweep["threshold"].to_numpy()
@@ -119,12 +119,12 @@ def concept_distribution(
     """
     figure, axes = new_figure()
     effective = []
-    for counts, label, colour in ((before, "before", GREY), (after, "after", BLUE)):
+    for counts, label, color in ((before, "before", GRAY), (after, "after", BLUE)):
         ranked = np.sort(np.asarray(counts))[::-1]
         ranked = ranked[ranked > 0]
         shares = ranked / max(ranked.sum(), 1)
         effective.append(float(np.exp(-(shares * np.log(shares)).sum())))
-        axes.plot(np.arange(1, len(ranked) + 1), shares, color=colour, label=f"{label}: {ranked.sum():,} images")
+        axes.plot(np.arange(1, len(ranked) + 1), shares, color=color, label=f"{label}: {ranked.sum():,} images")
     axes.set(xscale="log", yscale="log", xlabel="concept, by rank", ylabel="share of the images")
     thousands(axes.xaxis)
     _percent_log(axes.yaxis)

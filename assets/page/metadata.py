@@ -16,7 +16,7 @@ from pipeline.storage.roots import storage_of
 def materialization(
     result: StageResult, root: Path, table: str, *, extra: Mapping[str, Any] | None = None, asset_key: str | None = None
 ) -> dg.MaterializeResult:
-    """A materialisation of ``table`` (a folder under the root) by a stage, with numbers as plottable metadata."""
+    """A materialization of ``table`` (a folder under the root) by a stage, with numbers as plottable metadata."""
     storage = storage_of(root)
     if storage.remote:
         storage.upload(path.relative_to(root).as_posix() for path in (root / "pictures").glob("*"))

@@ -164,7 +164,7 @@ def _group_sheet(result: StageResult, config: Settings) -> bytes:
         name = f"images/{row['shard']}.tar"
         jpeg = read_sample(storage.part(name, row["offset"], row["size"]), where=name)["jpg"]
         group = sheet.setdefault(row["group_id"], [])
-        group.append((jpeg, f"{row['distance_to_centre']:.3f}" if group else f"kept, group of {row['group_size']}"))
+        group.append((jpeg, f"{row['distance_to_center']:.3f}" if group else f"kept, group of {row['group_size']}"))
     return group_sheet(list(sheet.values()), full=config.path / "pictures" / "groups.png")
 
 

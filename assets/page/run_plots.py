@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from assets.page.style import BLUE, RED, empty, model_colours, new_figure, percent, render, thousands, title
+from assets.page.style import BLUE, RED, empty, model_colors, new_figure, percent, render, thousands, title
 from pipeline.core import schema
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> by
     rows = -(-(len(terms) + 1) // columns)
     figure, grid = new_figure(3.6 * max(columns, 2), 2.9 * rows, nrows=rows, ncols=columns, squeeze=False, sharex=True)
     panels = grid.ravel().tolist()
-    colours = model_colours(list(runs))
+    colors = model_colors(list(runs))
     for axes, term in zip(panels, ["loss", *terms]):
         curves = {
             name: table[term].to_pylist() for name, table in runs.items() if term in table.column_names and len(table)
@@ -97,8 +97,8 @@ def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> by
         highest = max(curves, key=lambda name: curves[name][-1], default="")
         for name, values in curves.items():
             steps = runs[name]["step"].to_pylist()
-            axes.plot(steps, values, color=colours[name], label=name, linewidth=1.6)
-            _last_value(axes, steps[-1], values[-1], colour=colours[name], above=name == highest)
+            axes.plot(steps, values, color=colors[name], label=name, linewidth=1.6)
+            _last_value(axes, steps[-1], values[-1], color=colors[name], above=name == highest)
         title(axes, "loss, weighted sum" if term == "loss" else term.replace("_", " "), panel=True)
         axes.set_xlabel("step")
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
@@ -114,7 +114,7 @@ def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> by
     return render(figure, full)
 
 
-def _last_value(axes: "Axes", step: int, value: float, *, colour: str, above: bool) -> None:
+def _last_value(axes: "Axes", step: int, value: float, *, color: str, above: bool) -> None:
     """Write the last value of a line at its end."""
     axes.annotate(
         f"{value:.3g}",
@@ -122,7 +122,7 @@ def _last_value(axes: "Axes", step: int, value: float, *, colour: str, above: bo
         xytext=(3, 1 if above else -1),
         textcoords="offset points",
         va="bottom" if above else "top",
-        color=colour,
+        color=color,
         fontsize=8,
     )
 
@@ -157,10 +157,10 @@ def evaluation_bars(table: pa.Table, *, full: Path | None = None) -> bytes:
             _bars(axes, [row for row in rows if (row["dataset"], row["task"]) == (dataset, task)], models)
             title(axes, f"{dataset}: {_TASK_TITLES[task]}", panel=True)
     if rows:
-        colours = model_colours(models)
+        colors = model_colors(models)
         from matplotlib.patches import Patch
 
-        handles = [Patch(color=colours[model], label=model) for model in models]
+        handles = [Patch(color=colors[model], label=model) for model in models]
         figure.legend(
             handles=handles, loc="outside upper left", ncols=len(models), title=_hidden(datasets, shown), frameon=False
         )
@@ -176,18 +176,18 @@ def _metrics(rows: Sequence[Mapping[str, Any]], dataset: str, task: str) -> list
 
 
 def _bars(axes: "Axes", rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> None:
-    """Grouped bars of one task on one data set, a group a metric, each bar labelled with its value in per cent."""
+    """Grouped bars of one task on one data set, a group a metric, each bar labeled with its value in per cent."""
     if not rows:
         empty(axes, "not measured:\nthe data set lacks\nwhat it needs")
         return
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    colours = model_colours(list(models))
+    colors = model_colors(list(models))
     width = 0.84 / len(models)
     for number, model in enumerate(models):
         values = {row["metric"]: row["value"] for row in rows if row["model"] == model}
         places = [index + (number - (len(models) - 1) / 2) * width for index in range(len(metrics))]
         heights = [values.get(metric, float("nan")) for metric in metrics]
-        bars = axes.bar(places, heights, width * 0.94, color=colours[model])
+        bars = axes.bar(places, heights, width * 0.94, color=colors[model])
         labels = ["" if math.isnan(height) else f"{100 * height:.1f}" for height in heights]
         axes.bar_label(bars, labels=labels, padding=2, fontsize=7.5, rotation=0 if width > 0.2 else 90)
     axes.set_xticks(range(len(metrics)), [_label(metric) for metric in metrics], fontsize=8.5)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 100_000
 MAX_WIDTH_PX = 1100
 
-# Okabe and Ito's palette, which colour-blind people can tell apart.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+# Okabe and Ito's palette, which color-blind people can tell apart.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GRAY = (
     "#0072B2",
     "#E69F00",
     "#009E73",
@@ -29,8 +29,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#777777",
 )
 _SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
-# These keep their colour in every picture, whichever of them are in it.
-_MODELS = {"teacher": GREY, "student": BLUE, "baseline": ORANGE}
+# These keep their color in every picture, whichever of them are in it.
+_MODELS = {"teacher": GRAY, "student": BLUE, "baseline": ORANGE}
 
 _SCREEN_DPI, _FILE_DPI = 100, 200
 _QUALITIES = (92, 85, 75, 60)
@@ -101,9 +101,9 @@ def markdown_image(jpeg: bytes, alt: str) -> str:
     return f"![{alt}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
 
 
-def model_colours(names: list[str]) -> dict[str, str]:
-    """A colour for each model or run; those that the pipeline makes have theirs, others take what is left."""
-    others = iter(colour for colour in _SERIES if colour not in {_MODELS.get(name) for name in names})
+def model_colors(names: list[str]) -> dict[str, str]:
+    """A color for each model or run; those that the pipeline makes have theirs, others take what is left."""
+    others = iter(color for color in _SERIES if color not in {_MODELS.get(name) for name in names})
     return {name: _MODELS.get(name) or next(others, RED) for name in names}
 
 
@@ -129,4 +129,4 @@ def percent(axis: Any) -> None:
 def empty(axes: "Axes", text: str) -> None:
     """Say in place of a plot that there is nothing to plot."""
     axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GRAY)

@@ -54,6 +54,6 @@ def _accuracies(evaluation: StageResult) -> list[str]:
 
 
 def _places(config: Settings) -> list[str]:
-    # Of a remote root too there is a copy of the catalogue here.
+    # Of a remote root too there is a copy of the catalog here.
     catalog = shlex.quote(str((config.path / "catalog.sql").resolve()))
     return [f"Pictures: {storage_of(config.path).uri('pictures')}", f"Tables: duckdb -init {catalog}"]

@@ -9,7 +9,7 @@ SELECT
         AS kept_not_in_balanced,
     (
         SELECT count(*) FROM read_parquet($removed) AS removed
-        ANTI JOIN (SELECT sample_id AS kept_sample_id FROM verdicts WHERE kept) AS centres USING (kept_sample_id)
+        ANTI JOIN (SELECT sample_id AS kept_sample_id FROM verdicts WHERE kept) AS centers USING (kept_sample_id)
     ) AS removed_without_survivor,
     (SELECT count(*) FROM read_parquet($blocked)) AS blocked,
     (

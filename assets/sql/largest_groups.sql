@@ -1,6 +1,6 @@
--- Members of the $count groups with the largest spread and of the $count largest, centre first, for a sheet of pictures.
+-- Members of the $count groups with the largest spread and of the $count largest, center first, for a sheet of pictures.
 WITH spread AS (
-    SELECT group_id, max(group_size) AS size, max(distance_to_centre) AS reach
+    SELECT group_id, max(group_size) AS size, max(distance_to_center) AS reach
     FROM read_parquet($groups) WHERE group_size > 1 GROUP BY group_id
 ),
 chosen AS (
@@ -9,10 +9,10 @@ chosen AS (
     (SELECT group_id FROM spread ORDER BY reach DESC, group_id LIMIT $count)
 ),
 ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY group_id ORDER BY kept DESC, distance_to_centre DESC, sample_id) AS place
+    SELECT *, row_number() OVER (PARTITION BY group_id ORDER BY kept DESC, distance_to_center DESC, sample_id) AS place
     FROM read_parquet($groups) AS groups SEMI JOIN chosen USING (group_id)
 )
-SELECT group_id, group_size, distance_to_centre, shard, key, "offset", size
+SELECT group_id, group_size, distance_to_center, shard, key, "offset", size
 FROM ranked
 JOIN read_parquet($images) AS images USING (sample_id)
 JOIN read_parquet($index) AS located USING (sample_id, key)

@@ -24,7 +24,7 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
             yield piece(setting)
         except NeedsCuda as needed:
             yield {"what": str(needed), "needs": "CUDA"}
-    yield normalising(setting)
+    yield normalizing(setting)
     for source in (256, 512):
         yield host.augmenting(source)
 
@@ -61,7 +61,7 @@ class _Host:
         from pipeline.clip.preprocessing import decode_image
         from pipeline.clip.views import AugmentationConfig, apply_view, draw_view
 
-        # Cut, mirror and colours: all that a view may ask for.
+        # Cut, mirror and colors: all that a view may ask for.
         config = AugmentationConfig(brightness=0.4, contrast=0.4, saturation=0.4)
         images = [decode_image(data) for data in self._images(source)]
 
@@ -146,7 +146,7 @@ def pinning(setting: Setting) -> dict[str, Any]:
     return {"what": "pinned memory", "first_ms": round(1e3 * first_s, 2), "again_ms": round(1e3 * again_s, 3)}
 
 
-def normalising(setting: Setting) -> dict[str, Any]:
+def normalizing(setting: Setting) -> dict[str, Any]:
     """8-bit pixels on the device to what the model is given; bytes that are read and written, counted once each."""
     import torch
 
@@ -157,10 +157,10 @@ def normalising(setting: Setting) -> dict[str, Any]:
     )
     pixels = torch.zeros(_batch(setting), dtype=torch.uint8, device=setting.device)
     taken = seconds(
-        lambda: preprocessing.normalise(pixels).to(torch.bfloat16), setting.device, rounds=1 if setting.tiny else 10
+        lambda: preprocessing.normalize(pixels).to(torch.bfloat16), setting.device, rounds=1 if setting.tiny else 10
     )
     return {
-        "what": "normalise on the device",
+        "what": "normalize on the device",
         "batch_ms": round(1e3 * taken, 3),
         "gb_per_s": round(pixels.numel() * (1 + 2) / 1e9 / taken, 2),
     }

@@ -20,7 +20,7 @@ from benchmarks.gpu.students import (
     guarded,
     milliseconds,
     model_config,
-    normalise,
+    normalize,
     process_group,
     random_batch,
     random_centroids,
@@ -113,7 +113,7 @@ class _Pair:
         with torch.inference_mode():
             parts = zip(batch.image.split(self.sizes.teacher_rows), batch.text.split(self.sizes.teacher_rows))
             for image, text in parts:
-                found["image"].append(self.teacher.encode_image(normalise(image).to(torch.bfloat16)))
+                found["image"].append(self.teacher.encode_image(normalize(image).to(torch.bfloat16)))
                 found["text"].append(self.teacher.encode_text(text))
         # Copies made outside: autograd keeps no tensor of inference mode.
         image, text = (torch.cat(parts).float() for parts in found.values())

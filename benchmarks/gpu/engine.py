@@ -19,7 +19,7 @@ from benchmarks.gpu.students import (
     guarded,
     milliseconds,
     model_config,
-    normalise,
+    normalize,
     process_group,
     random_batch,
     step_of,
@@ -110,7 +110,7 @@ def _bare(config: dict[str, Any], batch: Any, setting: Setting) -> Callable[[], 
     contrastive = ContrastiveLoss()
 
     def step() -> float:
-        features = model(normalise(batch.image), batch.text)
+        features = model(normalize(batch.image), batch.text)
         loss = contrastive(features.image, features.text, features.logit_scale)["contrastive"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

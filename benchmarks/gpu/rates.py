@@ -161,7 +161,7 @@ def _one_pass(span: Span, bound: Bound, cumsum: bool, capacity: int) -> int:
     shape = kernels.SHAPES[bound.precision]
     blocks = len(span.left) // shape.rows
     _emit_at_once[blocks, blocks](
-        span.left, span.right, a, b, counter, len(span), len(span), bound.least_score, capacity,
+        span.left, span.right, a, b, counter, len(span), len(span), bound.min_score, capacity,
         CUMSUM=cumsum, WIDTH=span.left.shape[1], BLOCK=shape.rows, BLOCK_K=shape.depth,
         DOT=kernels._DOT[bound.precision], num_warps=8, num_stages=3,
     )  # fmt: skip

@@ -93,7 +93,7 @@ def random_batch(config: dict[str, Any], rows: int, device: str, *, width: int =
     )
 
 
-def normalise(pixels: Any) -> Any:
+def normalize(pixels: Any) -> Any:
     """(B, H, W, 3) uint8 to (B, 3, H, W) float32, as a student's preprocessing does."""
     import torch
 
@@ -109,7 +109,7 @@ def step_of(engine: Any, batch: Any, losses: dict[str, Any], centroids: Any = No
     from training.loop.task import DistillationTask
 
     task = DistillationTask(
-        LossesConfig.model_validate(losses), centroids=centroids, normalise=normalise, device=engine.device
+        LossesConfig.model_validate(losses), centroids=centroids, normalize=normalize, device=engine.device
     )
 
     def step(batch: Any = batch, factor: float = 1.0) -> bool:

@@ -1,10 +1,10 @@
 """The central image of each group, from a stream of embeddings ordered by group, in memory that no group's size moves.
 
-The centre is the member nearest (Euclidean) to the mean of its group's embeddings; ties go to the smallest
+The center is the member nearest (Euclidean) to the mean of its group's embeddings; ties go to the smallest
 ``sample_id``. For that, coordinates are taken to a grid of 2^-28, as integers in float64: float16 lies on the grid as
 it is, float32 moves by at most 2e-9. Sums of such integers are exact below 2^53, that is for any group of up to 2^25
 members with one coordinate at 1 and for far larger ones in practice. So a mean does not depend on how the rows of a
-group were cut into batches, and equal vectors are equally far from it. Distances to the centre are explicit
+group were cut into batches, and equal vectors are equally far from it. Distances to the center are explicit
 differences of the stored vectors in float64, rounded to float32.
 """
 
@@ -18,11 +18,11 @@ from pipeline.core import schema
 from pipeline.core.errors import EmbeddingError
 from pipeline.vectors.read import list_matrix
 
-CENTRES = pa.schema(
+CENTERS = pa.schema(
     [
         schema.SAMPLE_ID,
-        pa.field("centre_id", pa.int64(), nullable=False),
-        pa.field("distance_to_centre", pa.float32(), nullable=False),
+        pa.field("center_id", pa.int64(), nullable=False),
+        pa.field("distance_to_center", pa.float32(), nullable=False),
     ]
 )
 
@@ -51,10 +51,10 @@ class _Rows:
         return _Rows(*(np.concatenate(pair) for pair in pairs))
 
 
-def group_centres(
+def group_centers(
     batches: Iterable[pa.RecordBatch], scratch: Path, *, elements: int = ELEMENTS
 ) -> Iterator[pa.RecordBatch]:
-    """``CENTRES`` of all rows, in their order.
+    """``CENTERS`` of all rows, in their order.
 
     ``batches``: ``component, sample_id, image_embedding``, ordered by the first two. A group of more than ``elements``
     floats is written to a file under ``scratch`` and read again twice. The result does not depend on ``elements`` or
@@ -69,20 +69,20 @@ def group_centres(
             spool.append(rows.cut(0, same))
             if same == len(rows):
                 continue
-            yield from spool.centres()
+            yield from spool.centers()
             spool, rows = None, rows.cut(same)
         held = rows if held is None else held.then(rows)
         open_at = int(np.searchsorted(held.group, held.group[-1]))
         if open_at:
-            yield _centres_of(held.cut(0, open_at))
+            yield _centers_of(held.cut(0, open_at))
             held = held.cut(open_at)
         if held.matrix.size > elements:
             spool = _Spool(scratch, held)
             held = None
     if spool is not None:
-        yield from spool.centres()
+        yield from spool.centers()
     if held is not None:
-        yield _centres_of(held)
+        yield _centers_of(held)
 
 
 def _parts(batches: Iterable[pa.RecordBatch], elements: int) -> Iterator[_Rows]:
@@ -95,7 +95,7 @@ def _parts(batches: Iterable[pa.RecordBatch], elements: int) -> Iterator[_Rows]:
             yield rows.cut(start, start + step)
 
 
-def _centres_of(rows: _Rows) -> pa.RecordBatch:
+def _centers_of(rows: _Rows) -> pa.RecordBatch:
     """Whole groups, many at a time. Members are ordered by id, so the first of the nearest has the smallest."""
     starts = np.flatnonzero(np.r_[True, rows.group[1:] != rows.group[:-1]])
     sizes = np.diff(np.r_[starts, len(rows)])
@@ -104,8 +104,8 @@ def _centres_of(rows: _Rows) -> pa.RecordBatch:
     on_grid -= np.repeat(means, sizes, axis=0)
     to_mean = np.einsum("ij,ij->i", on_grid, on_grid)
     nearest = to_mean == np.repeat(np.minimum.reduceat(to_mean, starts), sizes)
-    centre = np.minimum.reduceat(np.where(nearest, np.arange(len(rows)), len(rows)), starts)
-    of_row = np.repeat(centre, sizes)
+    center = np.minimum.reduceat(np.where(nearest, np.arange(len(rows)), len(rows)), starts)
+    of_row = np.repeat(center, sizes)
     return _batch(rows.ids, rows.ids[of_row], rows.matrix, rows.matrix[of_row])
 
 
@@ -132,18 +132,18 @@ class _Spool:
         self._ids.append(rows.ids)
         self._parts.append(len(rows))
 
-    def centres(self) -> Iterator[pa.RecordBatch]:
+    def centers(self) -> Iterator[pa.RecordBatch]:
         self._file.close()
         mean = self._sum / sum(self._parts)
-        best, centre_id, centre = np.inf, 0, np.empty(0)
+        best, center_id, center = np.inf, 0, np.empty(0)
         for ids, matrix in self._read():
             difference = _on_grid(matrix) - mean
             to_mean = np.einsum("ij,ij->i", difference, difference)
             nearest = int(np.argmin(to_mean))
             if to_mean[nearest] < best:
-                best, centre_id, centre = to_mean[nearest], ids[nearest], matrix[nearest].copy()
+                best, center_id, center = to_mean[nearest], ids[nearest], matrix[nearest].copy()
         for ids, matrix in self._read():
-            yield _batch(ids, np.full(len(ids), centre_id), matrix, centre)
+            yield _batch(ids, np.full(len(ids), center_id), matrix, center)
         self._path.unlink()
 
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -158,7 +158,7 @@ def _on_grid(matrix: np.ndarray) -> np.ndarray:
     return np.rint(scaled, out=scaled)
 
 
-def _batch(ids: np.ndarray, centre_ids: np.ndarray, matrix: np.ndarray, centre: np.ndarray) -> pa.RecordBatch:
-    difference = np.subtract(matrix, centre, dtype=np.float64)
+def _batch(ids: np.ndarray, center_ids: np.ndarray, matrix: np.ndarray, center: np.ndarray) -> pa.RecordBatch:
+    difference = np.subtract(matrix, center, dtype=np.float64)
     distance = np.sqrt(np.einsum("ij,ij->i", difference, difference)).astype(np.float32)
-    return pa.RecordBatch.from_arrays([ids, centre_ids, distance], schema=CENTRES)
+    return pa.RecordBatch.from_arrays([ids, center_ids, distance], schema=CENTERS)

@@ -28,9 +28,9 @@ class BalanceConfig(Section):
         gt=0,
         lt=1,
     )
-    max_distance_to_centre: float | None = Field(
+    max_distance_to_center: float | None = Field(
         None,
-        description="Members farther than this from their centre are released, that is kept. Not with rule `random`.",
+        description="Members farther than this from their center are released, that is kept. Not with rule `random`.",
         gt=0,
         lt=2,
         json_schema_extra=renamed(was="max_distance_to_centre"),
@@ -53,8 +53,8 @@ class BalanceConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.rule == "random" and self.max_distance_to_centre is not None:
-            raise ValueError("max_distance_to_centre has no meaning with rule random: it would change its removal rate")
+        if self.rule == "random" and self.max_distance_to_center is not None:
+            raise ValueError("max_distance_to_center has no meaning with rule random: it would change its removal rate")
         return self
 
     def content(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class BalanceReport:
     """``kept`` + ``removed`` + ``blocked`` = ``samples``; shares are of the images that are not blocked.
 
     ``groups`` counts those of two or more images. Chaining shows in ``largest_group_share``, in
-    ``max_distance_to_centre`` and in ``removed_beyond_threshold``, the removed images that are farther than the
+    ``max_distance_to_center`` and in ``removed_beyond_threshold``, the removed images that are farther than the
     threshold from the one that stands for them. ``blocklist_unmatched`` of ``blocklist_entries`` fit no image.
     Similarities are means of the cosine between an image's and its caption's embedding, none without captions.
     ``effective_concepts_*``: exponential of the entropy of how images are spread over concepts, a concept being a
@@ -36,7 +36,7 @@ class BalanceReport:
     groups: int
     largest_group: int
     largest_group_share: float
-    max_distance_to_centre: float
+    max_distance_to_center: float
     removed_beyond_threshold: int
     similarity_kept: float | None
     similarity_removed: float | None

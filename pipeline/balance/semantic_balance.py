@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.balance.blocklist import BlockedCounts, block
-from pipeline.balance.centers import CENTRES
+from pipeline.balance.centers import CENTERS
 from pipeline.balance.components import label_components, open_forest
 from pipeline.balance.config import BalanceConfig
 from pipeline.balance.embeddings import open_embeddings
@@ -33,7 +33,7 @@ def semantic_balance(
     *,
     threshold: float | None = None,
     target_removal: float | None = None,
-    max_distance_to_centre: float | None = None,
+    max_distance_to_center: float | None = None,
     rule: Literal["connected_components", "semdedup", "random"] = "connected_components",
     blocklist: Sequence[Path | str] = (),
     images: Sequence[Path] | None = None,
@@ -45,9 +45,9 @@ def semantic_balance(
     """Write ``balance_groups``, ``removed_pairs`` and ``blocked_pairs`` as Parquet files into the folder ``output``.
 
     By the default rule a group is a connected component of the forest at ``threshold`` (Euclidean, unit vectors); its
-    centre is the member nearest to the mean of its members, ties going to the smallest ``sample_id``; the centre is
+    center is the member nearest to the mean of its members, ties going to the smallest ``sample_id``; the center is
     kept. Give either ``threshold`` or ``target_removal``, the share of images to remove, for which the threshold is
-    solved; members farther than ``max_distance_to_centre`` from their centre are then released. ``rule`` and what it
+    solved; members farther than ``max_distance_to_center`` from their center are then released. ``rule`` and what it
     reads (``cells``, ``cell_iterations``, ``seed``) are those of :class:`BalanceConfig`. Images on a ``blocklist``
     (see :func:`pipeline.balance.blocklist.block`) are counted and left out of everything, before any share is taken.
     With ``images`` (the files of the table of that name), ``balanced_pairs`` is written too; similarities need a
@@ -59,7 +59,7 @@ def semantic_balance(
     """
     config = _checked(
         rule=rule,
-        max_distance_to_centre=max_distance_to_centre,
+        max_distance_to_center=max_distance_to_center,
         blocklist=[str(path) for path in blocklist],
         cells=cells,
         cell_iterations=cell_iterations,
@@ -82,7 +82,7 @@ def semantic_balance(
             assert target_removal is not None
             threshold = threshold_for_removal(connection, target_removal, samples=samples, reach=problem.reach)
         label_components(connection, threshold)
-        _write_centres(problem, chosen_rule.groups(problem, threshold))
+        _write_centers(problem, chosen_rule.groups(problem, threshold))
         _write_tables(problem, output, images)
         return balance_report(
             connection,
@@ -130,19 +130,19 @@ def _open(
     return problem, blocked
 
 
-def _write_centres(problem: Problem, batches: Any) -> None:
+def _write_centers(problem: Problem, batches: Any) -> None:
     """Through a file, not through memory: there may be as many rows as images."""
-    path = problem.scratch / "centres.parquet"
-    with pq.ParquetWriter(path, CENTRES) as writer:
+    path = problem.scratch / "centers.parquet"
+    with pq.ParquetWriter(path, CENTERS) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    query.view(problem.connection, "centres", [path])
+    query.view(problem.connection, "centers", [path])
 
 
 def _write_tables(problem: Problem, output: Path, images: Sequence[Path] | None) -> None:
-    limit = problem.config.max_distance_to_centre
+    limit = problem.config.max_distance_to_center
     groups = {"groups": [str(output / "balance_groups.parquet")]}
-    limits = {"max_distance_to_centre": math.inf if limit is None else limit}
+    limits = {"max_distance_to_center": math.inf if limit is None else limit}
     _write(problem, output, "balance_groups", schema.BALANCE_GROUPS, limits)
     _write(problem, output, "removed_pairs", schema.REMOVED_PAIRS, groups)
     _write(problem, output, "blocked_pairs", schema.BLOCKED_PAIRS, {})

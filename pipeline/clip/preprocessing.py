@@ -47,7 +47,7 @@ class Preprocessing:
 
         return np.asarray(self.to_image(image))
 
-    def normalise(self, pixels: "Tensor") -> "Tensor":
+    def normalize(self, pixels: "Tensor") -> "Tensor":
         """(B, H, W, 3) uint8 to (B, 3, H, W) float32, channels last in memory: as torchvision's ToTensor and Normalize,
         bit for bit, but for a whole batch and on its device."""
         import torch

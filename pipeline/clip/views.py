@@ -2,7 +2,7 @@
 
 The embedding stage draws a view, shows it to the teacher and stores its parameters beside the embedding; the trainer
 makes the view again from those parameters, so that the student is shown what the teacher saw. A view is cut out of the
-stored image and keeps its pixels: each model resizes and normalises it in its own way, as it would any image.
+stored image and keeps its pixels: each model resizes and normalizes it in its own way, as it would any image.
 """
 
 import dataclasses
@@ -35,12 +35,12 @@ class AugmentationConfig(Section):
     seed: int = Field(0, description="Seed of the views, beside `sample_id` and the number of the view.")
 
 
-_COLOURS = ("brightness", "contrast", "saturation")
+_COLORS = ("brightness", "contrast", "saturation")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What makes a view of an image, in this order: cut out, mirror, then change colours by the factors (1: none).
+    """What makes a view of an image, in this order: cut out, mirror, then change colors by the factors (1: none).
 
     The cut is a square, in pixels of the stored image: models that crop the middle of what they are given, and models
     that squash it, then see the same.
@@ -60,17 +60,17 @@ FIELDS = tuple(field.name for field in dataclasses.fields(View))
 
 def draw_view(config: AugmentationConfig, *, sample_id: int, number: int, width: int, height: int) -> View:
     """View ``number`` of a sample whose image has ``width`` x ``height`` pixels; the same on every machine."""
-    area, across, down, mirror, *colours = _uniform(config.seed, sample_id, number, count=4 + len(_COLOURS))
+    area, across, down, mirror, *colors = _uniform(config.seed, sample_id, number, count=4 + len(_COLORS))
     share = config.min_crop + (1 - config.min_crop) * area
     side = max(round(min(width, height) * math.sqrt(share)), 1)
-    strengths = [getattr(config, name) for name in _COLOURS]
+    strengths = [getattr(config, name) for name in _COLORS]
     return View(
         crop_left=round((width - side) * across),
         crop_top=round((height - side) * down),
         crop_side=side,
         flip=mirror < config.flip_probability,
         # Rounded to what a float32 column and a JSON number both hold exactly.
-        **{name: round((1 + (2 * u - 1) * s) * 256) / 256 for name, s, u in zip(_COLOURS, strengths, colours)},
+        **{name: round((1 + (2 * u - 1) * s) * 256) / 256 for name, s, u in zip(_COLORS, strengths, colors)},
     )
 
 

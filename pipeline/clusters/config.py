@@ -15,7 +15,7 @@ class ClustersConfig(Section):
         ge=1,
     )
     iterations: int = Field(25, description="Lloyd iterations.", ge=1)
-    spherical: bool = Field(True, description="Normalise centroids after each iteration.")
+    spherical: bool = Field(True, description="Normalize centroids after each iteration.")
     seed: int = Field(0, description="Seed of the initial centroids and of the training sample.")
     train_samples: int | None = Field(
         None,

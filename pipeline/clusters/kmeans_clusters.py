@@ -1,4 +1,4 @@
-"""Clusters of the kept images: faiss k-means on the teacher's image embeddings, one nearest-centre label per image."""
+"""Clusters of the kept images: faiss k-means on the teacher's image embeddings, one nearest-center label per image."""
 
 import dataclasses
 import logging

@@ -34,7 +34,7 @@ class ShardError(PipelineError):
 
 
 class EmbeddingError(PipelineError):
-    """Embeddings are missing, malformed, not finite or not normalised."""
+    """Embeddings are missing, malformed, not finite or not normalized."""
 
 
 class MissingInputError(PipelineError):

@@ -34,7 +34,7 @@ BALANCE_GROUPS = pa.schema(
         SAMPLE_ID,
         pa.field("group_id", pa.int64(), nullable=False),
         pa.field("group_size", pa.int64(), nullable=False),
-        pa.field("distance_to_centre", pa.float32(), nullable=False),
+        pa.field("distance_to_center", pa.float32(), nullable=False),
         pa.field("kept", pa.bool_(), nullable=False),
     ]
 )
@@ -57,7 +57,7 @@ REMOVED_PAIRS = pa.schema(
     [
         SAMPLE_ID,
         pa.field("kept_sample_id", pa.int64(), nullable=False),
-        pa.field("distance_to_centre", pa.float32(), nullable=False),
+        pa.field("distance_to_center", pa.float32(), nullable=False),
     ]
 )
 
@@ -124,7 +124,7 @@ EMBEDDING_ROW_GROUP = 8192
 
 
 def teacher_embeddings(image_dim: int, text_dim: int | None = None) -> pa.Schema:
-    """Columns of ``teacher_embeddings``: L2-normalised float16 vectors, fixed-size lists of ``image_dim``."""
+    """Columns of ``teacher_embeddings``: L2-normalized float16 vectors, fixed-size lists of ``image_dim``."""
     return pa.schema(
         [
             SAMPLE_ID,

@@ -1,4 +1,4 @@
-"""Captions as people would write them: templates with synonyms for shape, colour and background."""
+"""Captions as people would write them: templates with synonyms for shape, color and background."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ _SHAPE_WORDS = {
     "house": ("house", "home"),
 }
 
-_COLOUR_WORDS = {
+_COLOR_WORDS = {
     "red": ("red", "crimson"),
     "orange": ("orange",),
     "yellow": ("yellow", "lemon"),
@@ -45,15 +45,15 @@ _BACKGROUND_WORDS = {
 _USUAL = 0.6
 
 _TEMPLATES = (
-    "{a} {colour} {shape} on a {background} background",
-    "a photo of {a} {colour} {shape} on a {background} background",
-    "{colour} {shape}, {background} background",
-    "picture of {a} {colour} {shape}, {background} backdrop",
-    "a {background} background with {a} {colour} {shape}",
-    "{background} wallpaper with {colour} {shape}",
-    "one {colour} {shape} over a {background} backdrop",
-    "drawing: {shape} in {colour} on a {background} background",
-    "{shape} ({colour}, {background} background)",
+    "{a} {color} {shape} on a {background} background",
+    "a photo of {a} {color} {shape} on a {background} background",
+    "{color} {shape}, {background} background",
+    "picture of {a} {color} {shape}, {background} backdrop",
+    "a {background} background with {a} {color} {shape}",
+    "{background} wallpaper with {color} {shape}",
+    "one {color} {shape} over a {background} backdrop",
+    "drawing: {shape} in {color} on a {background} background",
+    "{shape} ({color}, {background} background)",
 )
 
 PROMPT_TEMPLATES = (
@@ -68,10 +68,10 @@ PROMPT_TEMPLATES = (
 
 def random_caption(concept: Concept, rng: np.random.Generator) -> str:
     """A caption that names all three attributes of ``concept``; at most 14 tokens of CLIP's vocabulary."""
-    colour = _word(_COLOUR_WORDS[concept.colour], rng)
+    color = _word(_COLOR_WORDS[concept.color], rng)
     return _TEMPLATES[rng.integers(len(_TEMPLATES))].format(
-        a="an" if colour[0] in "aeiou" else "a",
-        colour=colour,
+        a="an" if color[0] in "aeiou" else "a",
+        color=color,
         shape=_word(_SHAPE_WORDS[concept.shape], rng),
         background=_word(_BACKGROUND_WORDS[concept.background], rng),
     )

@@ -1,4 +1,4 @@
-"""What the demo's images show: a shape of one colour on a background, 12 x 10 x 6 = 720 concepts."""
+"""What the demo's images show: a shape of one color on a background, 12 x 10 x 6 = 720 concepts."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ SHAPES = (
     "house",
 )
 
-COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "white")
+COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "white")
 
 BACKGROUNDS = ("plain", "striped", "dotted", "checked", "wavy", "brick")
 
@@ -27,21 +27,21 @@ class Concept:
     """One class of the corpus."""
 
     shape: str
-    colour: str
+    color: str
     background: str
 
     @property
     def class_id(self) -> int:
         """Position in :data:`CONCEPTS`, and the class of the evaluation set."""
-        place = SHAPES.index(self.shape) * len(COLOURS) + COLOURS.index(self.colour)
+        place = SHAPES.index(self.shape) * len(COLORS) + COLORS.index(self.color)
         return place * len(BACKGROUNDS) + BACKGROUNDS.index(self.background)
 
     @property
     def name(self) -> str:
         """The class name that goes into prompt templates, without an article."""
-        return f"{self.colour} {self.shape} on a {self.background} background"
+        return f"{self.color} {self.shape} on a {self.background} background"
 
 
 CONCEPTS = tuple(
-    Concept(shape, colour, background) for shape in SHAPES for colour in COLOURS for background in BACKGROUNDS
+    Concept(shape, color, background) for shape in SHAPES for color in COLORS for background in BACKGROUNDS
 )

@@ -107,7 +107,7 @@ def _truth(plan: Plan) -> pa.Table:
             "url": pair.url,
             "caption": pair.caption,
             "shape": pair.concept.shape,
-            "colour": pair.concept.colour,
+            "colour": pair.concept.color,
             "background": pair.concept.background,
             "class_id": pair.concept.class_id,
             "kind": pair.kind,

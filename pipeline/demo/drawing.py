@@ -25,9 +25,9 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
     side = scene.side_px
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
     # Channels first until the end: numpy broadcasts an image over three planes much faster than over the last axis.
-    first, second, colour = (_plane(rgb) for rgb in (*scene.background, scene.colour))
+    first, second, color = (_plane(rgb) for rgb in (*scene.background, scene.color))
     pixels = first + (second - first) * _pattern(scene, x, y)
-    pixels += (colour - pixels) * _mask(scene)
+    pixels += (color - pixels) * _mask(scene)
     pixels *= 1 + scene.light_gradient[0] * (x - 0.5) + scene.light_gradient[1] * (y - 0.5)
     pixels += scene.noise * rng.standard_normal((side, side), dtype=np.float32)
     pixels *= 255
@@ -54,7 +54,7 @@ def _mask(scene: Scene) -> np.ndarray:
     canvas = Image.new("L", (side, side))
     pen = ImageDraw.Draw(canvas)
     for number, polygon in enumerate(outline(scene.concept.shape)):
-        corners = (polygon @ turn * scene.radius + scene.centre) * side
+        corners = (polygon @ turn * scene.radius + scene.center) * side
         pen.polygon(corners.ravel().tolist(), fill=255 if number == 0 else 0)
     return np.asarray(canvas.reduce(_OVERSAMPLING), dtype=np.float32) / 255
 

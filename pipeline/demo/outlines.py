@@ -14,9 +14,9 @@ def outline(shape: str) -> tuple[Polygon, ...]:
     return tuple(np.asarray(polygon, dtype=np.float64) for polygon in _OUTLINES[shape]())
 
 
-def _arc(radius: float, start_deg: float, end_deg: float, *, centre: tuple[float, float] = (0.0, 0.0)) -> Polygon:
+def _arc(radius: float, start_deg: float, end_deg: float, *, center: tuple[float, float] = (0.0, 0.0)) -> Polygon:
     angle = np.radians(np.linspace(start_deg, end_deg, 40))
-    return np.stack([centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle)], axis=1)
+    return np.stack([center[0] + radius * np.cos(angle), center[1] + radius * np.sin(angle)], axis=1)
 
 
 def _circle() -> list[Polygon]:
@@ -55,7 +55,7 @@ def _heart() -> list[Polygon]:
 
 
 def _crescent() -> list[Polygon]:
-    return [_arc(0.95, 0, 360), _arc(0.78, 0, 360, centre=(0.42, -0.12))]
+    return [_arc(0.95, 0, 360), _arc(0.78, 0, 360, center=(0.42, -0.12))]
 
 
 def _ring() -> list[Polygon]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from pipeline.demo.concepts import Concept
 
-# Hue in degrees, saturation and value of each colour before jitter. Neighbors lie far enough apart in at least one of
-# the three that neither this jitter nor that of near-duplicates turns one colour into another.
+# Hue in degrees, saturation and value of each color before jitter. Neighbors lie far enough apart in at least one of
+# the three that neither this jitter nor that of near-duplicates turns one color into another.
 _HSV = {
     "red": (0, 0.85, 0.85),
     "orange": (28, 0.90, 0.97),
@@ -25,20 +25,20 @@ _HSV = {
 # How far, in degrees, a background's pattern may be turned: bricks and checks that stand on edge look like others.
 _PATTERN_TURN = {"plain": 0, "striped": 90, "dotted": 45, "checked": 20, "wavy": 90, "brick": 12}
 
-_LEAST_CONTRAST = 0.22
+_MIN_CONTRAST = 0.22
 Rgb = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One picture before it is drawn. Lengths are shares of the image's side, colours are RGB in 0..1."""
+    """One picture before it is drawn. Lengths are shares of the image's side, colors are RGB in 0..1."""
 
     concept: Concept
     side_px: int
-    centre: tuple[float, float]
+    center: tuple[float, float]
     radius: float
     rotation_deg: float
-    colour: Rgb
+    color: Rgb
     background: tuple[Rgb, Rgb]
     pattern_period: float
     pattern_turn_deg: float
@@ -50,16 +50,16 @@ class Scene:
 
 def random_scene(concept: Concept, rng: np.random.Generator) -> Scene:
     """A scene of ``concept`` with position, size, rotation, shades, light, noise and image size drawn from ``rng``."""
-    colour = _random_colour(concept.colour, rng)
+    color = _random_color(concept.color, rng)
     turn = _PATTERN_TURN[concept.background]
     return Scene(
         concept=concept,
         side_px=int(rng.integers(64, 121)),
-        centre=(rng.uniform(0.38, 0.62), rng.uniform(0.38, 0.62)),
+        center=(rng.uniform(0.38, 0.62), rng.uniform(0.38, 0.62)),
         radius=rng.uniform(0.24, 0.36),
         rotation_deg=rng.uniform(-20, 20),
-        colour=colour,
-        background=_random_background(colour, rng),
+        color=color,
+        background=_random_background(color, rng),
         pattern_period=rng.uniform(0.17, 0.26),
         pattern_turn_deg=rng.uniform(-turn, turn),
         pattern_phase=(rng.uniform(), rng.uniform()),
@@ -69,7 +69,7 @@ def random_scene(concept: Concept, rng: np.random.Generator) -> Scene:
     )
 
 
-def _random_colour(name: str, rng: np.random.Generator) -> Rgb:
+def _random_color(name: str, rng: np.random.Generator) -> Rgb:
     hue, saturation, value = _HSV[name]
     return colorsys.hsv_to_rgb(
         ((hue + rng.uniform(-6, 6)) % 360) / 360,
@@ -78,13 +78,13 @@ def _random_colour(name: str, rng: np.random.Generator) -> Rgb:
     )
 
 
-def _random_background(colour: Rgb, rng: np.random.Generator) -> tuple[Rgb, Rgb]:
-    """Two nearly grey tones that differ from one another and, where the shape is grey itself, from the shape."""
-    grey_shape = max(colour) - min(colour) < 0.1
-    first = rng.uniform(0.1, 0.65 if grey_shape else 0.95)
-    step = rng.uniform(_LEAST_CONTRAST, 0.4)
+def _random_background(color: Rgb, rng: np.random.Generator) -> tuple[Rgb, Rgb]:
+    """Two nearly gray tones that differ from one another and, where the shape is gray itself, from the shape."""
+    gray_shape = max(color) - min(color) < 0.1
+    first = rng.uniform(0.1, 0.65 if gray_shape else 0.95)
+    step = rng.uniform(_MIN_CONTRAST, 0.4)
     second = first - step if first - step > 0.05 else first + step
-    if grey_shape:
+    if gray_shape:
         second = min(second, 0.7)
     return _tint(first, rng), _tint(second, rng)
 

@@ -126,7 +126,7 @@ def _fit(model: Any, tokenizer: Any, images: np.ndarray, preprocess: Any, config
 
 
 def _augmented(images: "torch.Tensor", preprocess: Any, rng: np.random.Generator) -> "torch.Tensor":
-    """Pixels (B, 3, H, W) of uint8 images (B, H, W, 3), normalised, with the changes that copies on the web have:
+    """Pixels (B, 3, H, W) of uint8 images (B, H, W, 3), normalized, with the changes that copies on the web have:
     a slight crop, other brightness, contrast and tint. It brings near-duplicates close together."""
     import torch
     from torch.nn import functional
@@ -145,7 +145,7 @@ def _augmented(images: "torch.Tensor", preprocess: Any, rng: np.random.Generator
     contrast = uniform(0.88, 1.12)[:, None, None, None]
     gains = torch.stack([uniform(0.97, 1.03) for _ in range(3)], dim=1)[:, :, None, None]
     pixels = pixels * gains * uniform(0.88, 1.12)[:, None, None, None]
-    centre = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = ((pixels - centre) * contrast + centre).clamp(0, 1)
+    center = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    pixels = ((pixels - center) * contrast + center).clamp(0, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ IMAGE_VARIATIONS = ("rescale", "crop", "recolour", "recompress")
 RECAPTION = "recaption"
 """The one variation that leaves the image alone."""
 
-_LEAST_SIDE_PX = 48
+_MIN_SIDE_PX = 48
 _HUE_SHIFT_DEG = 3.0
 
 
@@ -35,14 +35,14 @@ def vary(jpeg: bytes, variation: tuple[str, ...], rng: np.random.Generator) -> b
     if "crop" in changes:
         image = _crop(image, rng)
     if "recolour" in changes:
-        image = _recolour(image, rng)
+        image = _recolor(image, rng)
     quality = rng.integers(40, 70) if "recompress" in changes else rng.integers(85, 96)
     return jpeg_bytes(image, int(quality))
 
 
 def _rescale(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Between 0.6 and 1.4 times the size, but never less than 48 pixels."""
-    factor = max(rng.uniform(0.6, 1.4), _LEAST_SIDE_PX / min(image.size))
+    factor = max(rng.uniform(0.6, 1.4), _MIN_SIDE_PX / min(image.size))
     return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
 
 
@@ -55,7 +55,7 @@ def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     )
 
 
-def _recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _recolor(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Brightness and contrast by up to 7 %, hue by up to 3 degrees."""
     image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.93, 1.07))
     image = ImageEnhance.Contrast(image).enhance(rng.uniform(0.93, 1.07))

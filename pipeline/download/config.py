@@ -22,10 +22,10 @@ class ImagesConfig(Section):
     max_aspect_ratio: float = Field(10.0, description="Refuse images whose sides differ by more than this.", ge=1)
     disallowed_header_directives: list[str] = Field(
         ["noai", "noimageai", "noindex", "noimageindex", "noml"],
-        description="Opt-outs in the `X-Robots-Tag` header that are honoured.",
+        description="Opt-outs in the `X-Robots-Tag` header that are honored.",
     )
     robots_txt: bool = Field(
-        False, description="Ask each site's robots.txt, once per process, and honour it. Costs a request per site."
+        False, description="Ask each site's robots.txt, once per process, and honor it. Costs a request per site."
     )
     max_bytes: int = Field(50_000_000, description="Refuse bodies of more bytes; reading stops there.", ge=1)
     sample_timeout_s: float = runtime(60, "Seconds for one sample, redirects and further attempts included.", gt=0)

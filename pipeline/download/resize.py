@@ -2,7 +2,7 @@
 
 Accepted are the raster formats of ``FORMATS``, by content, whatever the server calls them. The header is read first, so
 that a picture of too many pixels is refused before it is decoded. Every stored image is an upright 8-bit RGB JPEG: EXIF
-orientation is applied, transparency is laid on white, CMYK, grey and 16-bit pictures are converted, and of an animation
+orientation is applied, transparency is laid on white, CMYK, gray and 16-bit pictures are converted, and of an animation
 the first frame is taken. Sizes and interpolation are img2dataset's, whose own resizer decodes before it looks at the
 size, keeps pictures on their side and starts anew with its transforms for every image.
 """

@@ -15,7 +15,7 @@ from pipeline.clip.model import load_clip
 from pipeline.core.devices import gpu_memory_returned
 from pipeline.core.tars import TarReader
 from pipeline.embeddings.config import EmbeddingsConfig
-from pipeline.embeddings.encoder import Encoder, Moment, least_cosine, require_cosine
+from pipeline.embeddings.encoder import Encoder, Moment, min_cosine, require_cosine
 from pipeline.embeddings.loader import Batch, Loader, Row
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Embedder:
         config = self._config
         exact = Encoder(load_clip(self._folder, device=config.device))
         # At the stage's own batch size, since a compiled model is made for one.
-        cosines = [least_cosine(self.encoder, exact, batch, batch_size=config.batch_size) for batch in batches]
+        cosines = [min_cosine(self.encoder, exact, batch, batch_size=config.batch_size) for batch in batches]
         # numpy's, which does not pass over a NaN.
         found, count = float(np.min(cosines)), sum(len(batch.sample_ids) for batch in batches)
         log.info(f"least cosine of {config.precision} to fp32 is {found:.6f} on {count} samples")

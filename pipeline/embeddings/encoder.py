@@ -16,7 +16,7 @@ from pipeline.embeddings.loader import Batch
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST_COSINE = 0.999
+MIN_COSINE = 0.999
 """Bound of what a lower precision may turn an embedding by."""
 
 # Captions are encoded in parts of about equal length, so that few are as long as the longest of the batch.
@@ -98,7 +98,7 @@ class Encoder:
         if self._compiled and count < batch_size:
             # A compiled model is made for one shape, and one order in memory.
             pixels = torch.cat([pixels, pixels.new_zeros(batch_size - count, *pixels.shape[1:])])
-        images = self.preprocessing.normalise(pixels).to(self._dtype)
+        images = self.preprocessing.normalize(pixels).to(self._dtype)
         return _unit(self._model.encode_image(images, normalize=True)[:count])
 
     def _sent(self, values: "Tensor") -> "Tensor":
@@ -182,7 +182,7 @@ class _CausalText:
         return found["text_features"] if isinstance(found, dict) else found[1]
 
 
-def least_cosine(encoder: Encoder, exact: Encoder, batch: Batch, *, batch_size: int) -> float:
+def min_cosine(encoder: Encoder, exact: Encoder, batch: Batch, *, batch_size: int) -> float:
     """Of the embeddings of a batch, images and captions, by two encoders; NaN if one of them has any."""
     import torch
 
@@ -194,14 +194,14 @@ def least_cosine(encoder: Encoder, exact: Encoder, batch: Batch, *, batch_size: 
 
 def require_cosine(found: float, *, precision: str, device: Any) -> None:
     """Raise :class:`EmbeddingError` for a precision that turns embeddings by more than the bound."""
-    if not found >= LEAST_COSINE:
+    if not found >= MIN_COSINE:
         raise EmbeddingError(
             f"embeddings.precision {precision} on {device}: least cosine to fp32 is {found:.6f} on a sample of the "
-            f"images and captions, at least {LEAST_COSINE} is wanted; use fp32"
+            f"images and captions, at least {MIN_COSINE} is wanted; use fp32"
         )
 
 
 def _unit(vectors: "Tensor") -> "Tensor":
-    """Normalise in float32: a half-precision model's own normalisation is off by up to 1e-3."""
+    """Normalize in float32: a half-precision model's own normalization is off by up to 1e-3."""
     vectors = vectors.float()
     return vectors / vectors.norm(dim=-1, keepdim=True)

@@ -34,7 +34,7 @@ def live_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str,
             live_text = _embed_text(clip, members["txt"].decode())
             found["image"].append(_cosine(live_image, row["image_embedding"]))
             found["text"].append(_cosine(live_text, row["text_embedding"]))
-    return {"samples": len(found["image"]), **{f"least_cosine_{name}": min(values) for name, values in found.items()}}
+    return {"samples": len(found["image"]), **{f"min_cosine_{name}": min(values) for name, values in found.items()}}
 
 
 @gpu_memory_returned()
@@ -48,7 +48,7 @@ def live_view_cosines(root: Path, *, samples: int, device: str = "auto") -> dict
         for row, members in _with_members(root, path.stem, stored):
             view = apply_view(decode_image(members["jpg"]), View(**{name: row[name] for name in FIELDS}))
             cosines.append(_cosine(_embed_image(clip, view), row["image_embedding"]))
-    return {"views": len(cosines)} | ({"least_cosine": min(cosines)} if cosines else {})
+    return {"views": len(cosines)} | ({"min_cosine": min(cosines)} if cosines else {})
 
 
 def _chosen(root: Path, table: str, samples: int) -> Iterator[tuple[Path, list[int]]]:

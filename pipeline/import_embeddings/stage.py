@@ -40,7 +40,7 @@ def import_embeddings(
     """Import every part of ``source`` into ``root``; parts that are done and unchanged are not read again.
 
     ``url_prefix`` is put before each URL, for columns of paths: ``file://`` makes URLs of them. ``image_column`` and
-    ``text_column`` matter for Parquet alone. ``teacher`` is noted in the files. Vectors are normalised. Exact repeats
+    ``text_column`` matter for Parquet alone. ``teacher`` is noted in the files. Vectors are normalized. Exact repeats
     of a pair are dropped, and so are pairs without URL or caption; the result's ``stats`` count both. Raises
     :class:`EmbeddingError` for parts that do not fit together, missing columns, other counts of vectors than of rows,
     mixed widths, and vectors that are not finite or zero.

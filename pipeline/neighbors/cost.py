@@ -137,7 +137,7 @@ def calibrate(
     best = trial.best(first, max_distance, prefix)
     if precision == "auto" and device == "cpu" and best.seconds_per_pair * pairs > _WORTH_TRYING_S:
         # A shorter type never gets by with a shorter prefix.
-        shorter = trial.best("bfloat16", max_distance, prefix, least_columns=best.bound.columns)
+        shorter = trial.best("bfloat16", max_distance, prefix, min_columns=best.bound.columns)
         best = min(best, shorter, key=lambda found: found.seconds_per_pair)
     return best
 
@@ -160,11 +160,11 @@ class _Trial:
         return (time.perf_counter() - started) / max(len(pairs), 1)
 
     def best(
-        self, precision: Precision, max_distance: float, prefix: int | None, *, least_columns: int = 0
+        self, precision: Precision, max_distance: float, prefix: int | None, *, min_columns: int = 0
     ) -> Calibration:
         width, extra = self._sample.shape[1], extra_columns(precision)
-        least_columns = max(least_columns, _DEVICE_WIDTH if self._device == "cuda" else 0)
-        lengths = [columns - extra for columns in _WIDTHS if columns >= least_columns and 0 < columns - extra < width]
+        min_columns = max(min_columns, _DEVICE_WIDTH if self._device == "cuda" else 0)
+        lengths = [columns - extra for columns in _WIDTHS if columns >= min_columns and 0 < columns - extra < width]
         lengths = [prefix] if prefix else [*lengths, width]
         best: Calibration | None = None
         for length in lengths:
@@ -187,7 +187,7 @@ class _Trial:
             self._basis = principal_axes(self._fitted, min(4 * bound.prefix, self._fitted.shape[1]))
         left = left_columns(self._sample, self._basis, bound)
         right = right_columns(left, bound)
-        a, b = plain_candidates(left, right, bound.least_score, True)
+        a, b = plain_candidates(left, right, bound.min_score, True)
         pairs = max(len(left) * (len(left) - 1) / 2, 1)
         return Calibration(
             bound=bound,

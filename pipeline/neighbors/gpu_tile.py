@@ -98,7 +98,7 @@ def search_spans(first: Span, second: Span, bound: Bound, *, nodes: int) -> Foun
 
 def candidates(first: Span, second: Span, bound: Bound) -> "Iterator[tuple[Tensor, Tensor]]":
     """Positions (a, b) int32 of pairs with a score of at least the bound's, in parts; of one span those with a < b."""
-    same, least = first is second, bound.least_score
+    same, least = first is second, bound.min_score
     flags = kernels.flag_blocks(first.left, second.right, least, bound.precision, same=same)
     # nonzero's result may lie in memory column by column.
     blocks = flags.nonzero().int().contiguous()

@@ -68,7 +68,7 @@ class Bound:
         return slice(self.columns - (1 if self.precision == "float32" else 2), self.columns)
 
     @property
-    def least_score(self) -> float:
+    def min_score(self) -> float:
         """Scores at or above it are candidates."""
         unit = 2.0**-21 if self.tensor_cores else 2.0**-23
         left_out = 0.0 if self.precision == "float32" else _LEFT_OUT
@@ -86,7 +86,7 @@ def reach(max_distance: float) -> float:
 
 
 def principal_axes(sample: "Tensor", count: int) -> "Tensor":
-    """(D, count) float64, orthonormal: the leading principal axes of the (not centred) rows of ``sample``, about.
+    """(D, count) float64, orthonormal: the leading principal axes of the (not centered) rows of ``sample``, about.
 
     Few of many are found by two steps of subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061), of which
     the leading quarter is good; all by an eigendecomposition. QR in float64 makes them orthonormal to 1e-15.

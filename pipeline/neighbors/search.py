@@ -22,8 +22,8 @@ from pipeline.compute.devices import expected
 from pipeline.compute.map import ComputeConfig
 from pipeline.core import schema
 from pipeline.core.devices import Wanted
-from pipeline.core.sizes import parse_size
 from pipeline.core.errors import ConfigError
+from pipeline.core.sizes import parse_size
 from pipeline.graph.forest import Edges, ForestBuilder
 from pipeline.neighbors.cost import require_memory
 from pipeline.neighbors.lower_bound import Precision
@@ -73,10 +73,10 @@ def near_duplicate_forest(
     distance, from float64 differences of the stored vectors rounded to float32, is at most ``max_distance``; it depends
     on nothing else, neither order nor division of the input, tiles, prefix, device nor engine. ``prefix``: coordinates
     of the bound (none: the cheapest by trial). ``device``: ``auto`` takes CUDA where the process that searches a tile
-    finds one. ``tile_rows``: none means 16,384 for a CPU, 524,288 for a GPU. ``memory_limit``: bytes, or a size
-    such as ``4GB``. ``work``: folder for intermediate files (as large as the embeddings), kept while the search is unfinished, so that the same
-    call goes on where it was. ``base``: a forest of some of the files, made before; only pairs with a vector of the
-    other files are searched.
+    finds one. ``tile_rows``: none means 16,384 for a CPU, 524,288 for a GPU. ``memory_limit``: bytes, or a size such as
+    ``4GB``. ``work``: folder for intermediate files (as large as the embeddings), kept while the search is unfinished,
+    so that the same call goes on where it was. ``base``: a forest of some of the files, made before; only pairs with a
+    vector of the other files are searched.
 
     Raises :class:`ConfigError` for impossible settings or a memory limit that will not do, :class:`EmbeddingError` for
     embeddings that cannot be searched.

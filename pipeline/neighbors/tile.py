@@ -192,7 +192,7 @@ class Search:
                     same=tile.rows == tile.columns and i == j,
                 )
                 sides = left[i : i + size], right[j : j + size]
-                a, b = plain_candidates(*sides, self.bound.least_score, block.same, buffer=self._scores)
+                a, b = plain_candidates(*sides, self.bound.min_score, block.same, buffer=self._scores)
                 found.add(block, a, b)
 
     def release(self) -> None:

@@ -41,7 +41,7 @@ def write_catalog(root: Path) -> Path:
 
 
 def follow_move(root: Path) -> None:
-    """Write the catalogue of a root anew if the root is no longer where the catalogue says; a URL does not move."""
+    """Write the catalog of a root anew if the root is no longer where the catalog says; a URL does not move."""
     storage = storage_of(root)
     if storage.remote:
         return

@@ -200,7 +200,7 @@ class Stage:
         self._computed.add(shard)
 
     def finish(self, stats: Mapping[str, Any] | None = None) -> StageResult:
-        """Remove what no longer belongs, write the mark ``complete`` and the catalogue; returns :meth:`result`.
+        """Remove what no longer belongs, write the mark ``complete`` and the catalog; returns :meth:`result`.
 
         Without ``stats`` those of a single shard are taken as they are, those of several summed where they are numbers.
         """

@@ -65,7 +65,7 @@ def resolve_teacher(
 def check_teacher(config: TeacherConfig) -> None:
     """Raise :class:`TeacherError` for a model or checkpoint that is not there, without loading anything.
 
-    It is for the stages before: a misspelt name should not be found out when the download is done.
+    It is for the stages before: a misspelled name should not be found out when the download is done.
     """
     checkpoint = Path(config.pretrained or "")
     if checkpoint.suffix in _CHECKPOINT_ENDINGS and not checkpoint.is_file():

@@ -212,5 +212,5 @@ class _Faults:
         if self._off:
             raise EmbeddingError(
                 f"{file.path}: {self._off} of {file.rows} vectors are not of unit length, "
-                f"lengths {self._shortest:.4g} to {self._longest:.4g}; normalise them first"
+                f"lengths {self._shortest:.4g} to {self._longest:.4g}; normalize them first"
             )

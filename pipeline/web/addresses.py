@@ -1,7 +1,7 @@
 """Which addresses are on the public internet, and connecting to those alone.
 
 The address is checked after the name was resolved, and the checked address is the one connected to, so that it does not
-matter how an address is spelt or whether a name changes its answer.
+matter how an address is spelled or whether a name changes its answer.
 """
 
 import ipaddress

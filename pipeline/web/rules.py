@@ -12,7 +12,7 @@ class Guard:
 
     ``connect_to`` maps a host, as written in URLs, to the trusted ``address:port`` to connect to instead; every other
     address must be public unless ``allow_private_addresses``. ``sample_timeout_s`` bounds a sample with its redirects
-    and ``retries``; ``max_bytes`` its body. ``opt_out`` are directives of ``X-Robots-Tag`` that are honoured.
+    and ``retries``; ``max_bytes`` its body. ``opt_out`` are directives of ``X-Robots-Tag`` that are honored.
     """
 
     connect_to: Mapping[str, str] = dataclasses.field(default_factory=dict)

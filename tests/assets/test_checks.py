@@ -124,7 +124,7 @@ def test_what_no_bound_explains(
 def test_embeddings_that_no_longer_match(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.embeddings import verify
 
-    cosines = {"samples": 3, "least_cosine_image": 0.91, "least_cosine_text": 1.0}
+    cosines = {"samples": 3, "min_cosine_image": 0.91, "min_cosine_text": 1.0}
     monkeypatch.setattr(verify, "live_cosines", lambda *_, **__: cosines)
     text = failed(evaluate(checks.embeddings_match_live, finished.root))
     assert "is 0.91000; checks.min_embedding_cosine asks for 0.999" in text

@@ -22,7 +22,7 @@ from pipeline.core import schema
 
 
 def _check(jpeg: bytes) -> Image.Image:
-    """A JPEG within the limits that is not one flat colour."""
+    """A JPEG within the limits that is not one flat color."""
     assert len(jpeg) <= plots.MAX_BYTES
     image = Image.open(io.BytesIO(jpeg))
     image.load()
@@ -141,7 +141,7 @@ def test_evaluation():
 
 def test_evaluation_where_a_data_set_lacks_a_task():
     both = [
-        _evaluation(["student"], ["labelled"], {"zero_shot": ["top1"]}),
+        _evaluation(["student"], ["labeled"], {"zero_shot": ["top1"]}),
         _evaluation(["student", "teacher"], ["captioned"], {"retrieval": ["image_to_text_recall@1"]}),
     ]
     _check(evaluation_bars(pa.concat_tables(both)))
@@ -154,10 +154,10 @@ def test_compress_noise_to_the_limits():
         assert image.width <= plots.MAX_WIDTH_PX and image.width == pytest.approx(2 * image.height, abs=4)
 
 
-def test_models_have_their_own_colours():
-    colours = plots.model_colours(["other", "student", "baseline", "teacher"])
-    assert len(set(colours.values())) == 4
-    assert colours["student"] == plots.model_colours(["student"])["student"]
+def test_models_have_their_own_colors():
+    colors = plots.model_colors(["other", "student", "baseline", "teacher"])
+    assert len(set(colors.values())) == 4
+    assert colors["student"] == plots.model_colors(["student"])["student"]
 
 
 def test_markdown_carries_the_bytes():

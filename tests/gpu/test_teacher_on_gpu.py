@@ -61,7 +61,7 @@ def embed(folder: Path, tar: Path, **config: Any) -> tuple[np.ndarray, np.ndarra
     return np.concatenate([images for _, images, _ in batches]), np.concatenate([texts for _, _, texts in batches])
 
 
-def least_cosine(found: np.ndarray, expected: np.ndarray) -> float:
+def min_cosine(found: np.ndarray, expected: np.ndarray) -> float:
     assert found.shape == expected.shape
     # Those that are stored are float16, whose length is a little off.
     found = found / np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
@@ -86,7 +86,7 @@ def test_a_tar_is_embedded_as_plain_open_clip_would(
     folder: Path, tar: Path, expected: tuple[np.ndarray, np.ndarray], config: dict[str, Any]
 ) -> None:
     for mine, theirs in zip(embed(folder, tar, **config), expected):
-        assert least_cosine(mine, theirs) > (0.999 if config else 0.99999)
+        assert min_cosine(mine, theirs) > (0.999 if config else 0.99999)
 
 
 def test_blocks_are_compiled_once_and_give_the_same(
@@ -98,7 +98,7 @@ def test_blocks_are_compiled_once_and_give_the_same(
     counters.clear()
     # With a comparison with fp32, and a last batch that is not full.
     for mine, theirs in zip(embed(folder, tar, precision="bf16", compile=True), expected):
-        assert least_cosine(mine, theirs) > 0.999
+        assert min_cosine(mine, theirs) > 0.999
     assert counters["stats"]["unique_graphs"] == 1
 
 

@@ -69,7 +69,7 @@ class TrainingSet:
         """One sample: ``sample_id``, ``pixels`` (H, W, 3) uint8, ``text`` and what the terms need.
 
         Where there are views, image and teacher embedding are those of number ``view``: the same cut, mirror and
-        colours as the teacher was shown.
+        colors as the teacher was shown.
 
         Raises :class:`ShardError` that names the members found where one is missing or cannot be decoded, or that has a
         label without centroid, and :class:`EmbeddingError` for a teacher embedding that is not a finite vector of the
@@ -78,7 +78,7 @@ class TrainingSet:
         return self.samples([(shard, row, view)])[0]
 
     def samples(self, places: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
-        """:meth:`sample` of each ``(shard, row, view)``, whose captions are tokenised in one go."""
+        """:meth:`sample` of each ``(shard, row, view)``, whose captions are tokenized in one go."""
         new = {place: self._read(*place) for place in places if place not in self._cache}
         if new:
             tokens = self._tokenizer([decoded.pop("caption") for decoded in new.values()])

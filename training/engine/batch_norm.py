@@ -8,7 +8,7 @@ from torch import nn
 def average_statistics(module: nn.Module) -> None:
     """Make BatchNorm's running mean and variance the mean over ranks, as gradients are; all ranks call it together.
 
-    Each rank normalises by its own part of the batch (SyncBatchNorm exists for CUDA alone), so their statistics drift
+    Each rank normalizes by its own part of the batch (SyncBatchNorm exists for CUDA alone), so their statistics drift
     apart, and a checkpoint holds those of one rank.
     """
     statistics = [

@@ -3,7 +3,7 @@
 First all parts go through the model without gradient, which gives the features of the whole batch. The losses and their
 gradient with respect to the features follow. Then each part goes through the model again, with gradient, and is handed
 the gradient of its own features (Gao et al., arXiv 2101.06983). So 1 x B and k x B/k give equal gradients. The price is
-one more forward pass. BatchNorm normalises each part by itself: there, and only there, the number of parts matters.
+one more forward pass. BatchNorm normalizes each part by itself: there, and only there, the number of parts matters.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Features of a CLIP model on an evaluation set: float32 on the CPU, L2-normalised, in the order of the samples."""
+"""Features of a CLIP model on an evaluation set: float32 on the CPU, L2-normalized, in the order of the samples."""
 
 import io
 import logging
@@ -51,7 +51,7 @@ def text_features(clip: LoadedClip, texts: Sequence[str], *, batch_size: int) ->
 
 
 def _unit(features: Tensor) -> Tensor:
-    # Normalised in float32, whatever the model computed in: half precision is off by up to 1e-3.
+    # Normalized in float32, whatever the model computed in: half precision is off by up to 1e-3.
     return F.normalize(features.float(), dim=-1).cpu()
 
 

@@ -25,8 +25,8 @@ _PATIENCE = 2
 # Largest element of the gradient of the mean objective; scikit-learn's default is 1e-4.
 _SWEEP_TOLERANCE, _FINAL_TOLERANCE = 1e-5, 1e-6
 _HISTORY = 10
-# Features of which none differs from another are left as they are, and nothing can be learnt from them.
-_LEAST_SPREAD = 1e-6
+# Features of which none differs from another are left as they are, and nothing can be learnable from them.
+_MIN_SPREAD = 1e-6
 _BLOCK_ROWS = 16_384
 
 
@@ -41,7 +41,7 @@ def fit_linear_probe(
     taken with a warning. ``C`` applies to features scaled to a mean square distance of 1 from their mean, so that the
     sweep covers the same range for models whose features lie close together as for others.
     """
-    spread = (features - features.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp(min=_LEAST_SPREAD)
+    spread = (features - features.mean(dim=0)).square().sum(dim=1).mean().sqrt().clamp(min=_MIN_SPREAD)
     weights, bias, c = _fit_scaled(features / spread, labels, classes=classes, sweep=sweep, seed=seed)
     return weights / spread, bias, c
 
@@ -93,7 +93,7 @@ def fit_logistic_regression(
     ``start``: weights and intercepts to begin from, such as those of a nearby C. Precision and device are those
     of ``features``.
     """
-    # Centred features leave the weights as they are and only move the intercepts, and are far better conditioned.
+    # Centered features leave the weights as they are and only move the intercepts, and are far better conditioned.
     mean_D = features.mean(dim=0)
     rows_ND = features - mean_D
     weights, bias = start or (features.new_zeros(classes, features.shape[1]), features.new_zeros(classes))

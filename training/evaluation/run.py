@@ -109,15 +109,15 @@ def _plan(sets: list[EvaluationSet], tasks: Sequence[str]) -> dict[str, list[str
 
 def missing_for(dataset: EvaluationSet, task: str) -> str | None:
     """What a data set lacks for a task, or None."""
-    labelled = f"a cls member in the samples of {TEST}/"
+    labeled = f"a cls member in the samples of {TEST}/"
     if task == RETRIEVAL:
         return None if dataset.test.captions else f"a txt member in the samples of {TEST}/"
     if task == LINEAR_PROBE:
         trainable = dataset.train is not None and len(dataset.train.labels) > 0
-        return (None if dataset.test.labels else labelled) if trainable else f"a folder {TRAIN}/ of samples with cls"
+        return (None if dataset.test.labels else labeled) if trainable else f"a folder {TRAIN}/ of samples with cls"
     if not dataset.classnames:
         return CLASSNAMES_FILE
-    return (None if dataset.test.labels else labelled) if dataset.templates else TEMPLATES_FILE
+    return (None if dataset.test.labels else labeled) if dataset.templates else TEMPLATES_FILE
 
 
 class _Measurement:

@@ -13,7 +13,7 @@ from training.evaluation.datasets import PLACEHOLDER
 def prompt_ensemble(
     clip: LoadedClip, classnames: Sequence[str], templates: Sequence[str], *, batch_size: int
 ) -> Tensor:
-    """Classifier weights ``(K, D)``: per class the normalised mean of its prompts' unit features (CLIP, 3.1.4).
+    """Classifier weights ``(K, D)``: per class the normalized mean of its prompts' unit features (CLIP, 3.1.4).
 
     Raises :class:`EmbeddingError` if they are not finite.
     """

@@ -21,7 +21,7 @@ def write_probe(folder: Path, engine: "Engine", samples: "TrainingSet") -> None:
 
     places = ((shard, row, 0) for shard, rows in enumerate(samples.shard_rows) for row in range(rows))
     batch = collate(samples.samples(list(itertools.islice(places, _SAMPLES)))).to(engine.device)
-    image = samples.preprocessing.normalise(batch.image)
+    image = samples.preprocessing.normalize(batch.image)
     with torch.no_grad(), engine.exported() as model:
         features = model(image, batch.text)
     if engine.rank == 0:

@@ -14,13 +14,13 @@ from pipeline.clip.model import load_clip
 from pipeline.core.errors import ConfigError, TrainingError
 
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
-# Largest difference between normalised embeddings of torch and onnxruntime, both in float32.
+# Largest difference between normalized embeddings of torch and onnxruntime, both in float32.
 TOLERANCE = 1e-4
 _BATCHES = (2, 5)
 
 
 class _Tower(nn.Module):
-    """One modality of a CLIP, to normalised embeddings."""
+    """One modality of a CLIP, to normalized embeddings."""
 
     def __init__(self, encode: Any, model: nn.Module):
         super().__init__()
@@ -33,7 +33,7 @@ class _Tower(nn.Module):
 def export_onnx(folder: Path, output: Path) -> dict[str, float]:
     """Write ``image.onnx`` and ``text.onnx``, for any batch size, from an open_clip folder.
 
-    Inputs are preprocessed images ``(N, 3, H, W)`` float32 and tokens ``(N, L)`` int64, outputs normalised embeddings
+    Inputs are preprocessed images ``(N, 3, H, W)`` float32 and tokens ``(N, L)`` int64, outputs normalized embeddings
     ``(N, E)``. Both files are run with onnxruntime on batches of other sizes than they were traced with; returns the
     largest difference by file. Raises :class:`ConfigError` without the extra, :class:`TrainingError` where embeddings
     differ by more than 1e-4.

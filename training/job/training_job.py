@@ -64,10 +64,10 @@ class TrainingJob(Section):
                 f"precision {student.precision} needs ZeRO stage 1, 2 or 3, whose float32 weights can be saved"
             )
         cluster = student.losses.cluster
-        if cluster.learnt and (student.precision == "fp16" or cluster.storage == "fp16"):
-            raise ConfigError("learnt centroids need float32: precision fp32 or bf16, and storage fp32")
-        if cluster.learnt and student.ranks > 1 and not cluster.divided:
-            raise ConfigError("learnt centroids are divided over the ranks: set student.losses.cluster.divided")
+        if cluster.learnable and (student.precision == "fp16" or cluster.storage == "fp16"):
+            raise ConfigError("learnable centroids need float32: precision fp32 or bf16, and storage fp32")
+        if cluster.learnable and student.ranks > 1 and not cluster.divided:
+            raise ConfigError("learnable centroids are divided over the ranks: set student.losses.cluster.divided")
         if student.average_decay and student.stage == 3:
             raise ConfigError("average_decay needs whole weights on every rank: use ZeRO stage 0, 1 or 2")
         if not weights_of(student.losses):
@@ -89,7 +89,7 @@ class TrainingJob(Section):
             raise ShardError(
                 f"{self.shards} was made with another teacher, preprocessing or clusters: "
                 + ", ".join(f"its {name} is {found}, this job's {value}" for name, (found, value) in other.items())
-                + "; materialise training_shards again"
+                + "; materialize training_shards again"
             )
 
     @property
@@ -134,7 +134,7 @@ class TrainingJob(Section):
         """A hash of what is trained and on what; a checkpoint is resumed only by a job that has the same.
 
         How the work is divided is left out: a run may go on with other ranks, at the price of rounding (and, with
-        BatchNorm, of other parts of the batch to normalise by).
+        BatchNorm, of other parts of the batch to normalize by).
         """
         from pipeline.clip.model import WEIGHTS_FILE
 

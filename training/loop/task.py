@@ -8,14 +8,14 @@ from torch import Tensor
 
 from training.config import LossesConfig
 from training.data.batch import Batch
-from training.losses.active import Needs, learnt_temperatures, weights_of
+from training.losses.active import Needs, learnable_temperatures, weights_of
 from training.losses.centroid_optimizer import CentroidOptimizer
 from training.losses.centroids import Centroids
 from training.losses.cluster import ClusterDiscriminationLoss
 from training.losses.contrastive import ContrastiveLoss
 from training.losses.instance import InstanceDiscriminationLoss
 
-# CLIP bounds its learnt temperature: the logit scale never exceeds 100 (arXiv 2103.00020, section 2.5).
+# CLIP bounds its learnable temperature: the logit scale never exceeds 100 (arXiv 2103.00020, section 2.5).
 MAX_LOGIT_SCALE = 4.605170185988092
 
 
@@ -39,7 +39,7 @@ class Task(Protocol):
 class DistillationTask:
     """Contrastive learning, cluster discrimination and instance discrimination, each as its weight says.
 
-    ``normalise``: from a batch's pixels to ``(B, 3, H, W)`` for the model, on their device.
+    ``normalize``: from a batch's pixels to ``(B, 3, H, W)`` for the model, on their device.
     """
 
     def __init__(
@@ -47,26 +47,26 @@ class DistillationTask:
         losses: LossesConfig,
         *,
         centroids: Centroids | None,
-        normalise: Callable[[Tensor], Tensor],
+        normalize: Callable[[Tensor], Tensor],
         device: torch.device,
     ):
-        self.weights, self._normalise = weights_of(losses), normalise
+        self.weights, self._normalize = weights_of(losses), normalize
         self._contrastive = ContrastiveLoss() if losses.contrastive.weight else None
         self._cluster = None
         if Needs.of(losses).centroids:
             assert centroids is not None, "the job checks that centroids are given"
             self._cluster = ClusterDiscriminationLoss.from_config(losses.cluster, centroids).to(device)
         self.centroid_optimizer = None
-        if centroids is not None and centroids.learnt:
+        if centroids is not None and centroids.learnable:
             self.centroid_optimizer = CentroidOptimizer(centroids, factor=losses.cluster.learning_rate_factor)
-        self._scales = [f"log_scales.{name}" for name in learnt_temperatures(losses)]
+        self._scales = [f"log_scales.{name}" for name in learnable_temperatures(losses)]
         self._instance = None
         if any(name.startswith("instance_") for name in self.weights):
             self._instance = InstanceDiscriminationLoss.from_config(losses.instance)
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Named terms of one batch; see :class:`Task`."""
-        features = model(self._normalise(batch.image), batch.text)
+        features = model(self._normalize(batch.image), batch.text)
         terms: dict[str, Tensor] = {}
         if self._contrastive:
             terms |= self._contrastive(features.image, features.text, features.logit_scale)
@@ -89,7 +89,7 @@ class DistillationTask:
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
     def after_step(self, engine: Any, *, learning_rate: float) -> dict[str, Tensor]:
-        """Step on learnt centroids and bound the scales; the logit scale (not its logarithm) goes to the metrics."""
+        """Step on learnable centroids and bound the scales; the logit scale (not its logarithm) goes to the metrics."""
         if self.centroid_optimizer:
             self.centroid_optimizer.step(learning_rate)
         for name in self._scales:

@@ -38,12 +38,12 @@ def _compares(active: Iterable[str], modality: str) -> bool:
     return any(name == "instance_feature" or name.endswith(f"_{modality}") for name in names)
 
 
-def learnt_temperatures(losses: LossesConfig) -> dict[str, float]:
+def learnable_temperatures(losses: LossesConfig) -> dict[str, float]:
     """Initial temperatures of the active terms that learn theirs, by section; the contrastive one always does."""
     needs, found = Needs.of(losses), {}
-    if needs.centroids and losses.cluster.learnt_temperature:
+    if needs.centroids and losses.cluster.learnable_temperature:
         found["cluster"] = losses.cluster.temperature
-    if directions_of(losses.instance) and losses.instance.weight and losses.instance.learnt_temperature:
+    if directions_of(losses.instance) and losses.instance.weight and losses.instance.learnable_temperature:
         found["instance"] = losses.instance.temperature
     return found
 

@@ -1,4 +1,4 @@
-"""Learnt centroids: each rank steps on those it holds, by their sparse gradients; DeepSpeed knows nothing of them.
+"""Learnable centroids: each rank steps on those it holds, by their sparse gradients; DeepSpeed knows nothing of them.
 
 Only the centroids of a step's sample are touched, their moments too (Adam's lazy form, torch's SparseAdam), without
 weight decay or clipping. A checkpoint has a file for each rank's share, named by its first cluster, and any other

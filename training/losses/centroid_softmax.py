@@ -39,7 +39,7 @@ def softmax_over_centroids(
     float16: bool | None = None,
     elements: int = CHUNK_ELEMENTS,
 ) -> SoftmaxRows:
-    """Softmax statistics of this rank's rows, differentiable in ``student_BD`` and in learnt centroids.
+    """Softmax statistics of this rank's rows, differentiable in ``student_BD`` and in learnable centroids.
 
     ``student_BD``, ``teacher_BD``: ``(B, D)`` rows over their temperatures; the teacher's are a target, without
     gradient. ``labels_B``: cluster ids. ``chosen``: positions in ``centroids`` that take part; none means all.
@@ -52,7 +52,7 @@ def softmax_over_centroids(
     teacher_GD = None if teacher_BD is None else all_rows(teacher_BD.detach()) if divided else teacher_BD.detach()
     labels_G = None if labels_B is None else all_rows(labels_B) if divided else labels_B
     narrow = rows.is_cuda if float16 is None else float16
-    dtype = torch.float16 if narrow and rows.dtype == torch.float32 and not centroids.learnt else rows.dtype
+    dtype = torch.float16 if narrow and rows.dtype == torch.float32 and not centroids.learnable else rows.dtype
     chunk = max(elements // max(len(all_GD), 1), 1)
     call = _Call(all_GD, teacher_GD, labels_G, centroids, chosen, divided, dtype, chunk)
     return SoftmaxRows(*_CentroidSoftmax.apply(student_BD, centroids.weight, call))
@@ -166,7 +166,7 @@ class _CentroidSoftmax(torch.autograd.Function):
 
 
 def _centroid_gradient(call: _Call, log_totals: list[Tensor], upstream_B3: Tensor) -> Tensor:
-    """Sparse gradient of the learnt centroids that took part, through their normalisation; logits come once more."""
+    """Sparse gradient of the learnable centroids that took part, through their normalization; logits come once more."""
     upstream_G3 = all_rows(upstream_B3) / world_size() if call.divided else upstream_B3
     student_G, target_G, teacher_G = upstream_G3.unbind(dim=1)
     rows_GD, centroids = call.student_GD, call.centroids

@@ -63,4 +63,4 @@ def load_centroids(table: CentroidTable, config: ClusterConfig) -> Centroids:
     ranks = world_size() if config.divided else 1
     rows = share_of(table.total, rank=torch.distributed.get_rank() if ranks > 1 else 0, ranks=ranks)
     dtype = torch.float16 if config.storage == "fp16" else torch.float32
-    return Centroids(table.read(rows, dtype=dtype), start=rows.start, total=table.total, learnt=config.learnt)
+    return Centroids(table.read(rows, dtype=dtype), start=rows.start, total=table.total, learnable=config.learnable)

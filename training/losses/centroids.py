@@ -1,4 +1,4 @@
-"""The centroids that a rank holds: all of them or a share, fixed or learnt."""
+"""The centroids that a rank holds: all of them or a share, fixed or learnable."""
 
 from collections.abc import Iterator
 
@@ -14,19 +14,19 @@ _ROWS_AT_A_TIME = 65_536
 class Centroids(nn.Module):
     """Rows ``start`` to ``start + len - 1`` of ``total`` centroids, seen through :meth:`chunks` as unit vectors.
 
-    ``weight``: ``(N, D)``. Fixed, it is a buffer, normalised in place and kept as it comes, in float32 or float16.
-    Learnt, it is a float32 parameter whose gradient is sparse: only the centroids of a step's sample are touched, by
+    ``weight``: ``(N, D)``. Fixed, it is a buffer, normalized in place and kept as it comes, in float32 or float16.
+    Learnable, it is a float32 parameter whose gradient is sparse: only the centroids of a step's sample are touched, by
     an optimizer of this rank alone (Partial FC, arXiv 2010.05222).
     """
 
     weight: Tensor
 
-    def __init__(self, weight: Tensor, *, start: int = 0, total: int | None = None, learnt: bool = False):
+    def __init__(self, weight: Tensor, *, start: int = 0, total: int | None = None, learnable: bool = False):
         super().__init__()
         if weight.ndim != 2 or not torch.isfinite(weight).all():
             raise ValueError(f"centroids must be a finite (K, D) matrix, got shape {tuple(weight.shape)}")
-        self.start, self.total, self.learnt = start, len(weight) if total is None else total, learnt
-        if learnt:
+        self.start, self.total, self.learnable = start, len(weight) if total is None else total, learnable
+        if learnable:
             self.weight = nn.Parameter(weight)
             return
         for rows in weight.split(_ROWS_AT_A_TIME):
@@ -53,7 +53,7 @@ class Centroids(nn.Module):
     def unit(self, positions: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """Unit vectors of some positions."""
         vectors = self.weight.detach()[positions].to(dtype)
-        return F.normalize(vectors, dim=-1) if self.learnt else vectors
+        return F.normalize(vectors, dim=-1) if self.learnable else vectors
 
     def sparse_gradient(self, positions: Tensor, gradient_SD: Tensor) -> Tensor:
         """From the gradient of unit vectors to that of ``weight``, zero for all but ``positions``."""

@@ -62,9 +62,9 @@ class ClusterDiscriminationLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """``{"cluster_label": scalar, "cluster_divergence": scalar}``, each if it is turned on; means of this rank.
 
-        ``image_features``: ``(B, D)`` of the student, normalised. ``teacher_image_features``: ``(B, D)``, for the
+        ``image_features``: ``(B, D)`` of the student, normalized. ``teacher_image_features``: ``(B, D)``, for the
         divergence. ``cluster_ids``: ``(B,)`` int64 in ``[0, K)``, for the label and for sampling.
-        ``scale``: inverse temperature of the student, where it is learnt.
+        ``scale``: inverse temperature of the student, where it is learnable.
         """
         rows_BD = widen(image_features) * (1 / self.temperature if scale is None else widen(scale))
         teacher_BD = None

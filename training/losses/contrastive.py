@@ -20,7 +20,7 @@ def symmetric_cross_entropy(
 ) -> Tensor:
     """Mean of the cross-entropies a -> b and b -> a, where row i of a belongs to row i of b.
 
-    ``a_BD``, ``b_BD``: ``(B, D)`` normalised float32 rows of this rank. ``all_a_GD``, ``all_b_GD``: ``(G, D)`` those of
+    ``a_BD``, ``b_BD``: ``(B, D)`` normalized float32 rows of this rank. ``all_a_GD``, ``all_b_GD``: ``(G, D)`` those of
     all ranks. ``scale``: inverse temperature. Where ``B x G`` logits are more than ``elements``, they are never held
     together. Returns this rank's mean; the mean over ranks is the loss of the global batch (CLIP, arXiv 2103.00020,
     figure 3).
@@ -40,7 +40,7 @@ def _cross_entropy(rows_BD: Tensor, partners_BD: Tensor, all_GD: Tensor, element
 
 
 class ContrastiveLoss(nn.Module):
-    """Symmetric cross-entropy between images and captions with a learnt temperature (CLIP, arXiv 2103.00020).
+    """Symmetric cross-entropy between images and captions with a learnable temperature (CLIP, arXiv 2103.00020).
 
     No matrix of more than ``elements`` logits is held.
     """
@@ -52,8 +52,8 @@ class ContrastiveLoss(nn.Module):
     def forward(self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> dict[str, Tensor]:
         """``{"contrastive": scalar}``.
 
-        ``image_features``, ``text_features``: ``(B, E)`` rows of this rank, L2-normalised. ``logit_scale``: the inverse
-        temperature itself, that is ``exp`` of the learnt parameter.
+        ``image_features``, ``text_features``: ``(B, E)`` rows of this rank, L2-normalized. ``logit_scale``: the inverse
+        temperature itself, that is ``exp`` of the learnable parameter.
         """
         image_BE, text_BE = widen(image_features), widen(text_features)
         loss = symmetric_cross_entropy(

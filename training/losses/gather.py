@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Number of ranks; 1 where torch.distributed was not initialised."""
+    """Number of ranks; 1 where torch.distributed was not initialized."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -53,9 +53,9 @@ class InstanceDiscriminationLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """``instance_<student's modality>_<teacher's modality>`` for each direction, and ``instance_feature``.
 
-        All four inputs: ``(B, D)`` rows of this rank; the student's are normalised, the teacher's are normalised here,
+        All four inputs: ``(B, D)`` rows of this rank; the student's are normalized, the teacher's are normalized here,
         since they were stored in float16. The teacher's may be missing where no direction and no feature term compares
-        with them. ``scale``: inverse temperature, where it is learnt.
+        with them. ``scale``: inverse temperature, where it is learnable.
         """
         student = {"image": widen(image_features), "text": widen(text_features)}
         given = {"image": teacher_image_features, "text": teacher_text_features}

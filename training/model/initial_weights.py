@@ -23,7 +23,7 @@ _HEAD_DIMENSIONS = {
 }
 
 
-def initialise(clip: nn.Module, initial: str, *, model: str, teacher: Path | None) -> None:
+def initialize(clip: nn.Module, initial: str, *, model: str, teacher: Path | None) -> None:
     """Give an open_clip model its first weights, in place.
 
     ``initial``: `scratch` leaves it as it is; `teacher` inherits from the open_clip folder ``teacher``; else a

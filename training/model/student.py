@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings import DEMO
 from training.config import SCRATCH
-from training.model.initial_weights import initialise
+from training.model.initial_weights import initialize
 
 _DEMO_MODEL = Path(__file__).parents[2] / "pipeline/demo/models/demo-student.json"
 _SCALARS = ("logit_scale", "logit_bias")
@@ -23,9 +23,9 @@ _MODEL_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 class Features(NamedTuple):
-    """Normalised float32 features of a batch: in the student's own space (E), and projected to the teacher's (D).
+    """Normalized float32 features of a batch: in the student's own space (E), and projected to the teacher's (D).
 
-    Scales are inverse temperatures; those of the teacher's terms are there where they are learnt.
+    Scales are inverse temperatures; those of the teacher's terms are there where they are learnable.
     """
 
     image: Tensor
@@ -38,12 +38,12 @@ class Features(NamedTuple):
 
 
 class Student(nn.Module):
-    """An open_clip model with a learnt linear map to the teacher's width, so that the engine sees one module.
+    """An open_clip model with a learnable linear map to the teacher's width, so that the engine sees one module.
 
     The contrastive term works in the student's own space, which is what is exported; the teacher's terms see it
     through ``projection``. One map serves images and captions, so that both keep the angle between them. ``autocast``:
     precision of the model's matrix products and convolutions, for models whose weights must stay in float32.
-    ``temperatures``: initial values of those that are learnt beside the contrastive one, by `cluster` or `instance`.
+    ``temperatures``: initial values of those that are learnable beside the contrastive one, by `cluster` or `instance`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ def build_student(
     the contrastive term. Its images are preprocessed as open_clip does for evaluation, without augmentation: the
     teacher's cached embeddings are of the image as it is. ``precision``: that of training; models with BatchNorm keep
     their weights and statistics in float32 and go through autocast, in bf16 alone. ``initial``, ``teacher``: see
-    :func:`training.model.initial_weights.initialise`. Raises :class:`ConfigError` if there is no such model, or it
+    :func:`training.model.initial_weights.initialize`. Raises :class:`ConfigError` if there is no such model, or it
     cannot do what is asked.
     """
     import open_clip
@@ -132,7 +132,7 @@ def build_student(
             tokenizer = open_clip.get_tokenizer(_tokenizer_name(model_config, model, name))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise ConfigError(f"student model {model!r}: open_clip cannot build it: {error}") from error
-    initialise(clip, initial, model=model, teacher=teacher)
+    initialize(clip, initial, model=model, teacher=teacher)
     with torch.no_grad():
         clip.logit_scale.fill_(math.log(1 / temperature))
     if gradient_checkpointing:

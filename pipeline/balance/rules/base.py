@@ -39,4 +39,4 @@ class Rule(Protocol):
         smallest such ``distance``."""
 
     def groups(self, problem: Problem, threshold: float) -> Iterator[pa.RecordBatch]:
-        """``CENTRES`` (``pipeline/balance/centers.py``) of every image in a group of two or more, centres included."""
+        """``CENTERS`` (``pipeline/balance/centers.py``) of every image in a group of two or more, centers included."""

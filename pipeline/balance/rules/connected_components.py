@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline.balance.centers import ELEMENTS, group_centres
+from pipeline.balance.centers import ELEMENTS, group_centers
 from pipeline.balance.rules.base import Problem
 from pipeline.core import query
 
@@ -22,4 +22,4 @@ class ConnectedComponents:
     def groups(self, problem: Problem, threshold: float) -> Iterator[pa.RecordBatch]:
         rows = max(_VECTOR_ROWS, ELEMENTS // problem.embeddings.width // _VECTOR_ROWS * _VECTOR_ROWS)
         text = query.sql("pipeline.balance", "members_by_group")
-        yield from group_centres(query.stream(problem.connection, text, {}, rows=rows), problem.scratch)
+        yield from group_centers(query.stream(problem.connection, text, {}, rows=rows), problem.scratch)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline.balance.centers import CENTRES
+from pipeline.balance.centers import CENTERS
 from pipeline.balance.rules.base import Problem
 from pipeline.core import query
 
@@ -23,4 +23,4 @@ class RandomSubset:
     def groups(self, problem: Problem, threshold: float) -> Iterator[pa.RecordBatch]:
         parameters = {"seed": problem.config.seed, "threshold": threshold}
         problem.connection.execute(query.sql("pipeline.balance", "random_subset"), parameters)
-        yield from query.stream(problem.connection, query.sql("pipeline.balance", "assigned_distances"), {}, CENTRES)
+        yield from query.stream(problem.connection, query.sql("pipeline.balance", "assigned_distances"), {}, CENTERS)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.balance.centers import CENTRES
+from pipeline.balance.centers import CENTERS
 from pipeline.balance.rules.base import Problem
 from pipeline.core import query
 from pipeline.core.errors import ConfigError
@@ -60,8 +60,8 @@ class SemDeDup:
             if not goes_on.any():
                 break
             target = np.where(goes_on, target[place], target)
-        problem.connection.register("assigned", pa.table({"sample_id": ids, "centre_id": target}))
-        yield from query.stream(problem.connection, query.sql("pipeline.balance", "assigned_distances"), {}, CENTRES)
+        problem.connection.register("assigned", pa.table({"sample_id": ids, "center_id": target}))
+        yield from query.stream(problem.connection, query.sql("pipeline.balance", "assigned_distances"), {}, CENTERS)
 
 
 def _make_cells(problem: Problem, output: Path) -> None:

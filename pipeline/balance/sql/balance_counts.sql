@@ -5,5 +5,5 @@ SELECT
     count(*) FILTER (kept AND group_size > 1) AS groups,
     coalesce(max(group_size), 0) AS largest_group,
     coalesce(max(group_size) / count(*), 0) AS largest_group_share,
-    coalesce(max(distance_to_centre), 0)::DOUBLE AS max_distance_to_centre
+    coalesce(max(distance_to_center), 0)::DOUBLE AS max_distance_to_center
 FROM read_parquet($groups)

@@ -6,7 +6,7 @@ concepts AS (
     GROUP BY coalesce(component, sample_id)
 )
 SELECT
-    (SELECT count(*) FROM verdicts WHERE NOT kept AND distance_to_centre > $threshold::FLOAT) AS removed_beyond_threshold,
+    (SELECT count(*) FROM verdicts WHERE NOT kept AND distance_to_center > $threshold::FLOAT) AS removed_beyond_threshold,
     (SELECT avg(similarity) FROM similarities SEMI JOIN (FROM verdicts WHERE kept) AS chosen USING (sample_id))
         AS similarity_kept,
     (SELECT avg(similarity) FROM similarities SEMI JOIN (FROM verdicts WHERE NOT kept) AS chosen USING (sample_id))

@@ -7,7 +7,7 @@ WITH shuffled AS (
 kept AS (
     SELECT (SELECT count(*) FROM embedded) - (SELECT count(*) FROM removals WHERE distance <= $threshold::FLOAT) AS images
 )
-SELECT gone.sample_id, stays.sample_id AS centre_id
+SELECT gone.sample_id, stays.sample_id AS center_id
 FROM shuffled AS gone
 JOIN kept ON gone.place >= kept.images
 JOIN shuffled AS stays ON stays.place = (gone.place - kept.images) % kept.images

@@ -18,9 +18,9 @@ def planted(seed: int, groups: int = 120, width: int = 24) -> tuple[np.ndarray, 
     rng = np.random.default_rng(seed)
     parts = []
     for _ in range(groups):
-        centre = rng.normal(size=width)
+        center = rng.normal(size=width)
         spread = rng.choice([0.0, 0.02, 0.1])
-        parts.append(centre + spread * rng.normal(size=(rng.integers(1, 6), width)))
+        parts.append(center + spread * rng.normal(size=(rng.integers(1, 6), width)))
     angle = np.linspace(0, 1.5, 30)
     chain = np.zeros((30, width))
     chain[:, 0], chain[:, 1] = np.cos(angle), np.sin(angle)
@@ -47,11 +47,11 @@ def balance(folder: Path, ids: np.ndarray, matrix: np.ndarray, **rule: float) ->
 def brute_force(
     ids: np.ndarray, matrix: np.ndarray, threshold: float, without: set[int] | None = None
 ) -> dict[int, int]:
-    """For every id the centre of its group, in float64 over all pairs; some may link others but not count."""
+    """For every id the center of its group, in float64 over all pairs; some may link others but not count."""
     matrix = matrix.astype(np.float64)
     distance = squareform(pdist(matrix)).astype(np.float32)
     labels = connected_components(distance <= np.float32(threshold))[1]
-    centre_of = {}
+    center_of = {}
     for label in np.unique(labels):
         members = np.flatnonzero((labels == label) & ~np.isin(ids, list(without or ())))
         if not len(members):
@@ -59,8 +59,8 @@ def brute_force(
         to_mean = ((matrix[members] - matrix[members].mean(axis=0)) ** 2).sum(axis=1)
         nearest = members[np.isclose(to_mean, to_mean.min(), rtol=0, atol=1e-15)]
         for member in members:
-            centre_of[int(ids[member])] = int(ids[nearest].min())
-    return centre_of
+            center_of[int(ids[member])] = int(ids[nearest].min())
+    return center_of
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -115,10 +115,10 @@ def test_target_removal_is_solved_for(tmp_path: Path) -> None:
     assert below.removed / below.samples < 0.437
 
 
-def test_members_far_from_the_centre_are_released(tmp_path: Path) -> None:
+def test_members_far_from_the_center_are_released(tmp_path: Path) -> None:
     ids, matrix = planted(7)
-    report, groups = balance(tmp_path, ids, matrix, threshold=0.3, max_distance_to_centre=0.2)
-    assert report.max_distance_to_centre <= 0.2
+    report, groups = balance(tmp_path, ids, matrix, threshold=0.3, max_distance_to_center=0.2)
+    assert report.max_distance_to_center <= 0.2
     assert {row["group_id"] for row in groups} == {row["sample_id"] for row in groups if row["kept"]}
     assert report.kept > len(set(brute_force(ids, matrix, 0.3).values()))
 

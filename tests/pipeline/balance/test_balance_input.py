@@ -101,7 +101,7 @@ def test_one_row_and_rows_all_identical(tmp_path: Path, rule: str) -> None:
         options: dict[str, Any] = {"rule": rule, "cells": 1}
         report = semantic_balance(embeddings, tmp_path / "f.parquet", tmp_path, threshold=0.3, **options)
         assert (report.kept, report.removed, report.largest_group) == (1, rows - 1, rows)
-        assert report.max_distance_to_centre == 0
+        assert report.max_distance_to_center == 0
         if rule == "connected_components":
             assert pq.read_table(tmp_path / "balance_groups.parquet")["group_id"].to_pylist() == [5] * rows
     report = semantic_balance(embeddings, tmp_path / "f.parquet", tmp_path, target_removal=0.5, **options)
@@ -155,8 +155,8 @@ def test_small_memory_spills_and_gives_the_same_tables(tmp_path: Path) -> None:
         assert (report.kept, report.largest_group) == (1, rows)
         tables.append(pq.read_table(tmp_path / limit / "balance_groups.parquet"))
     assert tables[0].equals(tables[1])
-    centre = matrix.astype(np.float64) - matrix.astype(np.float64).mean(axis=0)
-    assert tables[0]["group_id"][0].as_py() == np.einsum("ij,ij->i", centre, centre).argmin()
+    center = matrix.astype(np.float64) - matrix.astype(np.float64).mean(axis=0)
+    assert tables[0]["group_id"][0].as_py() == np.einsum("ij,ij->i", center, center).argmin()
 
 
 def test_every_query_is_used() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.balance.centers import group_centres
+from pipeline.balance.centers import group_centers
 from pipeline.core.errors import EmbeddingError
 
 
@@ -41,7 +41,7 @@ def test_equals_one_group_at_a_time_under_any_batch_size(tmp_path: Path, type_: 
         expected += list(zip(ids[members], [ids[members][nearest]] * len(part), distance))
     for rows in (1, 7, 64, 10_000):
         for elements in (8, 80, 1000, 2401, 10**6):
-            found = pa.Table.from_batches(group_centres(batches(group, ids, matrix, rows), tmp_path, elements=elements))
+            found = pa.Table.from_batches(group_centers(batches(group, ids, matrix, rows), tmp_path, elements=elements))
             assert list(zip(*(column.to_pylist() for column in found.columns))) == expected, (rows, elements)
     assert not list(tmp_path.iterdir())
 
@@ -60,8 +60,8 @@ def test_ties_go_to_the_smallest_id_however_a_giant_group_is_cut(tmp_path: Path,
     assert (to_mean == to_mean.min()).sum() == 2
     for rows, elements in [(1, 8), (13, 100), (64, 4000), (1000, 10**6), (999, 7992)]:
         group = np.zeros(len(ids), np.int64)
-        found = pa.Table.from_batches(group_centres(batches(group, ids, matrix, rows), tmp_path, elements=elements))
-        assert set(found["centre_id"].to_pylist()) == {smallest}, (rows, elements)
+        found = pa.Table.from_batches(group_centers(batches(group, ids, matrix, rows), tmp_path, elements=elements))
+        assert set(found["center_id"].to_pylist()) == {smallest}, (rows, elements)
 
 
 def test_memory_does_not_grow_with_the_group(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_memory_does_not_grow_with_the_group(tmp_path: Path) -> None:
         imported = pa.RecordBatchReader.from_stream(pa.RecordBatchReader.from_batches(pa.schema(fields), source))
         before, arrow, total = pa.total_allocated_bytes(), 0, 0
         tracemalloc.start()
-        for batch in group_centres(imported, tmp_path, elements=65_536):
+        for batch in group_centers(imported, tmp_path, elements=65_536):
             total += batch.num_rows
             arrow = max(arrow, pa.total_allocated_bytes() - before)
         assert total == rows
@@ -93,7 +93,7 @@ def test_memory_does_not_grow_with_the_group(tmp_path: Path) -> None:
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    assert list(group_centres(iter(()), tmp_path)) == []
+    assert list(group_centers(iter(()), tmp_path)) == []
 
 
 def test_nulls_and_mixed_widths_are_refused(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_nulls_and_mixed_widths_are_refused(tmp_path: Path) -> None:
     wide = batches(group, ids, np.ones((2, 3), np.float32), 2)
     narrow = batches(group, ids + 2, np.ones((2, 2), np.float32), 2)
     with pytest.raises(EmbeddingError, match="mixed widths 3 and 2"):
-        list(group_centres((next(wide), next(narrow)), tmp_path))
+        list(group_centers((next(wide), next(narrow)), tmp_path))
     names = ["component", "sample_id", "image_embedding"]
     null = pa.RecordBatch.from_arrays([pa.array(group), pa.array(ids), pa.array([[1.0], None])], names=names)
     with pytest.raises(EmbeddingError, match="1 nulls"):
-        list(group_centres((null,), tmp_path))
+        list(group_centers((null,), tmp_path))

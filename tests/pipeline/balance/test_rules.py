@@ -46,7 +46,7 @@ def test_tables_of_every_rule(tmp_path: Path, rule: str, blocking: bool) -> None
     place = {int(name): number for number, name in enumerate(ids)}
     for row in removed:
         distance = np.linalg.norm(matrix[place[row["sample_id"]]].astype(float) - matrix[place[row["kept_sample_id"]]])
-        assert row["distance_to_centre"] == pytest.approx(distance, abs=1e-6)
+        assert row["distance_to_center"] == pytest.approx(distance, abs=1e-6)
     for row in groups:
         assert row["group_size"] == sum(other["group_id"] == row["group_id"] for other in groups)
     order = np.random.default_rng(0).permutation(len(ids))
@@ -137,7 +137,7 @@ def test_impossible_options_are_refused(tmp_path: Path) -> None:
     ids, matrix = planted(8)
     parts = [write(tmp_path / "e.parquet", ids, matrix)]
     for options, message in [
-        ({"rule": "random", "max_distance_to_centre": 0.1}, "no meaning with rule random"),
+        ({"rule": "random", "max_distance_to_center": 0.1}, "no meaning with rule random"),
         ({"rule": "semdedup", "cells": 10**6}, f"1000000 cells asked of {len(ids)} images"),
         ({"rule": "semdedup", "cells": 0}, "cells"),
         ({"rule": "nearest"}, "rule"),

@@ -54,7 +54,7 @@ def test_views_lie_inside_the_image_and_have_the_sizes_asked_for() -> None:
     assert len({(view.crop_left, view.crop_top, view.crop_side) for view in views}) > 1000
 
 
-def test_a_view_is_cut_mirrored_and_recoloured_in_that_order() -> None:
+def test_a_view_is_cut_mirrored_and_recolored_in_that_order() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     plain = View(crop_left=4, crop_top=3, crop_side=10, flip=True, brightness=1, contrast=1, saturation=1)

@@ -12,8 +12,8 @@ from pipeline.core.errors import ConfigError, EmbeddingError
 
 def blobs(path: Path, rng: np.random.Generator, order: np.ndarray | None = None) -> tuple[Path, np.ndarray]:
     """Eight well separated groups of unit vectors, 50 each; ``sample_id`` // 50 is the group."""
-    centres = np.linalg.qr(rng.normal(size=(16, 16)))[0][:8]
-    matrix = np.repeat(centres, 50, axis=0) + 0.02 * rng.normal(size=(400, 16))
+    centers = np.linalg.qr(rng.normal(size=(16, 16)))[0][:8]
+    matrix = np.repeat(centers, 50, axis=0) + 0.02 * rng.normal(size=(400, 16))
     matrix = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
     order = np.arange(400) if order is None else order
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix[order].reshape(-1)), 16)
@@ -59,7 +59,7 @@ def test_order_does_not_matter_and_keep_selects(tmp_path: Path) -> None:
 
 
 def test_a_sample_is_the_same_whatever_the_files(tmp_path: Path) -> None:
-    """A sample is read from wherever its rows lie; all rows are labelled, by brute force in float64 the nearest."""
+    """A sample is read from wherever its rows lie; all rows are labeled, by brute force in float64 the nearest."""
     path, matrix = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
     table = pq.read_table(path).take(np.random.default_rng(1).permutation(400))
     (tmp_path / "parts").mkdir()

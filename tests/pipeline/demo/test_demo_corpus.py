@@ -99,7 +99,7 @@ def test_every_near_duplicate_varies_an_original_of_its_concept(corpus: DemoCorp
 def test_truth_names_the_concept_of_each_pair(corpus: DemoCorpus) -> None:
     for row in rows(corpus.truth):
         concept = CONCEPTS[row["class_id"]]
-        assert (row["shape"], row["colour"], row["background"]) == (concept.shape, concept.colour, concept.background)
+        assert (row["shape"], row["colour"], row["background"]) == (concept.shape, concept.color, concept.background)
     assert [concept.class_id for concept in CONCEPTS] == list(range(720))
 
 
@@ -147,11 +147,11 @@ def test_evaluation_set_is_balanced_and_shares_no_image_with_the_corpus(corpus: 
 def test_evaluation_captions_fit_their_class(corpus: DemoCorpus) -> None:
     samples = list(members(corpus.evaluation / "test" / "0.tar").values())
     usual = sum(
-        all(word in sample["txt"].decode() for word in (concept.shape, concept.colour))
+        all(word in sample["txt"].decode() for word in (concept.shape, concept.color))
         for sample in samples
         for concept in [CONCEPTS[int(sample["cls"])]]
     )
-    # A synonym stands in for the shape or the colour in about half of the captions, and never fits another class's.
+    # A synonym stands in for the shape or the color in about half of the captions, and never fits another class's.
     assert usual / len(samples) > 0.3
 
 

@@ -40,7 +40,7 @@ _REFUSED = {
     "`10.0.0.1` and other private networks": "http://10.0.0.1/secret",
     "a name that resolves to loopback": "http://localhost:{port}/secret",
 }
-_SPELT = {
+_SPELLED = {
     "decimal": "http://2130706433:{port}/secret",
     "hexadecimal": "http://0x7f000001:{port}/secret",
     "octal": "http://0177.0.0.1:{port}/secret",
@@ -61,7 +61,7 @@ CASES: list[Case] = [
     Case("`file://`", "file:///etc/passwd", "refused_address", _SCHEME),
     Case("`ftp://`", "ftp://127.0.0.1:{port}/secret", "refused_address", _SCHEME),
     *(Case(what, url, "refused_address", _NOT_PUBLIC) for what, url in _REFUSED.items()),
-    *(Case(f"loopback spelt {how}", url, "refused_address", _NOT_PUBLIC) for how, url in _SPELT.items()),
+    *(Case(f"loopback spelled {how}", url, "refused_address", _NOT_PUBLIC) for how, url in _SPELLED.items()),
     Case("a user name in the URL", f"http://{WEB}@127.0.0.1:{{port}}/secret", "refused_address", _USER),
     _page("a redirect to `file://`", "/to/file:///etc/passwd", "refused_address", _SCHEME),
     *(_page(f"a redirect to {what}", f"/to/{url}", "refused_address", _NOT_PUBLIC) for what, url in _REFUSED.items()),
@@ -95,13 +95,13 @@ CASES: list[Case] = [
     _page("a JPEG called text/plain", "/plain", "success"),
     _page("a URL with spaces and letters beyond ASCII", "/un pré/é", "success"),
     _page("a CMYK JPEG", "/cmyk", "success"),
-    _page("a grey PNG", "/grey", "success"),
+    _page("a gray PNG", "/gray", "success"),
     _page("a 16-bit PNG", "/deep", "success"),
     _page("an animated GIF", "/animated", "success"),
     _page("a JPEG rotated by EXIF", "/rotated", "success"),
     _page("a PNG rotated by EXIF, with transparency", "/rotated-alpha", "success"),
     _page("a transparent PNG", "/transparent", "success"),
-    _page("a palette with a transparent colour", "/palette", "success"),
+    _page("a palette with a transparent color", "/palette", "success"),
     _page("1 x 1", "/dot", "success"),
 ]  # fmt: skip
 
@@ -143,7 +143,7 @@ def _files() -> dict[str, bytes]:
     half.putalpha(Image.fromarray(np.repeat(np.array([255, 0], np.uint8), 20)[:, None].repeat(20, 1)))
     palette = Image.new("P", (20, 20), 1)
     palette.putpalette([255, 255, 0, 0, 128, 0])
-    frames = [Image.new("RGB", (20, 20), colour) for colour in ((0, 255, 0), (255, 0, 255))]
+    frames = [Image.new("RGB", (20, 20), color) for color in ((0, 255, 0), (255, 0, 255))]
     gif = _encode(photo.convert("P"), "GIF")
     return {
         "/good": jpeg,
@@ -159,7 +159,7 @@ def _files() -> dict[str, bytes]:
         "/bomb": _bomb(),
         "/elongated": _encode(Image.new("RGB", (500, 2)), "PNG"),
         "/cmyk": _encode(_red_over_blue("CMYK"), "JPEG", quality=95),
-        "/grey": _encode(_red_over_blue("L"), "PNG"),
+        "/gray": _encode(_red_over_blue("L"), "PNG"),
         "/deep": _encode(Image.fromarray(np.full((20, 20), 40_000, np.uint16)), "PNG"),
         "/animated": _encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "/rotated": _encode(turned, "JPEG", exif=_exif(6), quality=95),

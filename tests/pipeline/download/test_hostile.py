@@ -126,7 +126,7 @@ def test_pairs_without_a_caption_are_counted_at_the_source(run: Run) -> None:
 
 
 @pytest.mark.parametrize("what", ["a JPEG rotated by EXIF", "a PNG rotated by EXIF, with transparency", "a CMYK JPEG"])
-def test_stored_upright_and_in_colour(run: Run, what: str) -> None:
+def test_stored_upright_and_in_color(run: Run, what: str) -> None:
     pixels = run.pixels(what).astype(int)
     assert pixels.shape == (40, 20, 3)
     assert np.abs(pixels[:15] - (255, 0, 0)).max() < 60
@@ -138,13 +138,13 @@ def test_transparency_is_laid_on_white(run: Run) -> None:
     pixels = run.pixels("a transparent PNG").astype(int)
     assert np.abs(pixels[:15] - (255, 0, 0)).max() < 60
     assert pixels[25:].min() > 245
-    assert run.pixels("a palette with a transparent colour").min() > 245
+    assert run.pixels("a palette with a transparent color").min() > 245
 
 
-def test_depth_grey_and_first_frame(run: Run) -> None:
+def test_depth_gray_and_first_frame(run: Run) -> None:
     assert np.abs(run.pixels("a 16-bit PNG").astype(int) - 40_000 // 256).max() <= 2
-    grey = run.pixels("a grey PNG")
-    assert (grey == grey[:, :, :1]).all()
+    gray = run.pixels("a gray PNG")
+    assert (gray == gray[:, :, :1]).all()
     assert np.abs(run.pixels("an animated GIF").astype(int) - (0, 255, 0)).max() < 40
     assert run.pixels("1 x 1").shape == (1, 1, 3)
 

@@ -69,13 +69,13 @@ def test_a_low_precision_is_compared_once_with_one_exact_model(
     copied: SmallRun, loaded: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    whole = inference.least_cosine
+    whole = inference.min_cosine
 
     def least(*args: Any, batch_size: int) -> float:
         sizes.append((len(args[2].sample_ids), batch_size))
         return whole(*args, batch_size=batch_size)
 
-    monkeypatch.setattr(inference, "least_cosine", least)
+    monkeypatch.setattr(inference, "min_cosine", least)
     embed_images(copied.root, EmbeddingsConfig(precision="bf16", batch_size=20), ComputeConfig())
     assert sizes == [(20, 20), (12, 20)]
     assert len(loaded) == 2 and not alive(loaded)
@@ -85,7 +85,7 @@ def test_a_nan_is_not_passed_over(copied: SmallRun, monkeypatch: pytest.MonkeyPa
     from pipeline.core.errors import EmbeddingError
 
     found = iter([1.0, float("nan")])
-    monkeypatch.setattr(inference, "least_cosine", lambda *_, **__: next(found))
+    monkeypatch.setattr(inference, "min_cosine", lambda *_, **__: next(found))
     with pytest.raises(EmbeddingError, match="is nan"):
         embed_images(copied.root, EmbeddingsConfig(precision="bf16", batch_size=16), ComputeConfig())
 

@@ -16,7 +16,7 @@ from pipeline.clip.precision import full_precision
 from pipeline.compute.config import ComputeConfig
 from pipeline.core.errors import EmbeddingError, TeacherError
 from pipeline.embeddings.config import EmbeddingsConfig
-from pipeline.embeddings.encoder import Encoder, Moment, least_cosine, require_cosine
+from pipeline.embeddings.encoder import Encoder, Moment, min_cosine, require_cosine
 from pipeline.embeddings.loader import Batch
 from pipeline.embeddings.stage import embed_images
 from pipeline.storage.result import read_result
@@ -104,7 +104,7 @@ def test_compiled_once_whatever_is_asked(
     compiled = Encoder(load_clip(tmp_path, device="cpu", precision=precision), compile_images=True)
     pixels = torch.randint(0, 256, (7, 32, 32, 3), dtype=torch.uint8)
     batch = Batch(sample_ids=list(range(3)), pixels=pixels[:3], tokens=tokenizer(CAPTIONS[:3]), views=[])
-    least = least_cosine(compiled, plain, batch, batch_size=4)
+    least = min_cosine(compiled, plain, batch, batch_size=4)
     assert least > 0.9999
     assert torch.allclose(
         compiled.images(pixels, batch_size=4),

@@ -61,7 +61,7 @@ def test_both_parts_of_the_preprocessing_are_the_whole(mode: str) -> None:
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 33, 3), dtype=np.uint8))
     pixels = torch.from_numpy(parts.pixels(image).copy())
     assert pixels.shape == (parts.height, parts.width, 3) and pixels.dtype == torch.uint8
-    assert torch.equal(parts.normalise(pixels[None])[0], whole(image))
+    assert torch.equal(parts.normalize(pixels[None])[0], whole(image))
 
 
 def test_preprocessing_of_another_form_is_refused() -> None:

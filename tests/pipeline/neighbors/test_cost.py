@@ -27,7 +27,7 @@ def test_the_sample_that_the_basis_is_fitted_on_does_not_flatter_it() -> None:
     rows = unit(np.random.default_rng(0).normal(size=(3000, 512)).astype(np.float32))
     found = _calibrate(rows[:2000], prefix=93, max_distance=0.6)
     others = left_columns(torch.from_numpy(rows[2000:]), found.basis, found.bound)  # type: ignore[attr-defined]
-    least = found.bound.least_score  # type: ignore[attr-defined]
+    least = found.bound.min_score  # type: ignore[attr-defined]
     seen = len(plain_candidates(others, right_columns(others, found.bound), least, True)[0])  # type: ignore[attr-defined]
     assert found.candidate_share == pytest.approx(seen / (1000 * 999 / 2), rel=0.2)  # type: ignore[attr-defined]
 

@@ -40,7 +40,7 @@ def test_pairs_at_the_threshold_stay(precision: str, dtype: type, prefix: int, m
     right = right_columns(left_columns(torch.from_numpy(y), basis, bound), bound)
     assert left.shape == (len(x), bound.columns)
     scores = (left * right).float().sum(dim=1) if precision != "bfloat16" else (left @ right.T).diagonal()
-    assert bool((scores[torch.from_numpy(near)] >= bound.least_score).all())
+    assert bool((scores[torch.from_numpy(near)] >= bound.min_score).all())
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -38,8 +38,8 @@ def _spectrum(rng: np.random.Generator, power: float) -> np.ndarray:
 
 
 def _groups(rng: np.random.Generator, noise: float, size: int = 6, dtype: Any = np.float64) -> np.ndarray:
-    centres = unit(rng.normal(size=(240 // size, 40)))
-    return (np.repeat(centres, size, axis=0) + noise * rng.normal(size=(240 // size * size, 40)) / 40**0.5).astype(
+    centers = unit(rng.normal(size=(240 // size, 40)))
+    return (np.repeat(centers, size, axis=0) + noise * rng.normal(size=(240 // size * size, 40)) / 40**0.5).astype(
         dtype
     )
 
@@ -67,8 +67,8 @@ def _simplex(rng: np.random.Generator) -> np.ndarray:
 
 
 def _giant(rng: np.random.Generator) -> np.ndarray:
-    centre = unit(rng.normal(size=(1, 64)))
-    group = centre + 0.1 * rng.normal(size=(180, 64)) / 8
+    center = unit(rng.normal(size=(1, 64)))
+    group = center + 0.1 * rng.normal(size=(180, 64)) / 8
     return np.concatenate([group, unit(rng.normal(size=(60, 64)))])
 
 

@@ -18,9 +18,9 @@ ROWS = 60
 
 def _shard(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    centres = unit(rng.normal(size=(20, 16)))
+    centers = unit(rng.normal(size=(20, 16)))
     rng = np.random.default_rng(seed)
-    rows = unit(centres[rng.integers(0, 20, ROWS)] + 0.3 * rng.normal(size=(ROWS, 16)) / 4)
+    rows = unit(centers[rng.integers(0, 20, ROWS)] + 0.3 * rng.normal(size=(ROWS, 16)) / 4)
     return np.arange(ROWS) * 7919 + seed * 104_729_000_000, rows.astype(np.float16)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue as a user reads it: from any folder, under any name, moved, copied, kept in a database file."""
+"""The catalog as a user reads it: from any folder, under any name, moved, copied, kept in a database file."""
 
 import shutil
 import subprocess
@@ -100,7 +100,7 @@ def test_a_moved_root_is_followed(tmp_path: Path) -> None:
     assert values(loaded(after / "catalog.sql")) == [3]
 
 
-def test_no_catalogue_is_none_to_follow(tmp_path: Path) -> None:
+def test_no_catalog_is_none_to_follow(tmp_path: Path) -> None:
     follow_move(make_root(tmp_path / "root"))
     assert not (tmp_path / "root" / "catalog.sql").exists()
 

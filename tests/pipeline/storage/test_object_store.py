@@ -115,7 +115,7 @@ def test_a_run_that_ends_before_its_mark_has_done_nothing(s3: Store, monkeypatch
     assert write(open_root(s3.url, s3.machine("b")), {"a": 1}) == ["a"]
 
 
-def test_the_catalogue_is_of_the_store(s3: Store) -> None:
+def test_the_catalog_is_of_the_store(s3: Store) -> None:
     root = open_root(s3.url, s3.machine("a"))
     write(root, {"a": 1, "b": 2})
     text = s3.read("catalog.sql").decode()

@@ -134,7 +134,7 @@ def test_marks_are_readable_json(tmp_path: Path) -> None:
     assert "read_parquet" in (tmp_path / "catalog.sql").read_text()
 
 
-def test_a_moved_root_is_complete_and_its_catalogue_follows(tmp_path: Path) -> None:
+def test_a_moved_root_is_complete_and_its_catalog_follows(tmp_path: Path) -> None:
     write(stage(tmp_path / "before", {"a": 1}), {"a": 1})
     (tmp_path / "before").rename(tmp_path / "after")
     moved = stage(tmp_path / "after", {"a": 1})

@@ -58,7 +58,7 @@ def test_addresses(address: str, public: bool) -> None:
     "spelling",
     ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "::1", "::ffff:127.0.0.1"],
 )
-def test_loopback_is_refused_however_it_is_spelt(spelling: str) -> None:
+def test_loopback_is_refused_however_it_is_spelled(spelling: str) -> None:
     with pytest.raises(SampleError, match=r"\[refused_address\] address is not public"):
         resolve(spelling, 80, connect_to={}, allow_private=False)
     assert resolve(spelling, 80, connect_to={}, allow_private=True)

@@ -110,7 +110,7 @@ def test_passing_failures_are_tried_again_and_others_not(running: http.server.Th
     assert running.paths == ["/x"]
 
 
-def test_robots_txt_is_asked_once_and_honoured(running: http.server.ThreadingHTTPServer, server: str) -> None:
+def test_robots_txt_is_asked_once_and_honored(running: http.server.ThreadingHTTPServer, server: str) -> None:
     opener = GuardedOpener(Guard(allow_private_addresses=True, robots_txt=True))
     assert opener.open(f"http://{server}/a").read() == b"ok"
     with pytest.raises(SampleError, match=r"\[opted_out\] robots.txt"):

@@ -56,7 +56,7 @@ def test_every_view_that_is_trained_on_has_the_embedding_of_these_pixels(root: P
     model = load_clip(root / "teacher", device="cpu").model
     with torch.no_grad():
         pixels = torch.stack([sample["pixels"] for sample in chosen])
-        live = model.encode_image(samples.preprocessing.normalise(pixels), normalize=True)
+        live = model.encode_image(samples.preprocessing.normalize(pixels), normalize=True)
         text = model.encode_text(torch.stack([sample["text"] for sample in chosen]), normalize=True)
     stored = torch.stack([sample["teacher_image"] for sample in chosen]).float()
     assert (live * stored).sum(-1).min() >= 0.999

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from pipeline.clip.model import LoadedClip
 from pipeline.core.tars import write_tar
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-class ColourClip(nn.Module):
-    """Embeds an image as its mean colour and a text as the colour that it names."""
+class ColorClip(nn.Module):
+    """Embeds an image as its mean color and a text as the color that it names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ColourClip(nn.Module):
 
 
 def _tokenize(texts: list[str]) -> Tensor:
-    return torch.tensor([[float(name in text) + 1e-3 for name in COLOURS] for text in texts])
+    return torch.tensor([[float(name in text) + 1e-3 for name in COLORS] for text in texts])
 
 
 def _preprocess(image: Image.Image) -> Tensor:
@@ -40,18 +40,18 @@ def _preprocess(image: Image.Image) -> Tensor:
 
 
 @pytest.fixture
-def colour_clip() -> LoadedClip:
-    return LoadedClip(model=ColourClip().eval(), preprocess=_preprocess, tokenizer=_tokenize, device="cpu", embed_dim=3)
+def color_clip() -> LoadedClip:
+    return LoadedClip(model=ColorClip().eval(), preprocess=_preprocess, tokenizer=_tokenize, device="cpu", embed_dim=3)
 
 
-def png(colour: str) -> bytes:
+def png(color: str) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), COLOURS[colour]).save(buffer, "PNG")
+    Image.new("RGB", (4, 4), COLORS[color]).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def sample(key: str, colour: str, *, label: str | None = None, caption: str | None = None) -> dict[str, object]:
-    members: dict[str, object] = {"__key__": key, "png": png(colour)}
+def sample(key: str, color: str, *, label: str | None = None, caption: str | None = None) -> dict[str, object]:
+    members: dict[str, object] = {"__key__": key, "png": png(color)}
     if label is not None:
         members["cls"] = label.encode()
     if caption is not None:
@@ -72,7 +72,7 @@ def make_set(tmp_path: Path) -> MakeSet:
         *,
         test: Shards,
         train: Shards = (),
-        classnames: Sequence[str] = tuple(COLOURS),
+        classnames: Sequence[str] = tuple(COLORS),
         templates: Sequence[str] = ("a photo of {c}", "{c}"),
     ) -> Path:
         folder = tmp_path / name
@@ -88,11 +88,11 @@ def make_set(tmp_path: Path) -> MakeSet:
 
 
 def rainbow(copies: int) -> list[dict[str, object]]:
-    """``copies`` samples of every colour, labelled and captioned rightly."""
+    """``copies`` samples of every color, labeled and captioned rightly."""
     return [
-        sample(f"{label}{copy}", colour, label=str(label), caption=f"a {colour} square")
+        sample(f"{label}{copy}", color, label=str(label), caption=f"a {color} square")
         for copy in range(copies)
-        for label, colour in enumerate(COLOURS)
+        for label, color in enumerate(COLORS)
     ]
 
 

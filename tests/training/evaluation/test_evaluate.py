@@ -32,9 +32,9 @@ def clip_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def known_clip(monkeypatch, colour_clip, clip_folder):
+def known_clip(monkeypatch, color_clip, clip_folder):
     """The folder of a real model, answered for by one whose answers are known."""
-    monkeypatch.setattr(run, "load_clip", lambda folder, *, device: colour_clip)
+    monkeypatch.setattr(run, "load_clip", lambda folder, *, device: color_clip)
     return clip_folder
 
 
@@ -44,15 +44,15 @@ def _values(table, model="m"):
 
 
 def test_real_models_fill_the_table(clip_folder, make_set, samples):
-    folder = make_set("colours", test=[samples(3)], train=[samples(4)])
+    folder = make_set("colors", test=[samples(3)], train=[samples(4)])
     table = evaluate({"a": clip_folder, "b": clip_folder}, [folder], TASKS, batch_size=4, device="cpu")
     assert table.schema == schema.EVALUATION
     assert table.num_rows == 2 * (2 + 2 + 6)
     assert set(table["samples"].to_pylist()) == {9}
     assert all(0 <= value <= 1 for value in table["value"].to_pylist())
     assert _values(table, "a") == _values(table, "b")
-    # Three plain colours are three points in any feature space.
-    assert _values(table, "a")["colours", "linear_probe", "top1"] == 1
+    # Three plain colors are three points in any feature space.
+    assert _values(table, "a")["colors", "linear_probe", "top1"] == 1
 
 
 def test_known_answers(known_clip, make_set, one_sample):
@@ -62,12 +62,12 @@ def test_known_answers(known_clip, make_set, one_sample):
         one_sample("c", "blue", label="2", caption="blue"),
         one_sample("d", "blue", label="0", caption="wrongly red"),
     ]
-    values = _values(evaluate({"m": known_clip}, [make_set("colours", test=[shard])], ["zero_shot", "retrieval"]))
-    assert values["colours", "zero_shot", "top1"] == 0.75
-    assert values["colours", "zero_shot", "top5"] == 1
+    values = _values(evaluate({"m": known_clip}, [make_set("colors", test=[shard])], ["zero_shot", "retrieval"]))
+    assert values["colors", "zero_shot", "top1"] == 0.75
+    assert values["colors", "zero_shot", "top5"] == 1
     # b and c are hits. a's captions tie with d's, which the model cannot tell from them; d's own is far from its image.
-    assert values["colours", "retrieval", "image_to_text_recall@1"] == 0.5
-    assert values["colours", "retrieval", "image_to_text_recall@5"] == 1
+    assert values["colors", "retrieval", "image_to_text_recall@1"] == 0.5
+    assert values["colors", "retrieval", "image_to_text_recall@5"] == 1
 
 
 def test_each_split_is_embedded_once_a_model(monkeypatch, known_clip, make_set, samples):
@@ -76,23 +76,23 @@ def test_each_split_is_embedded_once_a_model(monkeypatch, known_clip, make_set, 
     monkeypatch.setattr(
         run, "image_features", lambda clip, split, **kw: calls.append(split.name) or real(clip, split, **kw)
     )
-    evaluate({"m": known_clip}, [make_set("colours", test=[samples(2)], train=[samples(3)])], TASKS)
-    assert sorted(calls) == ["colours/test", "colours/train"]
+    evaluate({"m": known_clip}, [make_set("colors", test=[samples(2)], train=[samples(3)])], TASKS)
+    assert sorted(calls) == ["colors/test", "colors/train"]
 
 
 def test_tasks_run_where_the_data_set_has_what_they_need(known_clip, make_set, samples, one_sample, caplog):
     caplog.set_level(logging.INFO)
     captioned = make_set("captioned", test=[[one_sample("a", "red", caption="red")]], classnames=[], templates=[])
-    labelled = make_set("labelled", test=[samples(1)], train=[samples(2)])
-    table = evaluate({"m": known_clip}, [captioned, labelled], TASKS)
+    labeled = make_set("labeled", test=[samples(1)], train=[samples(2)])
+    table = evaluate({"m": known_clip}, [captioned, labeled], TASKS)
     found = {(row["dataset"], row["task"]) for row in table.to_pylist()}
-    assert found == {("captioned", "retrieval"), *(("labelled", task) for task in TASKS)}
+    assert found == {("captioned", "retrieval"), *(("labeled", task) for task in TASKS)}
     assert "zero_shot needs classnames.txt, which captioned lacks" in caplog.text
 
 
 def test_classes_without_names_can_be_probed(known_clip, make_set, samples):
-    folder = make_set("colours", test=[samples(1)], train=[samples(3)], classnames=[], templates=[])
-    assert _values(evaluate({"m": known_clip}, [folder], ["linear_probe"]))["colours", "linear_probe", "top1"] == 1
+    folder = make_set("colors", test=[samples(1)], train=[samples(3)], classnames=[], templates=[])
+    assert _values(evaluate({"m": known_clip}, [folder], ["linear_probe"]))["colors", "linear_probe", "top1"] == 1
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_classes_without_names_can_be_probed(known_clip, make_set, samples):
 def test_a_task_that_no_data_set_serves_is_refused(known_clip, make_set, one_sample, changes, said):
     members = {"label": "0", "caption": "red"} | changes
     shard = [one_sample("a", "red", label=members.pop("label"), caption=members.pop("caption"))]
-    folder = make_set("colours", **{"test": [shard], "train": [shard], **members})
+    folder = make_set("colors", **{"test": [shard], "train": [shard], **members})
     with pytest.raises(ConfigError, match=said):
         evaluate({"m": known_clip}, [folder], [said.split()[0]])
 
 
 def test_requests_that_make_no_sense(known_clip, make_set, samples, tmp_path):
-    folder = make_set("colours", test=[samples(1)])
+    folder = make_set("colors", test=[samples(1)])
     with pytest.raises(ConfigError, match="no model"):
         evaluate({}, [folder], TASKS)
     with pytest.raises(ConfigError, match=r"'student' has no open_clip_config\.json"):
@@ -128,7 +128,7 @@ def test_requests_that_make_no_sense(known_clip, make_set, samples, tmp_path):
 
 
 def test_a_damaged_set_is_found_before_a_model_is_loaded(monkeypatch, clip_folder, make_set, samples):
-    folder = make_set("colours", test=[samples(1), samples(1)])
+    folder = make_set("colors", test=[samples(1), samples(1)])
     (folder / "test" / "0.tar").unlink()
     monkeypatch.setattr(run, "load_clip", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(ShardError, match=r"0\.tar is missing"):

@@ -9,22 +9,22 @@ from training.evaluation.zero_shot import prompt_ensemble
 CLASSNAMES = ("red", "green", "blue")
 
 
-def test_weights_are_unit_class_directions(colour_clip):
-    weights = prompt_ensemble(colour_clip, CLASSNAMES, ["a {c} thing", "{c}, {not a field}"], batch_size=2)
+def test_weights_are_unit_class_directions(color_clip):
+    weights = prompt_ensemble(color_clip, CLASSNAMES, ["a {c} thing", "{c}, {not a field}"], batch_size=2)
     assert weights.shape == (3, 3)
     torch.testing.assert_close(weights, torch.eye(3), atol=2e-3, rtol=0)
     torch.testing.assert_close(weights.norm(dim=1), torch.ones(3))
 
 
-def test_ensemble_is_the_normalised_mean_of_unit_prompts(colour_clip):
+def test_ensemble_is_the_normalized_mean_of_unit_prompts(color_clip):
     tokens = {"x": [3.0, 0.0, 0.0], "y": [0.0, 1.0, 0.0]}
 
-    class Fixed(type(colour_clip)):
+    class Fixed(type(color_clip)):
         pass
 
     clip = Fixed(
-        model=colour_clip.model,
-        preprocess=colour_clip.preprocess,
+        model=color_clip.model,
+        preprocess=color_clip.preprocess,
         tokenizer=lambda texts: torch.tensor([tokens[text] for text in texts]),
         device="cpu",
         embed_dim=3,

@@ -1,4 +1,4 @@
-"""Steps on learnt centroids, and their checkpoints under another division."""
+"""Steps on learnable centroids, and their checkpoints under another division."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def _step(head: Centroids, optimizer: CentroidOptimizer, seed: int) -> float:
 
 
 def test_only_the_sample_moves_and_the_loss_falls() -> None:
-    head = Centroids(_start(), learnt=True)
+    head = Centroids(_start(), learnable=True)
     optimizer = CentroidOptimizer(head, factor=1.0)
     losses = [_step(head, optimizer, seed=1) for _ in range(5)]
     moved = (head.weight.detach() - _start()).abs().sum(dim=1) > 0
@@ -33,17 +33,17 @@ def test_only_the_sample_moves_and_the_loss_falls() -> None:
 
 
 def test_a_checkpoint_goes_on_under_another_division(tmp_path: Path) -> None:
-    whole = Centroids(_start(), learnt=True)
+    whole = Centroids(_start(), learnable=True)
     optimizer = CentroidOptimizer(whole, factor=1.0)
     _step(whole, optimizer, seed=1)
     optimizer.save(tmp_path / "one")
-    halves = [Centroids(torch.zeros(20 - 10 * n, 4), start=20 * n, total=30, learnt=True) for n in range(2)]
+    halves = [Centroids(torch.zeros(20 - 10 * n, 4), start=20 * n, total=30, learnable=True) for n in range(2)]
     for half in halves:
         part = CentroidOptimizer(half, factor=1.0)
         part.load(tmp_path / "one")
         part.save(tmp_path / "two")
     assert torch.cat([half.weight for half in halves]).equal(whole.weight)
-    again = Centroids(torch.zeros(30, 4), learnt=True)
+    again = Centroids(torch.zeros(30, 4), learnable=True)
     resumed = CentroidOptimizer(again, factor=1.0)
     resumed.load(tmp_path / "two")
     for head, steps in ((whole, optimizer), (again, resumed)):

@@ -41,7 +41,7 @@ def test_divergence_vanishes_where_student_and_teacher_agree() -> None:
     assert abs(terms["cluster_divergence"].item()) < 1e-6
 
 
-def test_centroids_are_normalised_and_fixed() -> None:
+def test_centroids_are_normalized_and_fixed() -> None:
     loss = ClusterDiscriminationLoss(torch.tensor([[3.0, 4.0]]))
     assert torch.allclose(loss.centroids.weight, torch.tensor([[0.6, 0.8]]))
     assert not list(loss.parameters()) and not loss.state_dict()
@@ -76,13 +76,13 @@ def _plain(features: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, 
     return [F.cross_entropy(logits, labels), divergence]
 
 
-@pytest.mark.parametrize("learnt", [False, True])
+@pytest.mark.parametrize("learnable", [False, True])
 @pytest.mark.parametrize("elements", [1, 20, 1000])
-def test_value_and_gradients_are_those_of_the_full_softmax(learnt: bool, elements: int) -> None:
+def test_value_and_gradients_are_those_of_the_full_softmax(learnable: bool, elements: int) -> None:
     torch.manual_seed(0)
     start, weight, teacher = (torch.randn(n, 5, dtype=torch.float64) for n in (6, 9, 6))
     labels = torch.randint(9, (6,))
-    head = Centroids(weight.clone(), learnt=learnt)
+    head = Centroids(weight.clone(), learnable=learnable)
     loss = ClusterDiscriminationLoss(head, temperature=0.3, elements=elements)
     found_rows, expected_rows = start.clone().requires_grad_(), start.clone().requires_grad_()
     expected_weight = weight.clone().requires_grad_()
@@ -92,7 +92,7 @@ def test_value_and_gradients_are_those_of_the_full_softmax(learnt: bool, element
     (found[0] + 2 * found[1]).backward()
     (expected[0] + 2 * expected[1]).backward()
     torch.testing.assert_close(found_rows.grad, expected_rows.grad)
-    if learnt:
+    if learnable:
         assert head.weight.grad is not None
         torch.testing.assert_close(head.weight.grad.to_dense(), expected_weight.grad)
 

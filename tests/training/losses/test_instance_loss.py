@@ -30,7 +30,7 @@ def test_each_term_compares_what_its_name_says() -> None:
         assert math.isclose(terms[f"instance_{pair}"].item(), value, rel_tol=1e-6)
 
 
-def test_teacher_embeddings_are_normalised_again() -> None:
+def test_teacher_embeddings_are_normalized_again() -> None:
     eye = torch.eye(2)
     scaled = (eye * 3).half()
     loss = InstanceDiscriminationLoss(feature=True)

@@ -26,10 +26,10 @@ def _inputs() -> dict[str, torch.Tensor]:
     return {**rows, "labels": torch.randint(CLUSTERS, (BATCH,), generator=generator)}
 
 
-def _centroids(rank: int, ranks: int, *, divided: bool, learnt: bool = False) -> Centroids:
+def _centroids(rank: int, ranks: int, *, divided: bool, learnable: bool = False) -> Centroids:
     weight = torch.randn(CLUSTERS, DIM, generator=torch.Generator().manual_seed(1))
     own = share_of(CLUSTERS, rank=rank, ranks=ranks) if divided else range(CLUSTERS)
-    return Centroids(weight[own.start : own.stop].clone(), start=own.start, total=CLUSTERS, learnt=learnt)
+    return Centroids(weight[own.start : own.stop].clone(), start=own.start, total=CLUSTERS, learnable=learnable)
 
 
 def _cluster(head: Centroids, image: torch.Tensor, inputs: Result, rate: float) -> Result:
@@ -37,7 +37,7 @@ def _cluster(head: Centroids, image: torch.Tensor, inputs: Result, rate: float) 
     return loss(image, inputs["teacher_image"], inputs["labels"])
 
 
-def _terms(weight: torch.Tensor, inputs: Result, rank: int, ranks: int, learnt: Centroids) -> Result:
+def _terms(weight: torch.Tensor, inputs: Result, rank: int, ranks: int, learnable: Centroids) -> Result:
     image = F.normalize(inputs["image"] @ weight, dim=-1)
     text = F.normalize(inputs["text"] @ weight, dim=-1)
     torch.manual_seed(rank)
@@ -55,25 +55,25 @@ def _terms(weight: torch.Tensor, inputs: Result, rank: int, ranks: int, learnt: 
     few = {**inputs, "labels": inputs["labels"] % 3}
     found = _cluster(_centroids(rank, ranks, divided=True), image, few, 1e-9)
     terms |= {f"{name} few": value for name, value in found.items()}
-    return terms | {f"{name} learnt": value for name, value in _cluster(learnt, image, inputs, 0.3).items()}
+    return terms | {f"{name} learnable": value for name, value in _cluster(learnable, image, inputs, 0.3).items()}
 
 
 def _run(rank: int, ranks: int, store: str, output: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     weight = torch.eye(DIM).requires_grad_()
-    learnt = _centroids(rank, ranks, divided=True, learnt=True)
+    learnable = _centroids(rank, ranks, divided=True, learnable=True)
     part = slice(rank * BATCH // ranks, (rank + 1) * BATCH // ranks)
-    terms = _terms(weight, {name: rows[part] for name, rows in _inputs().items()}, rank, ranks, learnt)
+    terms = _terms(weight, {name: rows[part] for name, rows in _inputs().items()}, rank, ranks, learnable)
     result = {}
     for name, term in terms.items():
         (gradient,) = torch.autograd.grad(term, weight, retain_graph=True)
         for suffix, tensor in ((" gradient", gradient), ("", term.detach().clone())):
             dist.all_reduce(tensor)  # as the engine does with gradients: the mean over ranks
             result[name + suffix] = tensor / ranks
-    (terms["cluster_label learnt"] + terms["cluster_divergence learnt"]).backward()
-    assert learnt.weight.grad is not None and learnt.weight.grad.is_sparse
+    (terms["cluster_label learnable"] + terms["cluster_divergence learnable"]).backward()
+    assert learnable.weight.grad is not None and learnable.weight.grad.is_sparse
     shares = [torch.zeros(0)] * ranks
-    dist.all_gather_object(shares, learnt.weight.grad.to_dense())
+    dist.all_gather_object(shares, learnable.weight.grad.to_dense())
     if rank == 0:
         torch.save({**result, "centroids gradient": torch.cat(shares)}, output)
     dist.destroy_process_group()

@@ -14,7 +14,7 @@ def _build(model_file: Path, **changes: int | None) -> Student:
     return build_student(str(model_file), **{"teacher_dim": 24, "temperature": 0.5, "seed": 0, **changes}).module  # type: ignore[arg-type]
 
 
-def test_features_of_both_spaces_are_normalised(model_file: Path) -> None:
+def test_features_of_both_spaces_are_normalized(model_file: Path) -> None:
     features = _build(model_file)(torch.randn(2, 3, 32, 32), torch.ones(2, 8, dtype=torch.long))
     assert features.image.shape == features.text.shape == (2, 16)
     assert features.image_to_teacher.shape == features.text_to_teacher.shape == (2, 24)
