@@ -6,7 +6,7 @@ import dagster as dg
 import pydantic
 
 from assets.settings import Settings, parse_settings
-from pipeline.core.sizes import Size
+from pipeline.core.settings import Size
 
 
 def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:

@@ -11,8 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.settings import Section, runtime
-from pipeline.core.sizes import Size
+from pipeline.core.settings import Section, Size, runtime
 
 
 class QueryConfig(Section):

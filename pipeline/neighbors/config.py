@@ -4,8 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.core.settings import Section, runtime
-from pipeline.core.sizes import Size
+from pipeline.core.settings import Section, Size, runtime
 
 
 class NeighborsConfig(Section):

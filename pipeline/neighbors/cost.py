@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.core.devices import Device
 from pipeline.core.errors import ConfigError
-from pipeline.core.sizes import Size
+from pipeline.core.settings import Size
 from pipeline.neighbors.candidates import plain_candidates
 from pipeline.neighbors.distances import exact_edges
 from pipeline.neighbors.lower_bound import Bound, Precision, extra_columns, left_columns, principal_axes, right_columns

@@ -23,7 +23,7 @@ from pipeline.compute.map import ComputeConfig
 from pipeline.core import schema
 from pipeline.core.devices import Wanted
 from pipeline.core.errors import ConfigError
-from pipeline.core.sizes import parse_size
+from pipeline.core.settings import parse_size
 from pipeline.graph.forest import Edges, ForestBuilder
 from pipeline.neighbors.cost import require_memory
 from pipeline.neighbors.lower_bound import Precision

@@ -6,8 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.core.query import QueryConfig
-from pipeline.core.settings import Section
-from pipeline.core.sizes import Size
+from pipeline.core.settings import Section, Size
 
 
 class Limits(Section):
