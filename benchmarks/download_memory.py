@@ -21,7 +21,7 @@ def _memory(root: Path, pairs: int) -> dict[str, Any]:
     # VmHWM, not ru_maxrss of the process itself: that one counts what its parent had when it was started.
     script = (
         "import re, resource, sys; from pathlib import Path\n"
-        "from pipeline.core.settings import ImagesConfig; from pipeline.download import download_images\n"
+        "from pipeline.download import ImagesConfig, download_images\n"
         "download_images(Path(sys.argv[1]), ImagesConfig(processes=2, bad_shards=0))\n"
         "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1],"
         " resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"

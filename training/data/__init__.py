@@ -1,0 +1,1 @@
+"""Training samples: exactly resumable batches, read from tars."""

@@ -1,0 +1,1 @@
+"""DeepSpeed behind a small interface: its state, micro-batches, averages, schedule."""

@@ -1,0 +1,1 @@
+"""What a trained student becomes: a model card, a check, transformers, ONNX."""

@@ -1,0 +1,1 @@
+"""The training loop: steps, the task, loggers, and how it is stopped."""
