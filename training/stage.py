@@ -114,10 +114,9 @@ def _train(
         config=config.content(),
         inputs={job.name: [job.inputs, model_content(config), *inherited(job)]},
     )
-    if stage.is_complete():
-        return stage.result()
-    with stage.running():
-        for shard in stage.pending():
+
+    def train(pending: list[str]) -> None:
+        for shard in pending:
             prepare()
             # Not inside the temporary folder of the output: checkpoints must outlive a killed run.
             with samples.borrowed(".tar"), kept_elsewhere(root, job), session() as env:
@@ -130,7 +129,8 @@ def _train(
                 output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}
             shutil.rmtree(job.output, ignore_errors=True)
             forget_elsewhere(root, job)
-        return stage.finish()
+
+    return stage.run(train)
 
 
 def inherited(job: TrainingJob) -> list[str]:

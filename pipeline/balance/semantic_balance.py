@@ -125,6 +125,7 @@ def _open(
         "CREATE TEMP VIEW embedded AS SELECT sample_id FROM embeddings ANTI JOIN blocked USING (sample_id)"
     )
     open_forest(connection, forest, blocked=blocked.blocked)
+    connection.execute(query.sql("pipeline.balance", "random_order"))
     connection.execute(query.sql("pipeline.balance", "similarities" if found.has_text else "no_similarities"))
     problem = Problem(connection=connection, embeddings=found, scratch=scratch, reach=reach_of(forest), config=config)
     return problem, blocked

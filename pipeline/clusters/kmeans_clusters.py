@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +54,7 @@ def cluster_embeddings(
     training sample in float32, and 24 bytes a row. Raises :class:`ConfigError` if there are fewer rows than clusters,
     :class:`EmbeddingError` for malformed embeddings.
     """
-    import faiss
+    from pipeline.vectors.kmeans import fit_centroids
 
     started = time.monotonic()
     files = inspect(embeddings)
@@ -66,19 +65,7 @@ def cluster_embeddings(
     if clusters > len(chosen):
         raise ConfigError(f"{clusters} clusters asked of {len(chosen)} images; k-means needs as many at least")
     sample = _read_rows(files, chosen)
-    kmeans = faiss.Kmeans(
-        sample.shape[1],
-        clusters,
-        niter=iterations,
-        spherical=spherical,
-        seed=seed,
-        # The sample was drawn above; these two keep faiss from drawing again and from warning about few points.
-        max_points_per_centroid=len(sample),
-        min_points_per_centroid=1,
-        gpu=faiss.get_num_gpus() > 0,
-    )
-    kmeans.train(sample)
-    centroids = np.asarray(kmeans.centroids)
+    centroids = fit_centroids(sample, clusters, iterations=iterations, spherical=spherical, seed=seed)
     labels, distances = _assign(files, ids, centroids)
     _write(output, ids, labels, distances, centroids)
     sizes = np.bincount(labels, minlength=clusters)
@@ -124,22 +111,16 @@ def _read_rows(files: Sequence[EmbeddingFile], ids: np.ndarray) -> np.ndarray:
 
 
 def _assign(files: Sequence[EmbeddingFile], ids: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centroid (N,) int32 of ``ids``, and the Euclidean distance to it (N,) float32, by explicit difference."""
-    import faiss
+    """Nearest centroid (N,) int32 of ``ids``, and the Euclidean distance to it (N,) float32."""
+    from pipeline.vectors.kmeans import NearestCentroids
 
-    index: Any = faiss.IndexFlatL2(centroids.shape[1])
-    if faiss.get_num_gpus():
-        index = faiss.index_cpu_to_all_gpus(index)
-    index.add(centroids)
+    nearest = NearestCentroids(centroids)
     labels, distances = np.empty(len(ids), np.int32), np.empty(len(ids), np.float32)
     for file in files:
         for batch_ids, batch in checked_batches(file):
             found, places = _places(batch_ids, ids)
             if len(places):
-                rows = batch[found].astype(np.float32)
-                nearest = index.search(rows, 1)[1][:, 0]
-                labels[places] = nearest
-                distances[places] = np.linalg.norm(rows - centroids[nearest], axis=1)
+                labels[places], distances[places] = nearest.of(batch[found].astype(np.float32))
     return labels, distances
 
 
@@ -155,7 +136,7 @@ def _write(output: Path, ids: np.ndarray, labels: np.ndarray, distances: np.ndar
         output / "centroids.parquet",
         row_group_size=schema.EMBEDDING_ROW_GROUP,
     )
-    assignments = pa.Table.from_arrays([ids, labels, distances.astype(np.float32)], schema=schema.CLUSTER_ASSIGNMENTS)
+    assignments = pa.Table.from_arrays([ids, labels, distances], schema=schema.CLUSTER_ASSIGNMENTS)
     pq.write_table(assignments, output / "cluster_assignments.parquet", compression="zstd")
 
 
@@ -170,12 +151,14 @@ def cluster_sizes(assignments: Path, clusters: int) -> np.ndarray:
 def nearest_centroids(embeddings: Sequence[Path], centroids: Path) -> pa.Table:
     """``sample_id, cluster_id`` of every embedding, whether it was clustered or not, ordered by ``sample_id``."""
     matrix = list_matrix(pq.read_table(centroids)["centroid"], what=str(centroids))
+    # Not by faiss: this is called where torch is. The nearest has the largest of x . c - |c|^2 / 2.
+    half_norms = np.einsum("ij,ij->i", matrix, matrix) / 2
     rows = max(_PRODUCT_ELEMENTS // len(matrix), 1)
     ids, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for file in inspect(embeddings):
         for batch_ids, batch in checked_batches(file):
             ids.append(batch_ids)
             pieces = [batch[start : start + rows].astype(np.float32) for start in range(0, len(batch), rows)]
-            labels += [(piece @ matrix.T).argmax(axis=1) for piece in pieces]
+            labels += [(piece @ matrix.T - half_norms).argmax(axis=1) for piece in pieces]
     table = pa.table({"sample_id": np.concatenate(ids), "cluster_id": np.concatenate(labels)})
     return table.sort_by("sample_id")

@@ -9,9 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pipeline.core.openmp import limit_spinning
+
+T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 # Looked up before any fork: between fork and exec a child should do as little as possible.
@@ -46,6 +51,13 @@ def start_group(command: list[str], *, log: Path, env: dict[str, str] | None = N
             start_new_session=True,
             preexec_fn=functools.partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - one system call, its function looked up beforehand
         )
+
+
+def run_alone(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """What a function returns, run in a process of its own that dies with this one: for libraries that cannot share."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=die_with_parent) as pool:
+        return pool.submit(function, *arguments, **options).result()
 
 
 def python_path() -> str:

@@ -6,7 +6,6 @@ the tars: order stays a matter of ids and seeds, and a resumed reader needs no r
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import mmap
@@ -14,7 +13,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,10 +35,10 @@ def index_tar(path: Path) -> pa.Table:
     rows: dict[str, dict[str, Any]] = {}
     with path.open("rb") as file, _mapped(file) as data:
         try:
-            for member in _members(data, file):
+            for member in _members(data):
                 key, _, extension = member.name.rpartition("/")[2].partition(".")
                 row = rows.setdefault(key, {"offset": member.offset, "sample_id": None})
-                row["end"] = member.start + -(-member.size // _BLOCK) * _BLOCK
+                row["end"] = _end_of(member)
                 if extension == "json":
                     row["sample_id"] = int(json.loads(data[member.start : member.start + member.size])["sample_id"])
         except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
@@ -62,8 +61,9 @@ def index_tar(path: Path) -> pa.Table:
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
+    """``offset`` of its first header, ``start`` of its content."""
+
     name: str
     offset: int
     start: int
@@ -77,30 +77,58 @@ def _mapped(file: IO[bytes]) -> Any:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _members(data: Any, file: IO[bytes]) -> Iterator[_Member]:
-    """Every member of a tar. Plain headers, which WebDataset writers make, are read here, ten times as fast as by
-    ``tarfile``, which takes over for a tar with any other kind of header."""
-    found, position = [], 0
+def _members(data: Any) -> Sequence[_Member]:
+    """Every member of a tar, or of a part of one that begins and ends between members; ``data``: bytes or a mapping.
+
+    Plain headers, which WebDataset writers make, are read here, ten times as fast as by ``tarfile``, which takes longer
+    for them than a small image takes to decode; it takes over where there is any other kind of header. Raises
+    ``tarfile.TarError`` for damage.
+    """
+    plain = _plain_members(data)
+    if plain is not None:
+        return plain
+    with tarfile.open(fileobj=io.BytesIO(data) if isinstance(data, bytes) else data, mode="r:") as tar:
+        members = [_Member(info.name, info.offset, info.offset_data, info.size) for info in tar]
+    # tarfile ends without a word at a header that it cannot read, unless it is the first.
+    end = max((_end_of(member) for member in members), default=0)
+    if any(data[end : end + _BLOCK]):
+        raise tarfile.ReadError(f"header at {end} is damaged")
+    return members
+
+
+def _end_of(member: _Member) -> int:
+    return member.start + -(-member.size // _BLOCK) * _BLOCK
+
+
+def _plain_members(data: Any) -> list[_Member] | None:
+    """The members, if all have plain headers; None if `tarfile` must look."""
+    members: list[_Member] = []
+    offset = position = 0
     while position < len(data):
         header = data[position : position + _BLOCK]
-        if header == bytes(len(header)):
+        if not header[0] and header == bytes(len(header)):
             break
-        if len(header) < _BLOCK or header[257:262] != b"ustar" or header[156:157] not in (b"0", b"\0") or header[345]:
-            file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                yield from (_Member(info.name, info.offset, info.offset_data, info.size) for info in tar)
-            return
+        try:
+            size, checksum = int(header[124:136].strip(b" \0"), 8), int(header[148:156].strip(b" \0"), 8)
+        except ValueError:
+            return None
         # The checksum is taken with its own eight bytes as spaces.
-        if int(header[148:156].strip(b" \0"), 8) != sum(header) - sum(header[148:156]) + 8 * 32:
-            raise ValueError(f"header at {position} is damaged")
-        size = int(header[124:136].strip(b" \0"), 8)
-        start = position + _BLOCK
+        if len(header) < _BLOCK or sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum:
+            raise tarfile.ReadError(f"header at {position} is damaged")
+        kind, start = header[156:157], position + _BLOCK
         if start + size > len(data):
-            raise EOFError(f"member at {position} is cut short")
-        name = header[:100].partition(b"\0")[0].decode()
-        found.append(_Member(name, position, start, size))
+            raise tarfile.ReadError(f"member at {position} is cut short")
         position = start + -(-size // _BLOCK) * _BLOCK
-    yield from found
+        if kind == b"x":
+            # What webdataset writes: times as fractions. Names and sizes in such a record change the member.
+            if b" path=" in data[start : start + size] or b" size=" in data[start : start + size]:
+                return None
+        elif kind in (b"0", b"\0") and not header[345]:
+            members.append(_Member(header[:100].partition(b"\0")[0].decode(), offset, start, size))
+            offset = position
+        else:
+            return None
+    return members
 
 
 class TarReader:
@@ -149,13 +177,10 @@ class TarReader:
 def read_sample(data: bytes, *, where: str) -> dict[str, bytes]:
     """The members of one sample by extension, from its bytes in a tar; ``where`` they came from is for errors."""
     try:
-        found = _plain_members(data)
-        if found is None:
-            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-                found = [(member.name, member.offset_data, member.size) for member in tar]
+        found = _members(data)
     except tarfile.TarError as error:
         raise ShardError(f"{where}: no tar member there: {error}") from error
-    return {name.rpartition("/")[2].partition(".")[2]: data[start : start + length] for name, start, length in found}
+    return {name.rpartition("/")[2].partition(".")[2]: data[start : start + size] for name, _, start, size in found}
 
 
 def _runs(places: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
@@ -173,35 +198,6 @@ def _runs(places: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
         end = max(end, offset + size)
     if run:
         yield run
-
-
-def _plain_members(data: bytes) -> list[tuple[str, int, int]] | None:
-    """Name, start and size of members that have short names and whole checksums; None where `tarfile` must look.
-
-    Reading headers with `tarfile` takes longer than decoding a small image, and a loader does so for every sample.
-    """
-    members, position = [], 0
-    while position + _BLOCK <= len(data):
-        header = data[position : position + _BLOCK]
-        if not header[0]:
-            break
-        try:
-            size, checksum = int(header[124:136].strip(b" \0"), 8), int(header[148:156].strip(b" \0"), 8)
-        except ValueError:
-            return None
-        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum:
-            return None
-        kind, start = header[156:157], position + _BLOCK
-        if kind == b"x":
-            # What webdataset writes: times as fractions. Names and sizes in such a record change the member.
-            if b" path=" in data[start : start + size] or b" size=" in data[start : start + size]:
-                return None
-        elif kind in (b"0", b"\0") and not header[345]:
-            members.append((header[:100].rstrip(b"\0").decode(), start, size))
-        else:
-            return None
-        position = start + -(-size // _BLOCK) * _BLOCK
-    return members
 
 
 def write_tar(path: Path, samples: Iterable[Mapping[str, object]]) -> int:

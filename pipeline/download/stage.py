@@ -44,16 +44,15 @@ def download_images(root: Path, config: ImagesConfig, compute: ComputeConfig | N
     source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
     inputs = {shard: file_digest(path) for shard, path in source.items()}
     stage = Stage(root, "images", version=2, config=config.content(), inputs=inputs)
-    if stage.is_complete() and not config.retry_statuses:
-        return stage.result()
-    with stage.running():
-        pending = stage.pending()
+
+    def fetch(pending: list[str]) -> None:
         most = max(pq.read_metadata(path).num_rows for path in source.values())
         if pending:
             _fetch(stage, config, compute, {shard: source[shard] for shard in pending}, most)
         if config.retry_statuses:
             _retry(stage, config, compute, source, most, skip=pending)
-        return stage.finish()
+
+    return stage.run(fetch, even_if_complete=bool(config.retry_statuses))
 
 
 def retry_images(

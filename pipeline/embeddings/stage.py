@@ -23,7 +23,7 @@ from pipeline.core.files import fingerprint_of
 from pipeline.core.progress import Progress
 from pipeline.core.tars import TarReader
 from pipeline.embeddings.config import EmbeddingsConfig
-from pipeline.storage.result import StageResult, read_result, shard_digests, shard_marks
+from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
 from pipeline.teacher.stage import read_info, teacher_folder
@@ -145,14 +145,12 @@ def _run(
     ids: Mapping[str, np.ndarray | None],
 ) -> StageResult:
     """Do what is left of a stage; ``ids``: which samples of each shard."""
-    from pipeline.embeddings.embedder import teacher_kept
 
-    if stage.is_complete():
-        return stage.result()
-    # Whatever comes next in this process, the training for one, finds a GPU's memory free.
-    with stage.running(), teacher_kept():
-        pending = stage.pending()
-        counts = {shard: mark.stats["downloaded"] for shard, mark in shard_marks(stage.root, "images").items()}
+    def embed(pending: list[str]) -> None:
+        from pipeline.embeddings.embedder import teacher_kept
+
+        marks = read_result(stage.root, "images").shard_marks()
+        counts = {shard: mark.stats["downloaded"] for shard, mark in marks.items()}
         counts |= {shard: len(wanted) for shard, wanted in ids.items() if wanted is not None}
         scratch = stage.root / ".tmp" / stage.name
         tasks = [
@@ -167,6 +165,8 @@ def _run(
             for shard in pending
         ]
         with (
+            # Whatever comes next in this process, the training for one, finds a GPU's memory free.
+            teacher_kept(),
             Progress(log, stage.name, total=sum(counts[shard] for shard in pending), unit="images") as progress,
             map_shards(work, tasks, compute, keeps_state=True, device=config.device) as finished,
         ):
@@ -174,8 +174,9 @@ def _run(
                 stage.done_elsewhere(report.task.shard)
                 stall = _share(report.waited_s, report.seconds)
                 progress.add(counts[report.task.shard], f"loader stall {stall:.1%}")
-        result = stage.finish()
-    if pending:
+
+    result = stage.run(embed)
+    if result.computed:
         seconds = result.stats["embedding_s"]
         log.info(f"{stage.name}: {result.rows:,} rows, loader stall {loader_stall(result):.1%} of {seconds:.1f} s")
     return result
@@ -210,7 +211,8 @@ def _embed(
 def _inputs(root: Path) -> dict[str, str]:
     """What each shard of images is embedded from."""
     teacher = read_result(root, "teacher")
-    return {shard: fingerprint_of(digest, teacher.digest) for shard, digest in shard_digests(root, "images").items()}
+    images = read_result(root, "images").shard_digests
+    return {shard: fingerprint_of(digest, teacher.digest) for shard, digest in images.items()}
 
 
 def _kept_ids(pairs: list[Path]) -> dict[str, np.ndarray]:

@@ -56,27 +56,25 @@ def import_embeddings(
         config=["imported", config],
         inputs={p.name: identity for p in parts},
     )
-    if stage.is_complete():
-        return stage.result()
-    with (
-        stage.running(),
-        query.connect(query_config or QueryConfig(), scratch=stage.root / ".tmp" / "import") as connection,
-    ):
-        _load(connection, parts, url_column=url_column, caption_column=caption_column, url_prefix=url_prefix)
-        counts = collect_counts(connection, str(source))
-        pending = set(stage.pending())
-        for number, part in enumerate(parts):
-            if part.name in pending:
-                with stage.output(part.name) as output:
-                    pairs = _pairs(connection, number)
-                    pq.write_table(
-                        pairs.select(schema.SOURCE_PAIRS.names),
-                        output.path(f"source_pairs/{part.name}.parquet"),
-                        compression="zstd",
-                    )
-                    target = output.path(f"teacher_embeddings/{part.name}.parquet")
-                    output.rows = _write(target, part, pairs, {"name": teacher})
-        return stage.finish(counts)
+
+    def write(pending: list[str]) -> dict[str, Any]:
+        with query.connect(query_config or QueryConfig(), scratch=stage.root / ".tmp" / "import") as connection:
+            _load(connection, parts, url_column=url_column, caption_column=caption_column, url_prefix=url_prefix)
+            counts = collect_counts(connection, str(source))
+            for number, part in enumerate(parts):
+                if part.name in pending:
+                    with stage.output(part.name) as output:
+                        pairs = _pairs(connection, number)
+                        pq.write_table(
+                            pairs.select(schema.SOURCE_PAIRS.names),
+                            output.path(f"source_pairs/{part.name}.parquet"),
+                            compression="zstd",
+                        )
+                        target = output.path(f"teacher_embeddings/{part.name}.parquet")
+                        output.rows = _write(target, part, pairs, {"name": teacher})
+        return counts
+
+    return stage.run(write)
 
 
 def _load(

@@ -9,7 +9,7 @@ from pipeline.core.errors import MissingInputError
 from pipeline.neighbors.config import NeighborsConfig
 from pipeline.neighbors.search import near_duplicate_forest
 from pipeline.neighbors.workspace import BaseForest
-from pipeline.storage.result import StageResult, read_result, shard_digests
+from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Output, Stage
 
@@ -37,7 +37,7 @@ def build_forest(root: Path, config: NeighborsConfig, compute: ComputeConfig) ->
     )
 
     def write(output: Output) -> None:
-        covered = shard_digests(root, "teacher_embeddings")
+        covered = embeddings.shard_digests
         report = near_duplicate_forest(
             embeddings.parquet("teacher_embeddings"),
             output.path(_FOREST),

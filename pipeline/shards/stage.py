@@ -54,10 +54,8 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *,
     stage = Stage(
         root, "training_shards", version=1, config=config.content(), inputs=dict.fromkeys([*names, "manifest"], digest)
     )
-    if stage.is_complete():
-        return stage.result()
-    with stage.running(), images.borrowed(".tar"):
-        pending = set(stage.pending())
+
+    def write(pending: list[str]) -> None:
         parameters = {
             "index": query.files(images.parquet("index")),
             "pairs": query.files(pairs),
@@ -67,6 +65,7 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *,
         }
         scratch = root / ".tmp" / "training_shards"
         with (
+            images.borrowed(".tar"),
             query.connect(query_config, scratch=scratch) as connection,
             query.connect(query_config, scratch=scratch) as beside,
             Progress(log, "training_shards", total=samples, unit="samples") as progress,
@@ -86,7 +85,8 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *,
             )
         if "manifest" in pending:
             _write_manifest(stage, root, samples, clusters, views)
-        return stage.finish()
+
+    return stage.run(write)
 
 
 def _views(

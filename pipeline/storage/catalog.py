@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.core.files import write_text_atomically
 from pipeline.core.schema import TABLES
-from pipeline.storage.local import LocalStorage
+from pipeline.storage.protocol import Storage
 from pipeline.storage.roots import storage_of
 
 FILE = "catalog.sql"
@@ -50,7 +50,7 @@ def follow_move(root: Path) -> None:
             write_catalog(root)
 
 
-def _place(storage: LocalStorage) -> str:
+def _place(storage: Storage) -> str:
     """Where the root is, as SQL: in a class of its own a character of patterns stands for itself."""
     pattern = re.sub(r"[*?[]", r"[\g<0>]", storage.uri("").rstrip("/"))
     return "'{}'".format(pattern.replace("'", "''"))

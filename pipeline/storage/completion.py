@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.storage.local import LocalStorage
+from pipeline.storage.protocol import Storage
 
 COMPLETE = "complete"
 """The name of the mark of a whole stage, among those of its shards."""
@@ -42,13 +42,13 @@ def shard_of(mark_name: str) -> str:
     return PurePosixPath(mark_name).stem
 
 
-def read_marks(storage: LocalStorage, stage: str, shards: Iterable[str]) -> dict[str, Mark]:
+def read_marks(storage: Storage, stage: str, shards: Iterable[str]) -> dict[str, Mark]:
     """The marks that are there, by shard."""
     texts = storage.texts(mark_name(stage, shard) for shard in shards)
     return {shard_of(name): Mark(**json.loads(text)) for name, text in texts.items()}
 
 
-def complete_mark(storage: LocalStorage, stage: str) -> Mark | None:
+def complete_mark(storage: Storage, stage: str) -> Mark | None:
     """The mark of a whole stage. One that does not name its shards, as earlier versions wrote it, is written again."""
     mark = read_marks(storage, stage, [COMPLETE]).get(COMPLETE)
     return mark if mark and mark.shards else None

@@ -20,12 +20,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from pipeline.core.errors import ConfigError, MissingInputError, StorageError
 from pipeline.storage.config import StorageConfig
-from pipeline.storage.local import REMOTE_FILE, LocalStorage
+from pipeline.storage.local import LocalStorage
 from pipeline.storage.lock import Lease
+
+REMOTE_FILE = ".remote.json"
+"""In a folder of local copies: the URL that they are copies of, and how it is reached."""
 
 # Fewer files of one folder are asked for one by one; for more, the folder is listed.
 _ASKED_SINGLY = 4
@@ -34,18 +35,21 @@ _NOT_KEPT = ".tar"
 _LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs")
 
 
-class RemoteStorage(LocalStorage):
-    """A root at ``url``; ``root`` is the folder for local copies, ``options`` are fsspec's for the store."""
+class ObjectStorage:
+    """A store as a :class:`pipeline.storage.protocol.Storage`, its root at ``url``.
+
+    ``root`` is the folder for local copies, ``options`` are fsspec's for the store.
+    """
 
     remote = True
 
     def __init__(self, root: Path, url: str, options: Mapping[str, Any]):
-        super().__init__(root)
+        self.root, self._copies = Path(root), LocalStorage(root)
         self.url, self.options = url.rstrip("/"), dict(options)
         self._lease: Lease | None = None
 
     @classmethod
-    def at(cls, url: str, config: StorageConfig) -> "RemoteStorage":
+    def at(cls, url: str, config: StorageConfig) -> "ObjectStorage":
         """The storage at a URL, its local folder named after it."""
         url = url.rstrip("/")
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.partition("://")[2]).strip("-")
@@ -96,7 +100,7 @@ class RemoteStorage(LocalStorage):
 
     def remove(self, names: Iterable[str]) -> None:
         names = list(names)
-        super().remove(names)
+        self._copies.remove(names)
         for name in names:
             with self._errors(), contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self._key(name))
@@ -152,12 +156,12 @@ class RemoteStorage(LocalStorage):
             self.fetch(names)
             yield
         finally:
-            LocalStorage.remove(self, names)
+            self._copies.remove(names)
 
     @contextlib.contextmanager
     def locked(self, stage: str) -> Iterator[None]:
         # Runs on one machine take turns by the file lock: it is let go at once when its holder dies.
-        with super().locked(stage):
+        with self._copies.locked(stage):
             self._lease = Lease(self._files, self._key(f".marks/{stage}/lock"), what=f"{stage} at {self.url}")
             with self._errors():
                 self._lease.acquire()
@@ -257,6 +261,8 @@ class RemoteStorage(LocalStorage):
 @functools.lru_cache(maxsize=8)
 def _open(url: str, options: str, process: int) -> tuple[Any, str]:
     """File system and prefix. By process: a connection does not survive a fork."""
+    import fsspec  # a tenth of a second, which workers of a root that is a folder do without
+
     del process
     try:
         files, prefix = fsspec.core.url_to_fs(url, use_listings_cache=False, **json.loads(options))

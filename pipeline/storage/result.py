@@ -21,7 +21,10 @@ _FIRST_READABLE = {"balance": 3}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What a stage has made, and how much of it was made by this call (``computed`` of ``shards``)."""
+    """What a stage has made, and how much of it was made by this call (``computed`` of ``shards``).
+
+    ``shard_digests``: the digest of every shard, for a stage that works shard by shard on this one.
+    """
 
     root: Path
     name: str
@@ -35,6 +38,26 @@ class StageResult:
     stats: dict[str, Any]
     tables: dict[str, int]
     sizes: dict[str, int]
+    shard_digests: dict[str, str]
+
+    @classmethod
+    def of(cls, root: Path, name: str, mark: Mark, *, computed: int) -> "StageResult":
+        """The result that the mark of a whole stage speaks of."""
+        return cls(
+            root=Path(root),
+            name=name,
+            fingerprint=mark.fingerprint,
+            digest=mark.digest,
+            rows=mark.rows,
+            bytes=sum(mark.files.values()),
+            seconds=mark.seconds,
+            shards=len(mark.shards),
+            computed=computed,
+            stats=mark.stats,
+            tables=mark.tables,
+            sizes=mark.files,
+            shard_digests=mark.shards,
+        )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -62,11 +85,15 @@ class StageResult:
         with storage_of(self.root).borrowed(self._names(path for path in self.files if path.name.endswith(ending))):
             yield
 
+    def shard_marks(self) -> dict[str, Mark]:
+        """The mark of every shard."""
+        return read_marks(storage_of(self.root), self.name, self.shard_digests)
+
     def _names(self, paths: Iterable[Path]) -> list[str]:
         return [path.relative_to(self.root).as_posix() for path in paths]
 
 
-def read_result(root: Path, name: str, *, computed: int = 0) -> StageResult:
+def read_result(root: Path, name: str) -> StageResult:
     """The result of a completed stage; :class:`MissingInputError` if it is not complete or its files are damaged."""
     storage = storage_of(Path(root))
     mark = complete_mark(storage, name)
@@ -84,29 +111,4 @@ def read_result(root: Path, name: str, *, computed: int = 0) -> StageResult:
             f"stage '{name}' under {place}: {lost[0]} is missing or does not have the {mark.files[lost[0]]} "
             f"bytes that were written ({len(lost)} such files); run the stage again to mend it"
         )
-    return StageResult(
-        root=Path(root),
-        name=name,
-        fingerprint=mark.fingerprint,
-        digest=mark.digest,
-        rows=mark.rows,
-        bytes=sum(mark.files.values()),
-        seconds=mark.seconds,
-        shards=len(mark.shards),
-        computed=computed,
-        stats=mark.stats,
-        tables=mark.tables,
-        sizes=mark.files,
-    )
-
-
-def shard_marks(root: Path, name: str) -> dict[str, Mark]:
-    """The mark of every shard of a completed stage, by shard name."""
-    return read_marks(storage_of(Path(root)), name, shard_digests(root, name))
-
-
-def shard_digests(root: Path, name: str) -> dict[str, str]:
-    """The digest of every shard of a completed stage, by shard name."""
-    read_result(root, name)
-    mark = complete_mark(storage_of(Path(root)), name)
-    return mark.shards if mark else {}
+    return StageResult.of(root, name, mark, computed=0)

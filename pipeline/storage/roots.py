@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage.config import StorageConfig
-from pipeline.storage.local import REMOTE_FILE, LocalStorage
+from pipeline.storage.local import LocalStorage
+from pipeline.storage.object_store import REMOTE_FILE, ObjectStorage
+from pipeline.storage.protocol import Storage
 
 
-def storage_of(root: Path) -> LocalStorage:
+def storage_of(root: Path) -> Storage:
     """The storage of an open root, in any process that sees its folder."""
     try:
         content: dict[str, Any] = json.loads((Path(root) / REMOTE_FILE).read_text())
     except (FileNotFoundError, NotADirectoryError):
         return LocalStorage(root)
-    from pipeline.storage.object_store import RemoteStorage
-
-    return RemoteStorage(Path(root), **content)
+    return ObjectStorage(Path(root), **content)
 
 
 def open_root(root: str, config: StorageConfig | None = None) -> Path:
@@ -26,9 +26,7 @@ def open_root(root: str, config: StorageConfig | None = None) -> Path:
     """
     if "://" not in root:
         return Path(root)
-    from pipeline.storage.object_store import RemoteStorage
-
     config = config or StorageConfig()
-    storage = RemoteStorage.at(root, config)
+    storage = ObjectStorage.at(root, config)
     storage.attach()
     return storage.root

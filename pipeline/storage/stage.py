@@ -7,7 +7,7 @@ of a shard are written under a temporary name, moved into place, and then record
 - ``digest``: a hash of what came out (the bytes of its Parquet files),
 - the size of each file, so that a truncated or deleted one is noticed.
 
-Whether the root is a folder or an object store is known to :mod:`pipeline.storage.local` alone.
+Whether the root is a folder or an object store is the matter of :mod:`pipeline.storage.protocol` alone.
 
 A shard is done when its mark carries the expected fingerprint and its files are all there. A stage is complete when a
 mark named ``complete`` says so; later stages take the digest of that mark as their input, so that a change travels
@@ -41,7 +41,7 @@ from pipeline.storage.completion import (
     shard_of,
     sum_stats,
 )
-from pipeline.storage.result import StageResult, read_result
+from pipeline.storage.result import StageResult
 from pipeline.storage.roots import storage_of
 
 
@@ -93,17 +93,26 @@ class Stage:
             shutil.rmtree(self._temporary(), ignore_errors=True)
 
     def each(self, write: Callable[["Output"], None]) -> StageResult:
-        """The whole walk of a stage that is worked on here: ``write`` fills the output of every shard that is to do.
+        """The whole walk of a stage that is worked on here: ``write`` fills the output of every shard that is to do."""
 
-        It is not called for a stage that is complete.
-        """
-        if self.is_complete():
-            return self.result()
-        with self.running():
-            for shard in self.pending():
+        def work(pending: list[str]) -> None:
+            for shard in pending:
                 with self.output(shard) as output:
                     write(output)
-            return self.finish()
+
+        return self.run(work)
+
+    def run(
+        self, work: Callable[[list[str]], Mapping[str, Any] | None], *, even_if_complete: bool = False
+    ) -> StageResult:
+        """The whole walk of a stage whose shards are made together: ``work`` makes those that are to do, each through
+        :meth:`output`, and returns what :meth:`finish` takes. It is not called for a stage that is complete."""
+        mark = None if even_if_complete else self._complete_mark()
+        if mark is not None:
+            follow_move(self.root)
+            return self._result(mark)
+        with self.running():
+            return self.finish(work(self.pending()))
 
     def pending(self) -> list[str]:
         """The shards whose mark is missing, made from something else, or whose files were lost or cut."""
@@ -118,13 +127,8 @@ class Stage:
         ]
 
     def is_complete(self) -> bool:
-        """Whether there is nothing to do; asks the marks and the file sizes, reads no data."""
-        mark = complete_mark(self._storage, self.name)
-        return (
-            mark is not None
-            and mark.fingerprint == self.fingerprint
-            and not damaged(mark, self._storage.sizes(mark.files))
-        )
+        """Whether there is nothing to do; asks the mark and the file sizes, reads no data."""
+        return self._complete_mark() is not None
 
     def attach(self) -> None:
         """Make the root usable on a machine that this stage was sent to, pickled."""
@@ -200,7 +204,7 @@ class Stage:
         self._computed.add(shard)
 
     def finish(self, stats: Mapping[str, Any] | None = None) -> StageResult:
-        """Remove what no longer belongs, write the mark ``complete`` and the catalog; returns :meth:`result`.
+        """Remove what no longer belongs, write the mark ``complete`` and the catalog; returns what there is.
 
         Without ``stats`` those of a single shard are taken as they are, those of several summed where they are numbers.
         """
@@ -228,16 +232,17 @@ class Stage:
         )
         self._write_mark(COMPLETE, whole)
         write_catalog(self.root)
-        return self.result()
+        return self._result(whole)
 
-    def result(self) -> StageResult:
-        """What the completed stage holds."""
-        follow_move(self.root)
-        return read_result(self.root, self.name, computed=len(self._computed))
+    def _complete_mark(self) -> Mark | None:
+        """The mark of the whole stage, if it was made from what the stage is made from now and its files are there."""
+        mark = complete_mark(self._storage, self.name)
+        if mark is None or mark.fingerprint != self.fingerprint or damaged(mark, self._storage.sizes(mark.files)):
+            return None
+        return mark
 
-    def shard_digests(self) -> dict[str, str]:
-        """The digest of every shard that is done, for a later stage that works shard by shard."""
-        return {shard: mark.digest for shard, mark in self._marks(self._inputs).items()}
+    def _result(self, mark: Mark) -> StageResult:
+        return StageResult.of(self.root, self.name, mark, computed=len(self._computed))
 
     def _temporary(self) -> Path:
         return self.root / ".tmp" / self.name

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.balance.rules.random_subset import kept_by_chance
 from pipeline.clusters.kmeans_clusters import nearest_centroids
 from pipeline.core import query
 from pipeline.core.query import QueryConfig
@@ -17,7 +18,7 @@ from pipeline.core.tars import index_tar, write_tar
 from pipeline.shards.config import ShardsConfig
 from pipeline.shards.samples import training_samples
 from pipeline.storage.result import StageResult, read_result
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 
 FOLDER = "ablation_data"
 ALL, RANDOM, BALANCED = "all", "random", "balanced"
@@ -31,18 +32,16 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
     """
     results = {name: read_result(root, name) for name in ("images", "teacher_embeddings", "balance", "clusters")}
     digests = [result.digest for result in results.values()]
-    stage = Stage(root, FOLDER, version=1, config=config.content(), inputs={"data": digests})
-    if stage.is_complete():
-        return stage.result()
-    groups = pa.concat_tables(
-        pq.read_table(path, columns=["sample_id", "kept"]) for path in results["balance"].parquet("balance_groups")
-    )
-    every = groups["sample_id"].to_numpy()
-    kept = every[groups["kept"].to_numpy(zero_copy_only=False)]
-    members = {ALL: every, BALANCED: kept, RANDOM: random_ids(every, len(kept), seed=config.seed)}
-    with stage.running(), results["images"].borrowed(".tar"), stage.output("data") as output:
-        labels = output.path(f"{FOLDER}/labels.parquet")
+    stage = Stage(root, FOLDER, version=2, config=config.content(), inputs={"data": digests})
+
+    def write(output: Output) -> None:
         embeddings = results["teacher_embeddings"].parquet("teacher_embeddings")
+        groups = pa.concat_tables(
+            pq.read_table(path, columns=["sample_id", "kept"]) for path in results["balance"].parquet("balance_groups")
+        )
+        every = groups["sample_id"].to_numpy()
+        kept = every[groups["kept"].to_numpy(zero_copy_only=False)]
+        labels = output.path(f"{FOLDER}/labels.parquet")
         nearest = nearest_centroids(embeddings, results["clusters"].parquet("centroids")[0])
         pq.write_table(nearest.filter(np.isin(nearest["sample_id"].to_numpy(), every)), labels)
         parameters = {
@@ -52,7 +51,10 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
             "embeddings": query.files(embeddings),
             "seed": config.seed,
         }
-        with query.connect(query_config, scratch=root / ".tmp" / f"{FOLDER}-query") as connection:
+        scratch = root / ".tmp" / f"{FOLDER}-query"
+        with query.connect(query_config, scratch=scratch) as connection, results["images"].borrowed(".tar"):
+            chance = kept_by_chance(connection, every, len(kept), seed=config.seed)
+            members = {ALL: every, BALANCED: kept, RANDOM: chance}
             rows = query.stream(connection, query.sql("pipeline.shards", "training_order"), parameters)
             for number, table in enumerate(query.cut(rows, config.samples_per_shard)):
                 tar = output.path(f"{FOLDER}/{number:05d}.tar")
@@ -62,13 +64,5 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
                     chosen = index.filter(np.isin(index["sample_id"].to_numpy(), ids))
                     pq.write_table(chosen, output.path(f"{FOLDER}/{name}/{number:05d}.parquet"))
         output.stats = {name: len(ids) for name, ids in members.items()}
-    return stage.finish()
 
-
-def random_ids(ids: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """``count`` of the ids, those with the smallest hashes (SplitMix64), so that order of input does not matter."""
-    with np.errstate(over="ignore"):
-        value = ids.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ids[np.argsort(value ^ (value >> np.uint64(31)), kind="stable")[:count]]
+    return stage.each(write)

@@ -54,10 +54,8 @@ def run_ablation(
         for name, cell in cells.items()
     }
     stage = Stage(root, TABLE, version=1, config=identity, inputs=inputs)
-    if stage.is_complete():
-        return stage.result()
-    with stage.running():
-        pending = stage.pending()
+
+    def train(pending: list[str]) -> None:
         for number, name in enumerate(pending, start=1):
             log.info("ablation: %s, %d of %d", name, number, len(pending))
             if on_cell:
@@ -72,7 +70,8 @@ def run_ablation(
                 output.stats = {"trained_s": trained.training_s}
             shutil.rmtree(job.output, ignore_errors=True)
             forget_elsewhere(root, job)
-        return stage.finish()
+
+    return stage.run(train)
 
 
 def summary(files: list[Path], *, task: str = "zero_shot", metric: str = "top1") -> list[dict[str, Any]]:

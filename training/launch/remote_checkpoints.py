@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.core.errors import StorageError
-from pipeline.storage.local import LocalStorage
+from pipeline.storage.protocol import Storage
 from pipeline.storage.roots import storage_of
 from training.job.checkpoints import MARK
 from training.job.training_job import TrainingJob
@@ -49,7 +49,7 @@ def forget_elsewhere(root: Path, job: TrainingJob) -> None:
 
 
 class _Keeper:
-    def __init__(self, storage: LocalStorage, job: TrainingJob):
+    def __init__(self, storage: Storage, job: TrainingJob):
         self._storage, self._job = storage, job
         root = storage.root.resolve()
         self._folder = job.checkpoints.relative_to(root).as_posix()

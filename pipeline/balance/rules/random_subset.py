@@ -7,6 +7,8 @@ the removed ones are dealt out to the kept ones in turn, with the true distance 
 
 from collections.abc import Iterator
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 
 from pipeline.balance.centers import CENTERS
@@ -24,3 +26,14 @@ class RandomSubset:
         parameters = {"seed": problem.config.seed, "threshold": threshold}
         problem.connection.execute(query.sql("pipeline.balance", "random_subset"), parameters)
         yield from query.stream(problem.connection, query.sql("pipeline.balance", "assigned_distances"), {}, CENTERS)
+
+
+def kept_by_chance(connection: duckdb.DuckDBPyConnection, ids: np.ndarray, count: int, *, seed: int) -> np.ndarray:
+    """The ``count`` of ``ids`` (N,) that this rule keeps, ascending."""
+    connection.execute(query.sql("pipeline.balance", "random_order"))
+    relation = pa.table({"sample_id": ids})
+    connection.register("drawn_from", relation)
+    text = "SELECT sample_id FROM drawn_from ORDER BY random_place($seed, sample_id), sample_id LIMIT $count"
+    kept = connection.sql(text, params={"seed": seed, "count": count}).to_arrow_table()["sample_id"].to_numpy()
+    connection.unregister("drawn_from")
+    return np.sort(kept)

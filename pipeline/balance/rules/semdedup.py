@@ -11,9 +11,7 @@ that sample in the process of faiss, then the largest cell. Nearest earlier imag
 product and their distance taken by explicit difference; a verdict may err where squared distances differ by 1e-6.
 """
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from pipeline.balance.centers import CENTERS
 from pipeline.balance.rules.base import Problem
 from pipeline.core import query
 from pipeline.core.errors import ConfigError
-from pipeline.core.processes import die_with_parent
+from pipeline.core.processes import run_alone
 from pipeline.vectors.read import list_matrix
 
 _SAMPLES_PER_CELL = 256
@@ -65,7 +63,6 @@ class SemDeDup:
 
 
 def _make_cells(problem: Problem, output: Path) -> None:
-    """faiss and torch each bring an OpenMP runtime; both in one process have crashed, so faiss gets its own."""
     config, sample = problem.config, problem.scratch / "sample.parquet"
     parameters = {"seed": config.seed, "images": _SAMPLES_PER_CELL * config.cells}
     rows = 0
@@ -80,33 +77,23 @@ def _make_cells(problem: Problem, output: Path) -> None:
         writer.close()
     if config.cells > rows:
         raise ConfigError(f"{config.cells} cells asked of {rows} images; k-means needs as many at least")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=die_with_parent) as pool:
-        options = {"cells": config.cells, "iterations": config.cell_iterations, "seed": config.seed}
-        pool.submit(_assign_cells, problem.embeddings.paths, sample, output, **options).result()
+    options = {"cells": config.cells, "iterations": config.cell_iterations, "seed": config.seed}
+    run_alone(_assign_cells, problem.embeddings.paths, sample, output, **options)
 
 
 def _assign_cells(paths: list[Path], sample: Path, output: Path, *, cells: int, iterations: int, seed: int) -> None:
     """Fit the centroids on the sample and write every embedding's cell and distance to its centroid."""
-    import faiss
+    from pipeline.vectors.kmeans import NearestCentroids, fit_centroids
 
     matrix = list_matrix(pq.read_table(sample)["image_embedding"], what=str(sample)).astype(np.float32)
-    # Fewer images than faiss would like are a matter of the user's choice of cells, not of a warning.
-    kmeans = faiss.Kmeans(
-        matrix.shape[1], cells, niter=iterations, spherical=True, seed=seed, min_points_per_centroid=1
-    )
-    kmeans.train(matrix)
-    centroids = np.asarray(kmeans.centroids)
-    index = faiss.IndexFlatL2(matrix.shape[1])
-    index.add(centroids)
+    centroids = fit_centroids(matrix, cells, iterations=iterations, spherical=True, seed=seed)
+    nearest = NearestCentroids(centroids)
     with pq.ParquetWriter(output, _CELLS) as writer:
         for path in paths:
             parquet = pq.ParquetFile(path, pre_buffer=False)
             for batch in parquet.iter_batches(_BATCH_ROWS, columns=["sample_id", "image_embedding"]):
                 vectors = list_matrix(batch.column("image_embedding"), what=str(path)).astype(np.float32)
-                nearest = index.search(vectors, 1)[1][:, 0]
-                distance = np.linalg.norm(vectors - centroids[nearest], axis=1).astype(np.float32)
-                columns = [batch.column("sample_id").cast(pa.int64()), nearest.astype(np.int32), distance]
+                columns = [batch.column("sample_id").cast(pa.int64()), *nearest.of(vectors)]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_CELLS))
 
 

@@ -1,7 +1,7 @@
 -- Which kept image each removed one is dealt to; as many are removed as there are removals within the threshold.
 CREATE OR REPLACE TEMP TABLE assigned AS
 WITH shuffled AS (
-    SELECT sample_id, row_number() OVER (ORDER BY md5_number_lower(concat($seed, ':', sample_id)), sample_id) - 1 AS place
+    SELECT sample_id, row_number() OVER (ORDER BY random_place($seed, sample_id), sample_id) - 1 AS place
     FROM embedded
 ),
 kept AS (

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist, squareform
 
+from pipeline.balance.rules.random_subset import kept_by_chance
 from pipeline.balance.rules.semdedup import _links_of_cell
 from pipeline.balance.semantic_balance import BalanceReport, semantic_balance
 from pipeline.core.errors import ConfigError
@@ -53,6 +55,16 @@ def test_tables_of_every_rule(tmp_path: Path, rule: str, blocking: bool) -> None
     parts = [write(tmp_path / f"{n}.parquet", ids[order][n::3], matrix[order][n::3]) for n in range(3)]
     _, again, _ = balance(tmp_path / "b", parts, **options)
     assert again == groups
+
+
+def test_a_random_set_of_a_size_is_what_the_rule_keeps(tmp_path: Path) -> None:
+    ids, matrix = planted(2)
+    report, groups, _ = balance(tmp_path, [write(tmp_path / "e.parquet", ids, matrix)], rule="random", threshold=0.3)
+    kept = sorted(row["sample_id"] for row in groups if row["kept"])
+    with duckdb.connect() as connection:
+        for order in (ids, ids[::-1]):
+            assert kept_by_chance(connection, order, report.kept, seed=0).tolist() == kept
+        assert kept_by_chance(connection, ids, report.kept, seed=1).tolist() != kept
 
 
 def test_semdedup_with_one_cell_against_all_pairs(tmp_path: Path) -> None:

@@ -79,6 +79,16 @@ def test_a_sample_is_the_same_whatever_the_files(tmp_path: Path) -> None:
     assert everywhere["cluster_id"].to_pylist() == distance.argmin(axis=1).tolist()
 
 
+def test_the_nearest_centroid_is_the_nearest_whatever_the_centroids_lengths(tmp_path: Path) -> None:
+    path, matrix = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
+    cluster_embeddings(path, tmp_path, clusters=5, spherical=False)
+    centroids = np.stack(pq.read_table(tmp_path / "centroids.parquet")["centroid"].to_numpy()).astype(np.float64)
+    assert np.linalg.norm(centroids, axis=1).min() < 0.8
+    distance = np.linalg.norm(matrix[:, None] - centroids[None], axis=2)
+    found = nearest_centroids([path], tmp_path / "centroids.parquet")
+    assert found["cluster_id"].to_pylist() == distance.argmin(axis=1).tolist()
+
+
 def test_only_the_training_sample_is_held(tmp_path: Path) -> None:
     """100,000 rows are 26 MB in float32; batches, labels of all and a sample of 500 are about 8 MB."""
     rng = np.random.default_rng(0)

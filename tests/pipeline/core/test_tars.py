@@ -40,6 +40,39 @@ def test_every_format_and_long_names(tmp_path: Path, form: int, prefix: str) -> 
     assert _read(tmp_path / "a.tar") == [{"jpg": b"j" * 700, "json": b'{"sample_id": 5}'}]
 
 
+@pytest.mark.parametrize("name", ["7", "long" * 24 + "/" + "name" * 20])
+@pytest.mark.parametrize("mtime", [0, 0.5])
+def test_members_lie_where_tarfile_finds_them(tmp_path: Path, name: str, mtime: float) -> None:
+    """Times as fractions are written as records of their own, which belong to the member that follows."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(3):
+            info = tarfile.TarInfo(f"{name}{number}.json")
+            info.size, info.mtime = 600, mtime
+            tar.addfile(info, io.BytesIO(b'{"sample_id": 1}'.ljust(600)))
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        expected = {member.name.rpartition("/")[2].partition(".")[0]: member.offset for member in tar}
+    index = index_tar(tmp_path / "a.tar")
+    assert dict(zip(index["key"].to_pylist(), index["offset"].to_pylist())) == expected
+
+
+@pytest.mark.parametrize("name", ["7", "long" * 24 + "/" + "name" * 20])
+def test_a_damaged_later_header_is_an_error_too(tmp_path: Path, name: str) -> None:
+    """tarfile would end there as if the tar did."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for extension in ("json", "txt"):
+            info = tarfile.TarInfo(f"{name}.{extension}")
+            info.size = 16
+            tar.addfile(info, io.BytesIO(b'{"sample_id": 1}'))
+    (row,) = index_tar(tmp_path / "a.tar").to_pylist()
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[row["size"] // 2 + 3] ^= 0xFF
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(ShardError, match="damaged"):
+        TarReader(tmp_path / "a.tar").sample(row["offset"], row["size"])
+    with pytest.raises(ShardError, match="damaged"):
+        index_tar(tmp_path / "a.tar")
+
+
 def test_a_damaged_header_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", _samples())
     row = index_tar(tmp_path / "a.tar").to_pylist()[1]

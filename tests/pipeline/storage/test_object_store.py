@@ -17,7 +17,7 @@ from pipeline.core.errors import ConfigError, MissingInputError, StorageError
 from pipeline.storage import lock as lease
 from pipeline.storage.config import StorageConfig
 from pipeline.storage.lock import Lease
-from pipeline.storage.object_store import RemoteStorage
+from pipeline.storage.object_store import ObjectStorage
 from pipeline.storage.result import read_result
 from pipeline.storage.roots import open_root, storage_of
 from pipeline.storage.stage import Stage
@@ -30,17 +30,18 @@ def stage(root: Path, inputs: dict[str, int]) -> Stage:
 
 def write(root: Path, shards: dict[str, int]) -> list[str]:
     """Run a stage that writes one row and a tar per shard; returns the shards that it worked on."""
-    numbers, worked = stage(root, shards), []
-    if numbers.is_complete():
-        return []
-    with numbers.running():
-        for shard in numbers.pending():
+    numbers = stage(root, shards)
+    worked: list[str] = []
+
+    def work(pending: list[str]) -> None:
+        for shard in pending:
             worked.append(shard)
             with numbers.output(shard) as output:
                 pq.write_table(pa.table({"value": [shards[shard]]}), output.path(f"source_pairs/{shard}.parquet"))
                 output.path(f"source_pairs/{shard}.tar").write_bytes(b"tar " * shards[shard])
                 output.rows = 1
-        numbers.finish()
+
+    numbers.run(work)
     return worked
 
 
@@ -104,11 +105,11 @@ def test_harmed_objects_are_noticed_and_mended(s3: Store, harm: str) -> None:
 def test_a_run_that_ends_before_its_mark_has_done_nothing(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     root = open_root(s3.url, s3.machine("a"))
 
-    def cut_off(self: RemoteStorage, name: str, text: str) -> None:
+    def cut_off(self: ObjectStorage, name: str, text: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RemoteStorage, "write_text", cut_off)
+        patch.setattr(ObjectStorage, "write_text", cut_off)
         write(root, {"a": 1})
     assert "source_pairs/a.parquet" in s3.objects("source_pairs")
     assert not s3.objects(".marks")

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,7 +10,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.demo.stage import resolve_datasets
 from pipeline.storage.result import StageResult, read_result
 from tests.conftest import SmallRun
-from training.ablation.data import random_ids, write_ablation_data
+from training.ablation.data import write_ablation_data
 from training.ablation.grid import cells_of, losses_of
 from training.ablation.stage import run_ablation, summary
 from training.config import AblationConfig, LossesConfig, StudentConfig
@@ -46,14 +45,6 @@ def test_all_cells_have_equal_steps_and_whole_rows_come_first() -> None:
     assert len({cell.name for cell in cells}) == len(cells) == 2 * 3 * 6
     assert {cell.student.steps for cell in cells} == {7}
     assert [cell.seed for cell in cells] == [5] * 18 + [6] * 18 == [cell.student.seed for cell in cells]
-
-
-def test_a_random_set_does_not_depend_on_the_order_of_ids() -> None:
-    ids = np.random.default_rng(0).integers(-(2**63), 2**63, 1000)
-    chosen = random_ids(ids, 300, seed=0)
-    assert len(set(chosen.tolist())) == 300
-    assert set(random_ids(ids[::-1], 300, seed=0)) == set(chosen) != set(random_ids(ids, 300, seed=1))
-    assert abs(np.median(chosen.astype(float)) - np.median(ids.astype(float))) < 2**62
 
 
 @pytest.mark.slow
