@@ -5,6 +5,7 @@ import dagster as dg
 from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 from pipeline.demo.stage import resolve_datasets
+from pipeline.storage.roots import storage_of
 
 
 @dg.asset(
@@ -31,6 +32,7 @@ def ablation_results(context: dg.AssetExecutionContext, settings: SettingsResour
     )
     rows = summary(result.parquet("ablation"))
     picture = ablation_bars(rows, full=config.path / "pictures" / "ablation.png")
+    storage_of(config.path).upload(["pictures/ablation.png"])
     extra = {
         "zero-shot top-1": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows]),
         "figure": dg.MetadataValue.md(markdown_image(picture, "ablation")),

@@ -4,10 +4,13 @@ One that fails says in its description, and in the log, what was found, what was
 which picture to look at.
 """
 
+from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import dagster as dg
 
+from assets.page.remembered import as_it_lies, remembered
 from assets.resources import SettingsResource
 from assets.settings import Settings
 from pipeline.storage.roots import storage_of
@@ -48,6 +51,19 @@ def _verdict(
     # Dagster's own line says no more than the check's name.
     context.log.error(otherwise)
     return dg.AssetCheckResult(passed=False, metadata=found, description=otherwise)
+
+
+def _compared(
+    config: Settings, name: str, stages: tuple[str, ...], compare: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What a comparison with a live model has found, which takes longer than all the rest of an unchanged run: it is
+    made again when a file of these stages, what it asks for or a library was changed."""
+    from pipeline.storage.result import read_result
+
+    lies = [as_it_lies(read_result(config.path, stage)) for stage in stages]
+    libraries = [version(library) for library in ("torch", "open_clip_torch")]
+    asked = [config.checks.live_samples, config.embeddings.device]
+    return remembered(config.path, name, [lies, libraries, asked], compare)
 
 
 def _picture(config: Settings, *names: str) -> str:
@@ -110,7 +126,11 @@ def embeddings_match_live(context: dg.AssetCheckExecutionContext, settings: Sett
     config = settings.resolve()
     if not config.checks.live_samples:
         return dg.AssetCheckResult(passed=True, metadata={"samples": 0})
-    found = live_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
+
+    def compare() -> dict[str, Any]:
+        return live_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
+
+    found = _compared(config, "embeddings_match_live", ("images", "teacher", "teacher_embeddings"), compare)
     least = min(found["min_cosine_image"], found["min_cosine_text"])
     return _cosines(context, config, found, least, stage="teacher_embeddings")
 
@@ -123,7 +143,11 @@ def views_match_live(context: dg.AssetCheckExecutionContext, settings: SettingsR
     config = settings.resolve()
     if not config.checks.live_samples or config.embeddings.views == 1:
         return dg.AssetCheckResult(passed=True, metadata={"views": 0})
-    found = live_view_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
+
+    def compare() -> dict[str, Any]:
+        return live_view_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
+
+    found = _compared(config, "views_match_live", ("images", "teacher", "teacher_views"), compare)
     return _cosines(context, config, found, found["min_cosine"], stage="teacher_views")
 
 
@@ -221,7 +245,11 @@ def export_reloads(context: dg.AssetCheckExecutionContext, settings: SettingsRes
     from training.export.check import export_cosine
 
     config = settings.resolve()
-    cosine = export_cosine(read_result(config.path, "student").folder("student"))
+
+    def compare() -> dict[str, Any]:
+        return {"min_cosine": export_cosine(read_result(config.path, "student").folder("student"))}
+
+    cosine = _compared(config, "export_reloads", ("student",), compare)["min_cosine"]
     bound = config.checks.min_export_cosine
     otherwise = (
         f"The least cosine of an embedding of the exported student with that of the trained one is {cosine:.6f}; "

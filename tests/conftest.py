@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.core.openmp import limit_spinning
+from tests.shared import made_once
 
 if TYPE_CHECKING:
     # Not at run time: tests of kernels run where there is torch and little else.
@@ -111,6 +112,16 @@ def run_shards(settings: "Settings") -> "StageResult":
 STAGES = (run_source, run_images, run_teacher, run_embeddings, run_balance, run_clusters, run_shards)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist: slow tests come first and go to whoever is free; a file of others stays with one worker, for
+    the sake of what its tests share."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @dataclasses.dataclass(frozen=True)
 class SmallRun:
     settings: "Settings"
@@ -123,10 +134,12 @@ class SmallRun:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """All stages up to the training shards, run once; read it, do not change it."""
-    settings = small_settings(tmp_path_factory.mktemp("small") / "root")
-    for stage in STAGES:
-        stage(settings)
-    return SmallRun(settings)
+
+    def make(folder: Path) -> None:
+        for stage in STAGES:
+            stage(small_settings(folder / "root"))
+
+    return SmallRun(small_settings(made_once(tmp_path_factory, "small", make) / "root"))
 
 
 @pytest.fixture

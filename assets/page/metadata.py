@@ -18,8 +18,6 @@ def materialization(
 ) -> dg.MaterializeResult:
     """A materialization of ``table`` (a folder under the root) by a stage, with numbers as plottable metadata."""
     storage = storage_of(root)
-    if storage.remote:
-        storage.upload(path.relative_to(root).as_posix() for path in (root / "pictures").glob("*"))
     place = storage.uri(table)
     parquet = result.paths(table)
     metadata: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Pictures and small tables of each stage for the Dagster UI, made from the tables that the stage has written."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from assets.page.balance_plots import (
     group_size_histogram,
     threshold_curve,
 )
+from assets.page.remembered import remembered
 from assets.page.run_plots import download_status, evaluation_bars, loss_curves
 from assets.page.style import markdown_image
 from assets.settings import Settings
@@ -35,43 +37,48 @@ def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
     counts = {
         (row["status"], f"{row['status']}, {row['reason']}" if row["reason"] else None): row["pairs"] for row in rows
     }
-    picture = download_status(counts, full=config.path / "pictures" / "download.png")
+
+    def draw(full: Path) -> bytes:
+        return download_status(counts, full=full)
+
     return {
         "success_rate": round(result.stats["downloaded"] / max(result.rows, 1), 4),
         "outcomes": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows]),
-        "download": _picture(picture, "download"),
+        "download": _drawn(config, "download", result.digest, draw),
     }
 
 
 def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[str, Any]]:
     """Threshold curve, group sizes and a sheet of groups, by table."""
-    folder = config.path / "pictures"
     stats = result.stats
     # Blocked images were left out before anything was counted.
     samples = stats["samples"] - stats["blocked"]
     sweep = pa.Table.from_pylist(stats["sweep"])
-    curve = threshold_curve(
-        sweep,
-        threshold=stats["threshold"],
-        removal_rate=stats["removed"] / samples,
-        samples=samples,
-        full=folder / "threshold_curve.png",
-    )
-    groups = _query(
-        config, "group_sizes", package="pipeline.balance", groups=query.files(result.parquet("balance_groups"))
-    )
-    histogram = group_size_histogram(
-        groups["size"].to_numpy(), groups["groups"].to_numpy(), full=folder / "group_sizes.png"
-    )
-    sheet = _picture(_group_sheet(result, config), "groups")
+
+    def draw_curve(full: Path) -> bytes:
+        rate = stats["removed"] / samples
+        return threshold_curve(sweep, threshold=stats["threshold"], removal_rate=rate, samples=samples, full=full)
+
+    def draw_sizes(full: Path) -> bytes:
+        files = query.files(result.parquet("balance_groups"))
+        groups = _query(config, "group_sizes", package="pipeline.balance", groups=files)
+        return group_size_histogram(groups["size"].to_numpy(), groups["groups"].to_numpy(), full=full)
+
+    def draw_groups(full: Path) -> bytes:
+        return _group_sheet(result, config, full)
+
+    made_from = [result.digest, stats["sweep"], stats["threshold"]]
+    curve = _drawn(config, "threshold_curve", made_from, draw_curve)
+    histogram = _drawn(config, "group_sizes", result.digest, draw_sizes)
+    sheet = _drawn(config, "groups", [result.digest, read_result(config.path, "images").digest], draw_groups)
     steps = [{name: _plain(value) for name, value in row.items()} for row in sweep.to_pylist()[::5]]
     return {
         "balanced_pairs": {
-            "threshold curve": _picture(curve, "threshold curve"),
+            "threshold curve": curve,
             "thresholds": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in steps]),
         },
         "balance_groups": {
-            "group sizes": _picture(histogram, "group sizes"),
+            "group sizes": histogram,
             "groups by size": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in stats["group_sizes"]]),
         },
         "removed_pairs": {"groups: the kept image, then those it replaced": sheet},
@@ -80,47 +87,64 @@ def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
 
 def cluster_pictures(result: StageResult, config: Settings) -> dict[str, dict[str, Any]]:
     """Cluster sizes, and images per concept before and after the balance, a concept being a cluster."""
-    folder = config.path / "pictures"
-    sizes = cluster_sizes(result.parquet("cluster_assignments")[0], result.stats["clusters"])
-    histogram = cluster_size_histogram(sizes.tolist(), full=folder / "cluster_sizes.png")
-    before, after = _concepts(result, config)
-    effective = (_effective_number(before), _effective_number(after))
-    curve = concept_distribution(before.tolist(), after.tolist(), full=folder / "concepts.png")
+
+    def draw_sizes(full: Path) -> bytes:
+        sizes = cluster_sizes(result.parquet("cluster_assignments")[0], result.stats["clusters"])
+        return cluster_size_histogram(sizes.tolist(), full=full)
+
+    def draw_concepts(full: Path) -> tuple[bytes, dict[str, Any]]:
+        before, after = _concepts(result, config)
+        effective = {
+            "effective_concepts_before": round(_effective_number(before), 1),
+            "effective_concepts_after": round(_effective_number(after), 1),
+        }
+        return concept_distribution(before.tolist(), after.tolist(), full=full), effective
+
+    made_from = [result.digest, *(read_result(config.path, name).digest for name in ("teacher_embeddings", "balance"))]
+    concepts, effective = _drawn_with_facts(config, "concepts", made_from, draw_concepts)
     return {
-        "centroids": {
-            "concepts before and after": _picture(curve, "concepts"),
-            "effective_concepts_before": round(effective[0], 1),
-            "effective_concepts_after": round(effective[1], 1),
-        },
-        "cluster_assignments": {"cluster sizes": _picture(histogram, "cluster sizes")},
+        "centroids": {"concepts before and after": concepts, **effective},
+        "cluster_assignments": {"cluster sizes": _drawn(config, "cluster_sizes", result.digest, draw_sizes)},
     }
 
 
 def training_pictures(config: Settings, metrics_table: str) -> dict[str, Any]:
     """Loss curves of the runs that are there, and the last row of this run's metrics as plottable numbers."""
-    tables, last = {}, {}
+    tables, last, digests = {}, {}, []
     for name, table in (("student", "training_metrics"), ("baseline", "baseline_metrics")):
         with contextlib.suppress(MissingInputError):
-            (path,) = read_result(config.path, name).parquet(table)
+            trained = read_result(config.path, name)
+            (path,) = trained.parquet(table)
             tables[name] = pq.read_table(path)
+            digests.append([name, trained.digest])
             if table == metrics_table:
                 last = tables[name].to_pylist()[-1]
-    curves = loss_curves(tables, full=config.path / "pictures" / "loss_curves.png")
+
+    def draw(full: Path) -> bytes:
+        return loss_curves(tables, full=full)
+
     numbers = {f"last {name}": float(f"{value:.4g}") for name, value in last.items() if isinstance(value, float)}
-    return {"loss curves": _picture(curves, "loss curves"), **numbers}
+    return {"loss curves": _drawn(config, "loss_curves", digests, draw), **numbers}
 
 
 def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]:
     """The figures, a column a model, the same as bars, and zero-shot accuracies as numbers that plot over time."""
     table = pq.read_table(result.parquet("evaluation")[0])
-    bars = evaluation_bars(table, full=config.path / "pictures" / "evaluation.png")
+
+    def draw(full: Path) -> bytes:
+        return evaluation_bars(table, full=full)
+
     records = [dg.TableRecord(row) for row in _side_by_side(table.to_pylist())]
     numbers = {
         f"zero_shot_{row['model']}": round(row["value"], 4)
         for row in table.to_pylist()
         if row["task"] == "zero_shot" and row["metric"] == "top1"
     }
-    return {"figures": dg.MetadataValue.table(records=records), "bars": _picture(bars, "evaluation"), **numbers}
+    return {
+        "figures": dg.MetadataValue.table(records=records),
+        "bars": _drawn(config, "evaluation", result.digest, draw),
+        **numbers,
+    }
 
 
 def _query(config: Settings, name: str, *, package: str = "assets", **parameters: Any) -> pa.Table:
@@ -140,15 +164,31 @@ def _side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(sheet.values())
 
 
-def _picture(jpeg: bytes, alt: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(markdown_image(jpeg, alt))
+def _drawn(config: Settings, name: str, made_from: Any, draw: Callable[[Path], bytes]) -> dg.MarkdownMetadataValue:
+    """A picture for the page; ``draw`` writes it in full to the path that it is given, and returns it small."""
+    return _drawn_with_facts(config, name, made_from, lambda full: (draw(full), {}))[0]
+
+
+def _drawn_with_facts(
+    config: Settings, name: str, made_from: Any, draw: Callable[[Path], tuple[bytes, dict[str, Any]]]
+) -> tuple[dg.MarkdownMetadataValue, dict[str, Any]]:
+    """The same of one that comes with numbers, which take as long to find."""
+    full = f"pictures/{name}.png"
+
+    def make() -> dict[str, Any]:
+        jpeg, facts = draw(config.path / full)
+        storage_of(config.path).upload([full])
+        return {"picture": markdown_image(jpeg, name.replace("_", " ")), "facts": facts}
+
+    content = remembered(config.path, name, made_from, make, files=[full])
+    return dg.MetadataValue.md(content["picture"]), content["facts"]
 
 
 def _plain(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def _group_sheet(result: StageResult, config: Settings) -> bytes:
+def _group_sheet(result: StageResult, config: Settings, full: Path) -> bytes:
     images = read_result(config.path, "images")
     parameters: dict[str, Any] = {
         "groups": query.files(result.parquet("balance_groups")),
@@ -165,7 +205,7 @@ def _group_sheet(result: StageResult, config: Settings) -> bytes:
         jpeg = read_sample(storage.part(name, row["offset"], row["size"]), where=name)["jpg"]
         group = sheet.setdefault(row["group_id"], [])
         group.append((jpeg, f"{row['distance_to_center']:.3f}" if group else f"kept, group of {row['group_size']}"))
-    return group_sheet(list(sheet.values()), full=config.path / "pictures" / "groups.png")
+    return group_sheet(list(sheet.values()), full=full)
 
 
 def _concepts(result: StageResult, config: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -182,12 +222,3 @@ def _effective_number(counts: np.ndarray) -> float:
     """Exponential of the entropy: how many equally common concepts would be as diverse."""
     share = counts[counts > 0] / counts.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def write_all(config: Settings) -> Path:
-    """Every picture of a finished run into ``<root>/pictures``; returns that folder."""
-    balance_pictures(read_result(config.path, "balance"), config)
-    cluster_pictures(read_result(config.path, "clusters"), config)
-    training_pictures(config, "training_metrics")
-    evaluation_pictures(read_result(config.path, "evaluation"), config)
-    return config.path / "pictures"

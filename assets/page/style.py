@@ -61,31 +61,26 @@ def new_figure(width_in: float = 8.0, height_in: float = 4.2, **grid: Any) -> tu
 
 def render(figure: "Figure", full: Path | None) -> bytes:
     """The figure as JPEG within those limits; at twice the size to the PNG ``full``, if given, in a new folder too."""
-    if full is not None:
-        full.parent.mkdir(parents=True, exist_ok=True)
-        _save(figure, full, _FILE_DPI)
     buffer = io.BytesIO()
-    _save(figure, buffer, _SCREEN_DPI)
-    return compress(buffer.getvalue())
-
-
-def _save(figure: "Figure", target: Any, dpi: int) -> None:
     with warnings.catch_warnings():
         # A caption in a script that the font lacks is shown as boxes; that is no reason to fail or to warn.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(target, format="png", dpi=dpi, facecolor="white")
+        # Drawn once, which takes most of the time: the small one is the large one reduced.
+        figure.savefig(buffer, format="png", dpi=_FILE_DPI, facecolor="white")
+    if full is not None:
+        full.parent.mkdir(parents=True, exist_ok=True)
+        full.write_bytes(buffer.getvalue())
+    return compress(buffer.getvalue(), width=round(figure.get_figwidth() * _SCREEN_DPI))
 
 
-def compress(picture: bytes) -> bytes:
-    """Any picture as JPEG of at most ``MAX_BYTES`` and ``MAX_WIDTH_PX``: first by quality, then by size."""
+def compress(picture: bytes, *, width: int = MAX_WIDTH_PX) -> bytes:
+    """Any picture as JPEG of at most ``MAX_BYTES`` and ``width`` pixels across: first by quality, then by size."""
     from PIL import Image
 
     with Image.open(io.BytesIO(picture)) as opened:
         image = opened.convert("RGB")
-    if image.width > MAX_WIDTH_PX:
-        image = image.resize(
-            (MAX_WIDTH_PX, max(1, image.height * MAX_WIDTH_PX // image.width)), Image.Resampling.LANCZOS
-        )
+    if image.width > width:
+        image = image.resize((width, max(1, image.height * width // image.width)), Image.Resampling.LANCZOS)
     while True:
         for quality in _QUALITIES:
             buffer = io.BytesIO()

@@ -55,7 +55,19 @@ def balance_report(
     blocked: BlockedCounts,
     sweep: list[dict[str, float]],
 ) -> BalanceReport:
-    """Statistics of the table ``balance_groups``; needs ``similarities`` and ``components`` on the connection."""
+    """Statistics of the table ``balance_groups``.
+
+    Args:
+        connection: one with the relations ``similarities`` and ``components``.
+        groups: the table's file.
+        rule: name of the rule that made the groups.
+        threshold: Euclidean distance at which they were made.
+        blocked: images that were left out before.
+        sweep: ``threshold, removed, kept, removal_rate`` of other thresholds.
+
+    Returns:
+        The counts and quantiles that the stage keeps.
+    """
     counts = _one(connection, "balance_counts", groups=[str(groups)])
     details = _one(connection, "balance_statistics", groups=[str(groups)], threshold=threshold)
     sizes = (

@@ -44,18 +44,36 @@ def semantic_balance(
 ) -> BalanceReport:
     """Write ``balance_groups``, ``removed_pairs`` and ``blocked_pairs`` as Parquet files into the folder ``output``.
 
-    By the default rule a group is a connected component of the forest at ``threshold`` (Euclidean, unit vectors); its
-    center is the member nearest to the mean of its members, ties going to the smallest ``sample_id``; the center is
-    kept. Give either ``threshold`` or ``target_removal``, the share of images to remove, for which the threshold is
-    solved; members farther than ``max_distance_to_center`` from their center are then released. ``rule`` and what it
-    reads (``cells``, ``cell_iterations``, ``seed``) are those of :class:`BalanceConfig`. Images on a ``blocklist``
-    (see :func:`pipeline.balance.blocklist.block`) are counted and left out of everything, before any share is taken.
-    With ``images`` (the files of the table of that name), ``balanced_pairs`` is written too; similarities need a
-    ``text_embedding`` beside the image embedding.
+    By the default rule a group is a connected component of the forest at the threshold; its center is the member nearest
+    to the mean of its members, ties going to the smallest ``sample_id``; the center is kept. Give either ``threshold``
+    or ``target_removal``. DuckDB works within ``query_config.memory_limit`` and spills to a folder under ``output``;
+    beside it, a few numbers are held per image that has a neighbor.
 
-    DuckDB works within ``query_config.memory_limit`` and spills to a folder under ``output``; beside it, a few numbers
-    are held per image that has a neighbor. Raises :class:`ConfigError` for impossible settings,
-    :class:`pipeline.core.errors.BlocklistError` and :class:`pipeline.core.errors.EmbeddingError` for bad files.
+    Args:
+        embeddings: Parquet files, or a folder of them, with ``sample_id`` and ``image_embedding`` (unit vectors);
+            similarities need a ``text_embedding`` beside it.
+        forest: the file that :func:`pipeline.neighbors.near_duplicate_forest` has written for them.
+        output: folder, made if need be.
+        threshold: Euclidean distance in [0, 2) up to which images are near-duplicates.
+        target_removal: share of the images to remove, in [0, 1), for which the threshold is solved.
+        max_distance_to_center: members farther than this from their center are released; none means no bound.
+        rule: which images stand for which; ``cells``, ``cell_iterations`` and ``seed`` are read by some of the rules,
+            as :class:`BalanceConfig` says.
+        blocklist: files of ids or URLs (see :func:`pipeline.balance.blocklist.block`); their images are counted and
+            left out of everything, before any share is taken.
+        images: files of the table of that name; with them ``balanced_pairs`` is written too.
+        cells: k-means cells of SemDeDup's rule.
+        cell_iterations: its Lloyd iterations.
+        seed: seed of what is drawn.
+        query_config: limits of DuckDB; none means the defaults.
+
+    Returns:
+        What was kept and removed, with the removal at other thresholds.
+
+    Raises:
+        ConfigError: for impossible settings.
+        pipeline.core.errors.BlocklistError: for a blocklist that cannot be read or names nothing.
+        pipeline.core.errors.EmbeddingError: for malformed embeddings, or a forest of others.
     """
     config = _checked(
         rule=rule,

@@ -48,11 +48,26 @@ def cluster_embeddings(
 ) -> ClusterReport:
     """Write ``centroids.parquet`` and ``cluster_assignments.parquet`` into the folder ``output``.
 
-    ``keep`` is a Parquet file whose ``sample_id`` column names the rows to cluster; none means all. k-means is fitted
-    on ``train_samples`` of them, drawn with ``seed``; none means all (faiss by itself would stop at 256 a cluster).
-    Distances are Euclidean. The result does not depend on the order or division of the input. Memory holds the
-    training sample in float32, and 24 bytes a row. Raises :class:`ConfigError` if there are fewer rows than clusters,
-    :class:`EmbeddingError` for malformed embeddings.
+    Distances are Euclidean. The result does not depend on the order or division of the input. Memory holds the training
+    sample in float32, and 24 bytes a row.
+
+    Args:
+        embeddings: Parquet files, or a folder of them, with ``sample_id`` and ``image_embedding``.
+        output: folder, made if need be.
+        clusters: number of centroids.
+        iterations: Lloyd iterations.
+        spherical: scale centroids to unit length after each iteration.
+        seed: seed of the first centroids and of the training sample.
+        train_samples: rows that k-means is fitted on, drawn with ``seed``; none means all (faiss by itself would stop
+            at 256 a cluster).
+        keep: Parquet file whose ``sample_id`` column names the rows to cluster; none means all.
+
+    Returns:
+        Counts, inertia and seconds.
+
+    Raises:
+        ConfigError: if there are fewer rows than clusters.
+        EmbeddingError: for malformed embeddings.
     """
     from pipeline.vectors.kmeans import fit_centroids
 

@@ -39,11 +39,26 @@ def import_embeddings(
 ) -> StageResult:
     """Import every part of ``source`` into ``root``; parts that are done and unchanged are not read again.
 
-    ``url_prefix`` is put before each URL, for columns of paths: ``file://`` makes URLs of them. ``image_column`` and
-    ``text_column`` matter for Parquet alone. ``teacher`` is noted in the files. Vectors are normalized. Exact repeats
-    of a pair are dropped, and so are pairs without URL or caption; the result's ``stats`` count both. Raises
-    :class:`EmbeddingError` for parts that do not fit together, missing columns, other counts of vectors than of rows,
-    mixed widths, and vectors that are not finite or zero.
+    Vectors are normalized. Exact repeats of a pair are dropped, and so are pairs without URL or caption; the result's
+    ``stats`` count both.
+
+    Args:
+        source: a folder as clip-retrieval writes it, or of Parquet files with embeddings.
+        root: where ``source_pairs`` and ``teacher_embeddings`` are written.
+        url_column: column of the URL, from which the id is made.
+        caption_column: column of the caption, from which the id is made too.
+        url_prefix: put before each URL, for columns of paths: ``file://`` makes URLs of them.
+        image_column: column of the image embedding, in Parquet alone.
+        text_column: column of the caption's, in Parquet alone.
+        teacher: what is noted in the files as the model that made them.
+        query_config: limits of DuckDB; none means the defaults.
+
+    Returns:
+        The completed stage ``teacher_embeddings``.
+
+    Raises:
+        EmbeddingError: for parts that do not fit together, missing columns, other counts of vectors than of rows, mixed
+            widths, and vectors that are not finite or zero.
     """
     parts = find_parts(Path(source), image_column=image_column, text_column=text_column)
     config = {"url_column": url_column, "caption_column": caption_column, "url_prefix": url_prefix, "teacher": teacher}

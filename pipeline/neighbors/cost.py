@@ -123,9 +123,20 @@ def calibrate(
     device: Device,
     pairs: int,
 ) -> Calibration:
-    """Fit the basis on a sample of ``rows`` and find the cheapest prefix by trying the product on another.
+    """Fit the basis on a sample of the rows and find the cheapest prefix by trying the product on another.
 
-    For a CPU the trial is timed; for a GPU, which need not be this machine's, only candidates are counted.
+    Args:
+        rows: (N, D), unit vectors.
+        distinct: (M,) positions of rows of which no two are equal.
+        max_distance: Euclidean.
+        prefix: coordinates of the bound; none means the cheapest by trial.
+        precision: of the product, ``auto`` by trial too.
+        device: what the tiles will run on. For a CPU the trial is timed; for a GPU, which need not be this machine's,
+            only candidates are counted.
+        pairs: pairs of the whole search, over which the costs are spread.
+
+    Returns:
+        Basis, prefix and precision.
     """
     import torch
 

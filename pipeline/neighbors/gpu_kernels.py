@@ -144,10 +144,18 @@ def _squared_distances(  # type: ignore[no-untyped-def]
 def flag_blocks(
     left: "Tensor", right: "Tensor", least: float, precision: "Precision", *, same: bool, shape: Shape | None = None
 ) -> "Tensor":
-    """(row blocks, column blocks) int8: whether a block of ``left @ right.T`` has a score of at least ``least``.
+    """Whether a block of ``left @ right.T`` has a score of at least ``least``.
 
-    ``left`` (R, W), ``right`` (C, W): contiguous, R and C multiples of ``ROW_MULTIPLE``, W of the shape's depth.
-    ``same``: both are the same rows, and blocks below the diagonal stay 0.
+    Args:
+        left: (R, W), contiguous, R a multiple of ``ROW_MULTIPLE``, W of the shape's depth.
+        right: (C, W), the same.
+        least: score of a candidate.
+        precision: of the factors.
+        same: both are the same rows, and blocks below the diagonal stay 0.
+        shape: block sizes; none means those of the precision.
+
+    Returns:
+        (row blocks, column blocks) int8.
     """
     shape = shape or SHAPES[precision]
     blocks = len(left) // shape.rows, len(right) // shape.columns
@@ -163,7 +171,20 @@ def count_candidates(
     left: "Tensor", right: "Tensor", blocks: "Tensor", sides: tuple[int, int], least: float, precision: "Precision",
     *, same: bool,
 ) -> "Tensor":  # fmt: skip
-    """(B,) int64: candidates in each of ``blocks`` (B, 2) int32; ``sides``: rows of both sides, without padding."""
+    """How many candidates each of some blocks has.
+
+    Args:
+        left: as of :func:`flag_blocks`, and so are ``right``, ``least``, ``precision`` and ``same``.
+        right: the other side.
+        blocks: (B, 2) int32, row and column of each block.
+        sides: rows of both sides, without padding.
+        least: score of a candidate.
+        precision: of the factors.
+        same: both are the same rows.
+
+    Returns:
+        (B,) int64.
+    """
     counts = torch.empty(len(blocks), dtype=torch.int64, device=left.device)
     constants = _constants(left, precision, _again(precision))
     if len(blocks):
@@ -177,7 +198,22 @@ def emit_candidates(
     left: "Tensor", right: "Tensor", blocks: "Tensor", counts: "Tensor", sides: tuple[int, int], least: float,
     precision: "Precision", *, same: bool, total: int,
 ) -> "tuple[Tensor, Tensor]":  # fmt: skip
-    """The ``total`` candidates of ``blocks`` as positions (a, b) int32 in the two sides, block by block."""
+    """The candidates of some blocks, block by block.
+
+    Args:
+        left: as of :func:`count_candidates`, and so are all but ``counts`` and ``total``.
+        right: the other side.
+        blocks: (B, 2) int32, row and column of each block.
+        counts: (B,) int64, what :func:`count_candidates` has returned for them.
+        sides: rows of both sides, without padding.
+        least: score of a candidate.
+        precision: of the factors.
+        same: both are the same rows.
+        total: sum of ``counts``.
+
+    Returns:
+        Positions (a, b) int32 in the two sides, (total,) each.
+    """
     a, b = (torch.empty(total, dtype=torch.int32, device=left.device) for _ in range(2))
     places = counts.cumsum(0) - counts
     constants = _constants(left, precision, _again(precision))

@@ -67,19 +67,33 @@ def near_duplicate_forest(
     work: Path | None = None,
     base: BaseForest | None = None,
 ) -> ForestReport:
-    """Write the near-duplicate forest (``id_a < id_b, distance``) of ``column`` as one Parquet file.
+    """Write the near-duplicate forest (``id_a < id_b, distance``) of a column of embeddings as one Parquet file.
 
-    ``max_distance`` is Euclidean, between unit vectors, in (0, 2). The forest is exact: it is that of all pairs whose
-    distance, from float64 differences of the stored vectors rounded to float32, is at most ``max_distance``; it depends
-    on nothing else, neither order nor division of the input, tiles, prefix, device nor engine. ``prefix``: coordinates
-    of the bound (none: the cheapest by trial). ``device``: ``auto`` takes CUDA where the process that searches a tile
-    finds one. ``tile_rows``: none means 16,384 for a CPU, 524,288 for a GPU. ``memory_limit``: bytes, or a size such as
-    ``4GB``. ``work``: folder for intermediate files (as large as the embeddings), kept while the search is unfinished,
-    so that the same call goes on where it was. ``base``: a forest of some of the files, made before; only pairs with a
-    vector of the other files are searched.
+    The forest is exact: it is that of all pairs whose distance, from float64 differences of the stored vectors rounded to
+    float32, is at most ``max_distance``; it depends on nothing else, neither order nor division of the input, tiles,
+    prefix, device nor engine.
 
-    Raises :class:`ConfigError` for impossible settings or a memory limit that will not do, :class:`EmbeddingError` for
-    embeddings that cannot be searched.
+    Args:
+        embeddings: Parquet files, or a folder of them, with ``sample_id`` and unit vectors.
+        output: the file to write.
+        max_distance: Euclidean, in (0, 2).
+        column: the vectors' column.
+        prefix: coordinates of the bound; none means the cheapest by trial.
+        precision: of the products that find candidates.
+        device: ``auto`` takes CUDA where the process that searches a tile finds one.
+        tile_rows: none means 16,384 for a CPU, 524,288 for a GPU.
+        memory_limit: bytes, or a size such as ``4GB``.
+        compute: on which processes or machines; none means this process.
+        work: folder for intermediate files (as large as the embeddings), kept while the search is unfinished, so that
+            the same call goes on where it was; none means a temporary one.
+        base: a forest of some of the files, made before; only pairs with a vector of the other files are searched.
+
+    Returns:
+        Counts, the plan and seconds.
+
+    Raises:
+        ConfigError: for impossible settings or a memory limit that will not do.
+        EmbeddingError: for embeddings that cannot be searched.
     """
     started = time.monotonic()
     if not 0 < max_distance < 2:

@@ -121,22 +121,37 @@ def test_what_no_bound_explains(
     assert part in failed(evaluate(check, tmp_path))
 
 
-def test_embeddings_that_no_longer_match(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_that_no_longer_match(copied: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.embeddings import verify
 
     cosines = {"samples": 3, "min_cosine_image": 0.91, "min_cosine_text": 1.0}
     monkeypatch.setattr(verify, "live_cosines", lambda *_, **__: cosines)
-    text = failed(evaluate(checks.embeddings_match_live, finished.root))
+    text = failed(evaluate(checks.embeddings_match_live, copied.root))
     assert "is 0.91000; checks.min_embedding_cosine asks for 0.999" in text
     assert "embeddings.precision" in named_settings(text)
 
 
 def test_an_export_that_differs(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.storage.result import StageResult
-    from training.export import check
-
-    monkeypatch.setattr("pipeline.storage.result.read_result", lambda *_: StageResult.__new__(StageResult))
-    monkeypatch.setattr(StageResult, "folder", lambda *_: finished.root)
-    monkeypatch.setattr(check, "export_cosine", lambda _: 0.5)
+    monkeypatch.setattr(checks, "_compared", lambda *_: {"min_cosine": 0.5})
     text = failed(evaluate(checks.export_reloads, finished.root))
     assert "is 0.500000; checks.min_export_cosine asks for 0.9999" in text
+
+
+def test_a_comparison_is_made_again_when_a_file_was_replaced(copied: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.embeddings import verify
+
+    compared: list[int] = []
+
+    def live_cosines(*_: Any, samples: int, **__: Any) -> dict[str, float]:
+        compared.append(samples)
+        return {"samples": samples, "min_cosine_image": 1.0, "min_cosine_text": 1.0}
+
+    monkeypatch.setattr(verify, "live_cosines", live_cosines)
+    for _ in range(2):
+        assert evaluate(checks.embeddings_match_live, copied.root, checks={"live_samples": 3}).passed
+    assert compared == [3]
+    path = read_result(copied.root, "teacher_embeddings").parquet("teacher_embeddings")[0]
+    path.write_bytes(path.read_bytes())
+    evaluate(checks.embeddings_match_live, copied.root, checks={"live_samples": 3})
+    evaluate(checks.embeddings_match_live, copied.root, checks={"live_samples": 4})
+    assert compared == [3, 3, 4]

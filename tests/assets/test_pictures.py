@@ -1,6 +1,16 @@
+"""What the page shows of a stage."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assets.page import pictures
 from assets.page.columns import describe_column
 from assets.page.pictures import _side_by_side
 from pipeline.core import schema
+from pipeline.storage.result import read_result
+from tests.conftest import SmallRun
 
 
 def row(model: str, task: str, metric: str, value: float, dataset: str = "demo") -> dict:
@@ -39,3 +49,25 @@ def test_every_column_is_described() -> None:
     ]
     assert not missing
     assert describe_column("cluster_assignments", "distance") != describe_column("near_duplicates", "distance")
+
+
+def test_a_picture_is_drawn_again_only_if_what_it_shows_or_the_file_has_gone(
+    copied: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Path] = []
+    whole = pictures.cluster_size_histogram
+
+    def draw(sizes: Any, *, full: Path) -> bytes:
+        drawn.append(full)
+        return whole(sizes, full=full)
+
+    monkeypatch.setattr(pictures, "cluster_size_histogram", draw)
+    result = read_result(copied.root, "clusters")
+    first = pictures.cluster_pictures(result, copied.settings)
+    assert pictures.cluster_pictures(result, copied.settings) == first
+    assert drawn == [copied.root / "pictures" / "cluster_sizes.png"]
+    drawn[0].unlink()
+    assert pictures.cluster_pictures(result, copied.settings) == first and len(drawn) == 2
+    (copied.root / ".marks/page/cluster_sizes.json").unlink()
+    pictures.cluster_pictures(result, copied.settings)
+    assert len(drawn) == 3 and drawn[0].is_file()

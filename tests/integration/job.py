@@ -21,6 +21,11 @@ STAGES = tuple(
     "demo source_pairs images teacher teacher_embeddings near_duplicates balance clusters training_shards "
     "student baseline evaluation".split()
 )
+# Read by every Python that starts with this folder on its path.
+_WATCH = """\
+import atexit, os, sys
+atexit.register(lambda: open(f"{os.path.dirname(__file__)}/{os.getpid()}.modules", "w").write("\\n".join(sys.modules)))
+"""
 MODELS = ("teacher", "student", "baseline")
 TABLES = tuple(
     "source_pairs images teacher_embeddings near_duplicates balance_groups balanced_pairs removed_pairs centroids "
@@ -50,7 +55,7 @@ class Job:
             return subprocess.Popen(
                 [*command, "-c", "run.yaml"],
                 cwd=self.folder,
-                env={**environment, "PYTHONPATH": str(PROJECT)},
+                env={**environment, "PYTHONPATH": f"{self.folder / 'watch'}:{PROJECT}"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -63,6 +68,16 @@ class Job:
         status = self.start(job).wait()
         assert status == 0, self.output()[-6000:]
         return self.output()
+
+    def watch_modules(self) -> None:
+        """From now on, note which modules the runs in this folder load."""
+        (self.folder / "watch").mkdir()
+        (self.folder / "watch" / "sitecustomize.py").write_text(_WATCH)
+
+    def loaded_modules(self) -> set[str]:
+        noted = list((self.folder / "watch").glob("*.modules"))
+        assert noted
+        return {name for path in noted for name in path.read_text().splitlines()}
 
     def output(self) -> str:
         """What the last run in this folder has printed."""
@@ -89,6 +104,9 @@ class Job:
         for table in TABLES:
             assert mine[table] == theirs[table], f"{table} differs"
         assert self.weights() == other.weights()
+
+    def pictures(self) -> dict[str, float]:
+        return {path.name: path.stat().st_mtime_ns for path in (self.root / "pictures").iterdir()}
 
     def weights(self) -> dict[str, str]:
         """A digest of every trained model."""

@@ -43,8 +43,23 @@ def run_ablation(
 ) -> StageResult:
     """Stage ``ablation``: ``ablation/<data>-<losses>-<seed>.parquet``, a row per task, data set and metric of a cell.
 
-    ``on_cell(name, number, cells)`` is called before each cell that has to be trained. Every cell has the same student,
-    batch and number of steps. Raises what training and evaluation raise.
+    Every cell has the same student, batch and number of steps.
+
+    Args:
+        root: a root with embeddings, balance and clusters.
+        config: the grid.
+        student: the student and its training, as the grid's losses and seeds change it.
+        evaluation: batch size and device of the measurements.
+        shards: how the three training sets are cut.
+        query: limits of DuckDB.
+        datasets: folders of labeled images to measure on.
+        on_cell: called with ``name, number, cells`` before each cell that has to be trained.
+
+    Returns:
+        The completed stage.
+
+    Raises:
+        Exception: what training and evaluation raise.
     """
     data = write_ablation_data(root, shards, query)
     cells = {cell.name: cell for cell in cells_of(config, student)}

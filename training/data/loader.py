@@ -15,7 +15,20 @@ from training.data.order import SampleOrder
 def batches(
     samples: TrainingSet, order: SampleOrder, *, start: int, stop: int, rank: int, ranks: int, workers: int
 ) -> Iterator[Batch]:
-    """This rank's part of every global batch of the steps ``start`` to ``stop - 1``, counted from 0."""
+    """This rank's part of every global batch of some steps.
+
+    Args:
+        samples: the training set.
+        order: which sample comes when.
+        start: first step, counted from 0.
+        stop: the step after the last.
+        rank: this rank.
+        ranks: all of them.
+        workers: processes that load; 0 means this one.
+
+    Yields:
+        A batch a step.
+    """
     loader = torch.utils.data.DataLoader(
         _Steps(samples, order, rank=rank, ranks=ranks),
         batch_size=None,

@@ -88,10 +88,19 @@ def fit_logistic_regression(
     tolerance: float = _FINAL_TOLERANCE,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weights ``(K, D)`` and intercepts ``(K,)`` by L-BFGS; ``c`` is scikit-learn's ``C``.
+    """Multinomial logistic regression by L-BFGS, in the precision and on the device of the features.
 
-    ``start``: weights and intercepts to begin from, such as those of a nearby C. Precision and device are those
-    of ``features``.
+    Args:
+        features: ``(N, D)``.
+        labels: ``(N,)`` int64, below ``classes``.
+        classes: K.
+        c: scikit-learn's ``C``, the inverse of the regularization.
+        iterations: L-BFGS iterations at most.
+        tolerance: largest entry of the gradient at which it ends.
+        start: weights and intercepts to begin from, such as those of a nearby C.
+
+    Returns:
+        Weights ``(K, D)`` and intercepts ``(K,)``.
     """
     # Centered features leave the weights as they are and only move the intercepts, and are far better conditioned.
     mean_D = features.mean(dim=0)

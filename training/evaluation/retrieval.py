@@ -32,12 +32,22 @@ def retrieval_recall(
     ranks: Sequence[int] = RANKS,
     block_elements: int = _BLOCK_ELEMENTS,
 ) -> dict[str, float]:
-    """``{"image_to_text_recall@1": ..., "text_to_image_recall@1": ..., ...}``.
+    """Recall at k, from images to texts and back.
 
-    ``image_features``: ``(N, D)``; ``text_features``: ``(U, D)`` of the distinct texts; ``images``, ``ids``: as of
-    :func:`unique_texts`. A query is a hit at k if fewer than k wrong candidates score at least as high as its best
-    right one: ties count against the model, so that one which embeds everything alike scores zero. Captions that read
-    alike are all right for an image that has one of them, and each takes a place of its own among the candidates.
+    A query is a hit at k if fewer than k wrong candidates score at least as high as its best right one: ties count
+    against the model, so that one which embeds everything alike scores zero. Captions that read alike are all right for
+    an image that has one of them, and each takes a place of its own among the candidates.
+
+    Args:
+        image_features: ``(N, D)``.
+        text_features: ``(U, D)`` of the distinct texts.
+        images: as of :func:`unique_texts`.
+        ids: the same.
+        ranks: every k.
+        block_elements: scores that are held at a time.
+
+    Returns:
+        ``{"image_to_text_recall@1": ..., "text_to_image_recall@1": ..., ...}``, in [0, 1].
     """
     copies = torch.bincount(ids, minlength=len(text_features))
     places = _places(image_features, text_features, images, ids, copies, block_elements=block_elements)

@@ -55,11 +55,21 @@ def check_hosts(job: TrainingJob) -> dict[str, int]:
 def started_on_hosts(
     job: TrainingJob, *, job_file: Path, log_file: Path, env: dict[str, str], port: int, grace_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """DeepSpeed's runner, in a process group of its own. At the end of the block the ranks are asked to stop; those
-    that are there after ``grace_s`` end at once.
+    """DeepSpeed's runner, in a process group of its own. At the end of the block the ranks are asked to stop.
 
     Nothing is left to signals: the runner answers SIGTERM with a `pkill` of *every* DeepSpeed launcher that a machine
     has from this Python, those of other runs too.
+
+    Args:
+        job: the run; its student has the hostfile.
+        job_file: the job as every rank reads it.
+        log_file: where the output of all goes.
+        env: variables for the ranks.
+        port: where they meet.
+        grace_s: seconds after which ranks that are still there are ended at once.
+
+    Yields:
+        The runner's process.
     """
     hosts = check_hosts(job)
     first = job.student.master_address or next(iter(hosts))

@@ -41,10 +41,19 @@ def softmax_over_centroids(
 ) -> SoftmaxRows:
     """Softmax statistics of this rank's rows, differentiable in ``student_BD`` and in learnable centroids.
 
-    ``student_BD``, ``teacher_BD``: ``(B, D)`` rows over their temperatures; the teacher's are a target, without
-    gradient. ``labels_B``: cluster ids. ``chosen``: positions in ``centroids`` that take part; none means all.
-    ``divided``: every rank holds other centroids, so rows go to all of them. ``float16``: factors of products with
-    fixed centroids (``precision.py`` has the bounds); none means on a GPU. ``elements``: logits held at one time.
+    Args:
+        student_BD: ``(B, D)`` rows over their temperature.
+        teacher_BD: the same of the teacher, a target without gradient; none where only labels are asked for.
+        labels_B: ``(B,)`` cluster ids; none where only the teacher is asked for.
+        centroids: all of them, or this rank's part.
+        chosen: positions in ``centroids`` that take part; none means all.
+        divided: every rank holds other centroids, so rows go to all of them.
+        float16: whether products with fixed centroids have float16 factors (``precision.py`` has the bounds); none
+            means on a GPU.
+        elements: logits that are held at a time.
+
+    Returns:
+        Statistics of each row, from which the losses are made.
     """
     divided = divided and world_size() > 1
     rows = student_BD.detach()

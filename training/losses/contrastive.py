@@ -18,12 +18,19 @@ def symmetric_cross_entropy(
     scale: Tensor | float,
     elements: int = CHUNK_ELEMENTS,
 ) -> Tensor:
-    """Mean of the cross-entropies a -> b and b -> a, where row i of a belongs to row i of b.
-
-    ``a_BD``, ``b_BD``: ``(B, D)`` normalized float32 rows of this rank. ``all_a_GD``, ``all_b_GD``: ``(G, D)`` those of
-    all ranks. ``scale``: inverse temperature. Where ``B x G`` logits are more than ``elements``, they are never held
-    together. Returns this rank's mean; the mean over ranks is the loss of the global batch (CLIP, arXiv 2103.00020,
+    """Mean of the cross-entropies a -> b and b -> a, where row i of a belongs to row i of b (CLIP, arXiv 2103.00020,
     figure 3).
+
+    Args:
+        a_BD: ``(B, D)`` normalized float32 rows of this rank.
+        b_BD: the same of the other side.
+        all_a_GD: ``(G, D)``, those of all ranks.
+        all_b_GD: the same of the other side.
+        scale: inverse temperature.
+        elements: where ``B x G`` logits are more, they are never held together.
+
+    Returns:
+        This rank's mean; the mean over ranks is the loss of the global batch.
     """
     a_to_b = _cross_entropy(scale * a_BD, b_BD, all_b_GD, elements)
     b_to_a = _cross_entropy(scale * b_BD, a_BD, all_a_GD, elements)

@@ -108,12 +108,26 @@ def build_student(
 ) -> BuiltStudent:
     """Build the student with weights drawn from ``seed``.
 
-    ``model``: `demo`, an open_clip model name, or a JSON model config file. ``temperature``: initial temperature of
-    the contrastive term. Its images are preprocessed as open_clip does for evaluation, without augmentation: the
-    teacher's cached embeddings are of the image as it is. ``precision``: that of training; models with BatchNorm keep
-    their weights and statistics in float32 and go through autocast, in bf16 alone. ``initial``, ``teacher``: see
-    :func:`training.model.initial_weights.initialize`. Raises :class:`ConfigError` if there is no such model, or it
-    cannot do what is asked.
+    Its images are preprocessed as open_clip does for evaluation, without augmentation: the teacher's cached embeddings
+    are of the image as it is.
+
+    Args:
+        model: `demo`, an open_clip model name, or a JSON model config file.
+        teacher_dim: width of the teacher's embeddings, for which a projection is built; none means no projection.
+        temperature: initial temperature of the contrastive term.
+        seed: seed of all weights.
+        precision: that of training; models with BatchNorm keep their weights and statistics in float32 and go through
+            autocast, in bf16 alone.
+        gradient_checkpointing: compute activations again in the backward pass.
+        initial: see :func:`training.model.initial_weights.initialize`, and so is ``teacher``.
+        teacher: its open_clip folder.
+        temperatures: initial values of other learnable temperatures, by term.
+
+    Returns:
+        The model, its preprocessing and tokenizer.
+
+    Raises:
+        ConfigError: if there is no such model, or it cannot do what is asked.
     """
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2

@@ -171,13 +171,15 @@ def _files() -> dict[str, bytes]:
 
 
 class HostileServer(http.server.ThreadingHTTPServer):
-    """``requests`` are the paths that anybody asked for, in order; ``agents`` the user agents."""
+    """``requests`` are the paths that anybody asked for, in order; ``agents`` the user agents; ``endured`` the paths
+    whose answer, which is without end, somebody read for as long as it was given."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, family: socket.AddressFamily, address: str, port: int, requests: list[str], agents: set[str]):
-        self.address_family, self.requests, self.agents = family, requests, agents
+    def __init__(self, family: socket.AddressFamily, address: str, port: int, seen: "Hostile"):
+        self.address_family = family
+        self.requests, self.agents, self.endured = seen.requests, seen.agents, seen.endured
         super().__init__((address, port), _Handler)
 
 
@@ -213,12 +215,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         end = time.monotonic() + _END_S
         while time.monotonic() < end:
             self.wfile.write(bytes(1 << 16))
+        self.server.endured.append(self.path)
 
     def _drip(self, letter: bytes) -> None:
         end = time.monotonic() + _END_S
         while time.monotonic() < end:
             self.wfile.write(letter)
             time.sleep(0.1)
+        self.server.endured.append(self.path)
 
     def _drip_body(self) -> None:
         self._head(200, **{"Content-Length": "100000"})
@@ -255,26 +259,26 @@ _SPECIAL: dict[str, Callable[[_Handler], None]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Hostile:
     """A running server: where to connect to for the names it trusts to, and what it was asked."""
 
-    port: int
-    connect_to: dict[str, str]
-    requests: list[str]
-    agents: set[str]
+    port: int = 0
+    connect_to: dict[str, str] = dataclasses.field(default_factory=dict)
+    requests: list[str] = dataclasses.field(default_factory=list)
+    agents: set[str] = dataclasses.field(default_factory=set)
+    endured: list[str] = dataclasses.field(default_factory=list)
 
 
 @contextlib.contextmanager
 def hostile_server() -> Iterator[Hostile]:
     """Listen on a free port of 127.0.0.1 and, where there is IPv6, on the same of ::1; two more play dumb."""
-    requests: list[str] = []
-    agents: set[str] = set()
+    seen = Hostile()
     with contextlib.ExitStack() as stack:
-        servers = [HostileServer(socket.AF_INET, "127.0.0.1", 0, requests, agents)]
+        servers = [HostileServer(socket.AF_INET, "127.0.0.1", 0, seen)]
         port = servers[0].server_port
         with contextlib.suppress(OSError):
-            servers.append(HostileServer(socket.AF_INET6, "::1", port, requests, agents))
+            servers.append(HostileServer(socket.AF_INET6, "::1", port, seen))
         for server in servers:
             stack.enter_context(server)
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -283,8 +287,9 @@ def hostile_server() -> Iterator[Hostile]:
         ports = {SILENT: silent.getsockname()[1], GARBAGE: garbage.getsockname()[1], CLOSED: closed.getsockname()[1]}
         closed.close()
         threading.Thread(target=_answer_garbage, args=(garbage,), daemon=True).start()
-        connect_to = {WEB: f"127.0.0.1:{port}", **{name: f"127.0.0.1:{number}" for name, number in ports.items()}}
-        yield Hostile(port, connect_to, requests, agents)
+        names = {name: f"127.0.0.1:{number}" for name, number in ports.items()}
+        seen.port, seen.connect_to = port, {WEB: f"127.0.0.1:{port}", **names}
+        yield seen
 
 
 def _answer_garbage(listener: socket.socket) -> None:

@@ -1,7 +1,6 @@
 import errno
 import json
 import multiprocessing
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import MissingInputError, StorageError
+from pipeline.storage import local
 from pipeline.storage.result import read_result
 from pipeline.storage.stage import Stage
 
@@ -109,23 +109,25 @@ def test_storage_that_refuses_is_a_typed_error_that_names_the_root(tmp_path: Pat
     assert not (tmp_path / "source_pairs").exists()
 
 
-def hold(root: Path, seconds: float, started: object) -> None:
+def hold(root: Path, started: object, waited_for: object) -> None:
     with stage(root, {"a": 1}).running():
         started.set()
-        time.sleep(seconds)
+        waited_for.wait(60)
+        (root / "over").touch()
 
 
-def test_two_runs_take_turns(tmp_path: Path) -> None:
+def test_two_runs_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = multiprocessing.get_context("fork")
-    started = context.Event()
-    other = context.Process(target=hold, args=(tmp_path, 1.0, started))
+    started, waited_for = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, started, waited_for))
     other.start()
-    assert started.wait(10)
-    begin = time.monotonic()
+    assert started.wait(60)
+    # The one that waits says so first; from then on the other may end.
+    monkeypatch.setattr(local.log, "info", lambda *_: waited_for.set())
     with stage(tmp_path, {"a": 1}).running():
-        waited = time.monotonic() - begin
+        assert (tmp_path / "over").exists()
     other.join()
-    assert waited > 0.5
+    assert waited_for.is_set()
 
 
 def test_marks_are_readable_json(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 import socket
-import time
+import threading
 
 import pytest
 
@@ -72,14 +72,17 @@ def test_one_private_address_spoils_a_name(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_unresolved_hosts_are_found_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
     def slow(host: str, *_: object, **__: object) -> list:
         if host == "hangs.test":
-            time.sleep(5)
+            over.wait()
         if host != "there.test":
             raise socket.gaierror(-2, "unknown")
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    started = time.monotonic()
-    assert unresolved(["there.test", "gone.test", "hangs.test"], timeout_s=0.3) == ["gone.test", "hangs.test"]
-    assert time.monotonic() - started < 2
+    try:
+        assert unresolved(["there.test", "gone.test", "hangs.test"], timeout_s=0.3) == ["gone.test", "hangs.test"]
+    finally:
+        over.set()
