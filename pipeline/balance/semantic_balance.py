@@ -44,9 +44,9 @@ def semantic_balance(
 ) -> BalanceReport:
     """Write ``balance_groups``, ``removed_pairs`` and ``blocked_pairs`` as Parquet files into the folder ``output``.
 
-    By the default rule a group is a connected component of the forest at the threshold; its center is the member nearest
-    to the mean of its members, ties going to the smallest ``sample_id``; the center is kept. Give either ``threshold``
-    or ``target_removal``. DuckDB works within ``query_config.memory_limit`` and spills to a folder under ``output``;
+    By the default rule a group is a connected component of the forest at the threshold; its center is the member
+    nearest to the mean of its members, ties going to the smallest ``sample_id``; the center is kept. Give either
+    ``threshold`` or ``target_removal``. DuckDB works within ``query_config.memory_limit`` and spills to a folder under ``output``;
     beside it, a few numbers are held per image that has a neighbor.
 
     Args:
@@ -72,7 +72,7 @@ def semantic_balance(
 
     Raises:
         ConfigError: for impossible settings.
-        pipeline.core.errors.BlocklistError: for a blocklist that cannot be read or names nothing.
+        pipeline.core.errors.BlocklistError: for a blocklist that cannot be read, names nothing, or blocks all.
         pipeline.core.errors.EmbeddingError: for malformed embeddings, or a forest of others.
     """
     config = _checked(

@@ -127,7 +127,7 @@ def calibrate(
 
     Args:
         rows: (N, D), unit vectors.
-        distinct: (M,) positions of rows of which no two are equal.
+        distinct: (M,) positions of rows that differ from each other, ascending.
         max_distance: Euclidean.
         prefix: coordinates of the bound; none means the cheapest by trial.
         precision: of the product, ``auto`` by trial too.
@@ -136,7 +136,7 @@ def calibrate(
         pairs: pairs of the whole search, over which the costs are spread.
 
     Returns:
-        Basis, prefix and precision.
+        The bound, its basis, and what a pair costs.
     """
     import torch
 

@@ -69,8 +69,8 @@ def near_duplicate_forest(
 ) -> ForestReport:
     """Write the near-duplicate forest (``id_a < id_b, distance``) of a column of embeddings as one Parquet file.
 
-    The forest is exact: it is that of all pairs whose distance, from float64 differences of the stored vectors rounded to
-    float32, is at most ``max_distance``; it depends on nothing else, neither order nor division of the input, tiles,
+    The forest is exact: it is that of all pairs whose distance, from float64 differences of the stored vectors rounded
+    to float32, is at most ``max_distance``; it depends on nothing else, neither order nor division of the input, tiles,
     prefix, device nor engine.
 
     Args:
@@ -85,7 +85,7 @@ def near_duplicate_forest(
         memory_limit: bytes, or a size such as ``4GB``.
         compute: on which processes or machines; none means this process.
         work: folder for intermediate files (as large as the embeddings), kept while the search is unfinished, so that
-            the same call goes on where it was; none means a temporary one.
+            the same call goes on where it was; none means a hidden one beside ``output``.
         base: a forest of some of the files, made before; only pairs with a vector of the other files are searched.
 
     Returns:

@@ -53,7 +53,7 @@ def softmax_over_centroids(
         elements: logits that are held at a time.
 
     Returns:
-        Statistics of each row, from which the losses are made.
+        ``(B,)`` each, from which the losses are made.
     """
     divided = divided and world_size() > 1
     rows = student_BD.detach()
