@@ -46,8 +46,8 @@ def semantic_balance(
 
     By the default rule a group is a connected component of the forest at the threshold; its center is the member
     nearest to the mean of its members, ties going to the smallest ``sample_id``; the center is kept. Give either
-    ``threshold`` or ``target_removal``. DuckDB works within ``query_config.memory_limit`` and spills to a folder under ``output``;
-    beside it, a few numbers are held per image that has a neighbor.
+    ``threshold`` or ``target_removal``. DuckDB works within ``query_config.memory_limit`` and spills to a folder under
+    ``output``; beside it, a few numbers are held per image that has a neighbor.
 
     Args:
         embeddings: Parquet files, or a folder of them, with ``sample_id`` and ``image_embedding`` (unit vectors);
