@@ -100,24 +100,6 @@ TRAINING_METRICS = (
 # Those that no two runs share.
 MACHINE_METRICS = ("samples_per_second", "data_stall", "memory_gb")
 
-TABLES = (
-    "source_pairs",
-    "images",
-    "teacher_embeddings",
-    "teacher_views",
-    "near_duplicates",
-    "balance_groups",
-    "balanced_pairs",
-    "removed_pairs",
-    "blocked_pairs",
-    "centroids",
-    "cluster_assignments",
-    "training_metrics",
-    "baseline_metrics",
-    "evaluation",
-    "ablation",
-)
-
 # Rows per Parquet row group where there are embeddings: 1,048,576 rows (the default of pyarrow) of a
 # 1280-dimensional float16 embedding would be 2.7 GB that a reader must hold at once.
 EMBEDDING_ROW_GROUP = 8192

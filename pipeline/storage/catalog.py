@@ -2,16 +2,19 @@
 
 import contextlib
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.core.files import write_text_atomically
-from pipeline.core.schema import TABLES
+from pipeline.storage.completion import complete_mark
 from pipeline.storage.protocol import Storage
 from pipeline.storage.roots import storage_of
 
 FILE = "catalog.sql"
 PLACE_VARIABLE = "clip_cid_root"
 """The DuckDB variable by which a reader says where the root is now, if it was moved or copied."""
+
+# Their files are not rows of one table.
+_NO_TABLES = {"demo", "ablation_data"}
 
 _HEAD = f"""\
 -- One view per table. Use: duckdb -init {FILE}, or duckdb.execute(open("{FILE}").read()), from any folder.
@@ -21,7 +24,7 @@ _REMOTE = "-- Before it: INSTALL httpfs; CREATE SECRET (TYPE s3, PROVIDER creden
 
 
 def write_catalog(root: Path) -> Path:
-    """Write ``catalog.sql``: one DuckDB view per table that exists.
+    """Write ``catalog.sql``: one DuckDB view per table of the stages that are complete.
 
     The text of a script does not know where it was read from, and DuckDB takes a relative path from the working
     directory. So views hold the place of the root in full, and a variable that overrules it.
@@ -30,14 +33,21 @@ def write_catalog(root: Path) -> Path:
     text = _HEAD + (_REMOTE if storage.remote else "")
     # Views read the variable themselves: they stay whole in other connections, a database file, or attached.
     place = f"coalesce(getvariable('{PLACE_VARIABLE}'), {_place(storage)})"
-    for table in TABLES:
-        if storage.names(table, ".parquet"):
-            text += f"CREATE OR REPLACE VIEW {table} AS SELECT * FROM read_parquet({place} || '/{table}/*.parquet');\n"
+    for table in _tables(storage):
+        text += f"CREATE OR REPLACE VIEW {table} AS SELECT * FROM read_parquet({place} || '/{table}/*.parquet');\n"
     storage.write_text(FILE, text)
     path = Path(root) / FILE
     if storage.remote:
         write_text_atomically(path, text)
     return path
+
+
+def _tables(storage: Storage) -> list[str]:
+    """Folders of the root with Parquet files that a stage has made."""
+    marks = [complete_mark(storage, stage) for stage in storage.folders(".marks")]
+    names = [PurePosixPath(name) for mark in marks if mark for name in mark.files]
+    tables = {name.parts[0] for name in names if len(name.parts) == 2 and name.suffix == ".parquet"}
+    return sorted(tables - _NO_TABLES)
 
 
 def follow_move(root: Path) -> None:

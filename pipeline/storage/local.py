@@ -38,6 +38,9 @@ class LocalStorage:
     def names(self, folder: str, ending: str) -> list[str]:
         return sorted(f"{folder}/{path.name}" for path in (self.root / folder).glob(f"*{ending}"))
 
+    def folders(self, folder: str) -> list[str]:
+        return sorted(path.name for path in (self.root / folder).glob("*") if path.is_dir())
+
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         found = {}
         for name in names:

@@ -95,6 +95,9 @@ class ObjectStorage:
     def names(self, folder: str, ending: str) -> list[str]:
         return sorted(f"{folder}/{name}" for name in self._list(folder) if name.endswith(ending))
 
+    def folders(self, folder: str) -> list[str]:
+        return sorted(name for name, info in self._entries(folder).items() if info["type"] == "directory")
+
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         return {name: int(info["size"]) for name, info in self._infos(names).items()}
 
@@ -185,13 +188,17 @@ class ObjectStorage:
         return f"{_open(self.url, json.dumps(self.options, sort_keys=True), os.getpid())[1]}/{name}"
 
     def _list(self, folder: str) -> dict[str, dict[str, Any]]:
+        """The files of a folder, by name."""
+        return {name: info for name, info in self._entries(folder).items() if info["type"] == "file"}
+
+    def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
         """What a folder holds, by name."""
         with self._errors():
             try:
                 found = self._files.ls(self._key(folder), detail=True, refresh=True)
             except FileNotFoundError:
                 return {}
-        return {info["name"].rpartition("/")[2]: info for info in found if info["type"] == "file"}
+        return {info["name"].rstrip("/").rpartition("/")[2]: info for info in found}
 
     def _infos(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Size, time and tag of each object, without those that are not there."""

@@ -33,6 +33,10 @@ class Storage(Protocol):
         """Names of the files in a folder that end like this; an empty list for a folder that is not there."""
         ...
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder, each relative to that one."""
+        ...
+
     def below(self, folder: str) -> list[str]:
         """Names of all files in a folder and below it."""
         ...

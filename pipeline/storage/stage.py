@@ -48,8 +48,8 @@ from pipeline.storage.roots import storage_of
 class Output:
     """The files of one shard while they are written; see :meth:`Stage.output`."""
 
-    def __init__(self, temporary: Path):
-        self._temporary = temporary
+    def __init__(self, shard: str, temporary: Path):
+        self.shard, self._temporary = shard, temporary
         self._names: list[str] = []
         self.rows = 0
         self.stats: dict[str, Any] = {}
@@ -141,7 +141,7 @@ class Stage:
         # Of this attempt alone: a worker that a cluster has lost sight of may be at the same shard.
         temporary = self._temporary() / f"{shard}-{uuid.uuid4().hex[:8]}"
         temporary.mkdir(parents=True)
-        output = Output(temporary)
+        output = Output(shard, temporary)
         yield output
         mark = Mark(
             fingerprint=self._shard_fingerprint(shard),

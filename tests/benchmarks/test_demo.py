@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import demo
-from pipeline.storage.catalog import write_catalog
+from pipeline.storage.stage import Output, Stage
 
 # url, its group, kept, kind, class, origin: two groups of three, one single image, one link that was dead.
 IMAGES = [
@@ -40,10 +40,12 @@ def root(tmp_path: Path) -> Path:
             for url, _, _, kind, class_id, origin in [*IMAGES, ("x", 0, False, "missing", 7, None)]
         ],
     }
-    for table, rows in tables.items():
-        (tmp_path / table).mkdir()
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / table / "truth.parquet")
-    write_catalog(tmp_path)
+
+    def write(output: Output) -> None:
+        for table, rows in tables.items():
+            pq.write_table(pa.Table.from_pylist(rows), output.path(f"{table}/truth.parquet"))
+
+    Stage(tmp_path, "everything", version=1, config=None, inputs={"all": 1}).each(write)
     return tmp_path
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.storage.catalog import follow_move, write_catalog
+from pipeline.storage.stage import Output, Stage
 
 NAMES = (
     "root",
@@ -28,10 +29,18 @@ NAMES = (
 
 
 def make_root(root: Path, value: int = 3) -> Path:
-    for table in ("images", "no_table_of_ours"):
-        (root / table).mkdir(parents=True)
-        pq.write_table(pa.table({"value": [value]}), root / table / "00000.parquet")
-    (root / "balanced_pairs").mkdir()
+    """A root with one finished stage, an unfinished one, and a file that somebody has put there."""
+
+    def write(output: Output) -> None:
+        for name in ("images/00000.parquet", "images/index/00000.parquet"):
+            pq.write_table(pa.table({"value": [value]}), output.path(name))
+
+    Stage(root, "images", version=1, config=None, inputs={"00000": 1}).each(write)
+    unfinished = Stage(root, "clusters", version=1, config=None, inputs={"a": 1, "b": 1})
+    with unfinished.output("a") as output:
+        pq.write_table(pa.table({"value": [value]}), output.path("centroids/a.parquet"))
+    (root / "no_table_of_ours").mkdir()
+    pq.write_table(pa.table({"value": [value]}), root / "no_table_of_ours" / "00000.parquet")
     return root
 
 
@@ -101,7 +110,8 @@ def test_a_moved_root_is_followed(tmp_path: Path) -> None:
 
 
 def test_no_catalog_is_none_to_follow(tmp_path: Path) -> None:
-    follow_move(make_root(tmp_path / "root"))
+    (make_root(tmp_path / "root") / "catalog.sql").unlink()
+    follow_move(tmp_path / "root")
     assert not (tmp_path / "root" / "catalog.sql").exists()
 
 
