@@ -13,19 +13,32 @@ export RAY_USAGE_STATS_ENABLED := 0
 # Compiled extensions, if a library builds any, stay inside the checkout.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
 
-.PHONY: demo test lint ui bench docs lock clean
+# Whoever builds the site here is not told of another program that builds sites.
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: demo test test-fast lint ui bench docs lock clean
 
 demo: $(READY)
 	$(BIN)/dagster job execute -m assets.definitions -j clip_cid
 
+# A worker for each core; slow tests come first and files stay together (tests/conftest.py). A thread for each worker:
+# two that share a core wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# For the change at hand: what needs no whole run.
+test-fast: $(READY)
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m assets.tools.config_reference --check
+	$(BIN)/mkdocs build --strict --quiet
 
 ui: $(READY)
 	$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1 --port 3000
@@ -33,8 +46,10 @@ ui: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
 
+# The settings' reference and the demo's profile from the code, then the site, in .cache/site.
 docs: $(READY)
 	$(BIN)/python -m assets.tools.config_reference
+	$(BIN)/mkdocs build --strict --quiet
 
 # After a change of the dependencies in pyproject.toml.
 lock: $(READY)

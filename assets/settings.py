@@ -1,5 +1,6 @@
 """Every parameter of the pipeline in one object, the same for all jobs."""
 
+import difflib
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,13 +90,20 @@ def parse_settings(values: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        lines = [
+        raise ConfigError("\n".join(text for _, text in problems(error))) from error
+
+
+def problems(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
+    """Where each wrong setting stands, and a line that says what it got and wants."""
+    return [
+        (
+            problem["loc"],
             f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
             + _hint(problem)
-            + ("" if isinstance(problem["input"], dict) else f", got {problem['input']!r}")
-            for problem in error.errors()
-        ]
-        raise ConfigError("\n".join(lines)) from error
+            + ("" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"),
+        )
+        for problem in error.errors()
+    ]
 
 
 _RENAMED = {
@@ -108,6 +116,15 @@ _RENAMED = {
 
 
 def _hint(problem: Any) -> str:
-    name = str(problem["loc"][-1]) if problem["loc"] else ""
-    known = problem["type"] == "extra_forbidden" and name in _RENAMED
-    return f"; {name} is called {_RENAMED[name]} now" if known else ""
+    """For a setting that there is not: what it is called now, or which it may be meant to be."""
+    if problem["type"] != "extra_forbidden":
+        return ""
+    *sections, name = problem["loc"]
+    if name in _RENAMED:
+        return f"; {name} is called {_RENAMED[name]} now"
+    model: Any = Settings
+    for section in sections:
+        field = getattr(model, "model_fields", {}).get(section)
+        model = field.annotation if field else None
+    near = difflib.get_close_matches(str(name), getattr(model, "model_fields", {}), 1)
+    return f"; did you mean {near[0]}?" if near else ""

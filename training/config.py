@@ -182,7 +182,7 @@ class StudentConfig(Section):
     loggers: list[Literal["tensorboard", "wandb"]] = runtime(
         [],
         "Where metrics go besides their table: TensorBoard files in `runs/`, Weights & Biases. Each needs its extra, "
-        "`pip install -e '.[tensorboard]'`.",
+        "`pip install 'clip-cid[tensorboard]'`.",
     )
     loader_workers: int | None = runtime(
         None,

@@ -41,7 +41,7 @@ def connected(config: ComputeConfig, **runtime_env: Any) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("compute.engine is 'ray', but ray is not installed: pip install -e '.[ray]'") from error
+        raise ConfigError("compute.engine is 'ray', but ray is not installed: pip install 'clip-cid[ray]'") from error
     if ray.is_initialized():
         yield ray
         return

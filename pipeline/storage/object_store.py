@@ -274,7 +274,7 @@ def _open(url: str, options: str, process: int) -> tuple[Any, str]:
     try:
         files, prefix = fsspec.core.url_to_fs(url, use_listings_cache=False, **json.loads(options))
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"root {url!r}: {error}; for s3:// pip install -e '.[s3]'") from error
+        raise ConfigError(f"root {url!r}: {error}; for s3:// pip install 'clip-cid[s3]'") from error
     return files, str(prefix)
 
 

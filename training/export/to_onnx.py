@@ -1,9 +1,8 @@
-"""Both towers of an export as ONNX files, checked: ``python -m training.export.to_onnx <export folder> <output>``.
+"""Both towers of an export as ONNX files, checked.
 
 Needs the extra ``onnx``.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def export_onnx(folder: Path, output: Path) -> dict[str, float]:
         import onnxruntime
     except ImportError as error:
         raise ConfigError(
-            f"ONNX export needs packages that are not there ({error}): pip install -e '.[onnx]'"
+            f"ONNX export needs packages that are not there ({error}): pip install 'clip-cid[onnx]'"
         ) from error
 
     clip = load_clip(folder, device="cpu")
@@ -81,16 +80,3 @@ def _difference(session: Any, tower: nn.Module, inputs: Tensor) -> float:
         expected = tower(inputs)
     (found,) = session.run(None, {"input": inputs.numpy()})
     return float((torch.from_numpy(found) - expected).abs().max())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="an open_clip folder, for example data/demo/student")
-    parser.add_argument("output", type=Path, help="where the ONNX files go")
-    arguments = parser.parse_args()
-    for name, difference in export_onnx(arguments.folder, arguments.output).items():
-        print(f"{arguments.output / name}: largest difference to torch {difference:.1e}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,8 @@
-"""An export as transformers' CLIPModel: ``python -m training.export.to_transformers <export folder> <output folder>``.
+"""An export as transformers' CLIPModel.
 
 Needs the extra ``transformers``. For students with a plain ViT and CLIP's own text tower; ResNets have no place there.
 """
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -54,7 +53,7 @@ def export_transformers(folder: Path, output: Path) -> float:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError(f"package transformers is not there ({error}): pip install -e '.[transformers]'") from error
+        raise ConfigError(f"transformers is not there ({error}): pip install 'clip-cid[transformers]'") from error
 
     clip = load_clip(folder, device="cpu")
     content = json.loads((folder / CONFIG_FILE).read_text())
@@ -188,16 +187,3 @@ def _difference(output: Path, clip: Any) -> float:
     if not difference <= TOLERANCE:
         raise TrainingError(f"{output}: logits differ from open_clip's by {difference:.1e}")
     return difference
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="an open_clip folder, for example data/demo/student")
-    parser.add_argument("output", type=Path, help="where the CLIPModel goes")
-    arguments = parser.parse_args()
-    difference = export_transformers(arguments.folder, arguments.output)
-    print(f"{arguments.output}: largest difference of logits to open_clip {difference:.1e}")
-
-
-if __name__ == "__main__":
-    main()

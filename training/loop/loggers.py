@@ -67,6 +67,6 @@ def open_loggers(job: TrainingJob, *, resume_step: int) -> list[RowLogger]:
                 loggers.append(WeightsAndBiases(job))
         except ImportError as error:
             raise ConfigError(
-                f"logger {name!r} needs a package that is not there ({error}): pip install -e '.[{name}]'"
+                f"logger {name!r} needs a package that is not there ({error}): pip install 'clip-cid[{name}]'"
             ) from error
     return loggers

@@ -1,0 +1,200 @@
+"""Subcommands on embeddings: ``forest``, ``balance``, ``clusters``, ``import``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from clip_cid.console import Debug, Json, Overwrite, new_output, reported, written_whole
+
+Embeddings = Annotated[
+    Path,
+    typer.Argument(help="A Parquet file or a folder of them: `sample_id` and unit vectors.", exists=True),
+]
+MemoryLimit = Annotated[str, typer.Option(help="Memory to stay within, such as 4GB.")]
+
+
+@reported
+def forest(
+    embeddings: Embeddings,
+    output: Annotated[Path, typer.Argument(help="The Parquet file to write: id_a, id_b, distance.")],
+    *,
+    max_distance: Annotated[
+        float, typer.Option(help="Euclidean distance of unit vectors up to which pairs are found, in (0, 2).")
+    ] = 0.5,
+    column: Annotated[str, typer.Option(help="The column of the vectors.")] = "image_embedding",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that search; 1 is this one, with all cores.", min=1)] = 1,
+    memory_limit: MemoryLimit = "4GB",
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Find all near-duplicates, exactly: the minimum spanning forest of all pairs up to a distance.
+
+    Interrupted, the same command goes on where it was.
+    """
+    from pipeline.compute.config import ComputeConfig
+    from pipeline.neighbors.search import near_duplicate_forest
+
+    del json_, debug
+    new_output(output, overwrite=overwrite)
+    compute = ComputeConfig(engine="inline" if workers == 1 else "processes", workers=workers)
+    report = near_duplicate_forest(
+        embeddings,
+        output,
+        max_distance=max_distance,
+        column=column,
+        device=device,
+        memory_limit=memory_limit,
+        compute=compute,
+    )
+    return {
+        **dataclasses.asdict(report),
+        "output": str(output),
+        "summary": f"{output}: {report.edges:,} edges of {report.samples:,} images within {max_distance:g}, "
+        f"{report.seconds:.1f} s",
+    }
+
+
+@reported
+def balance(
+    embeddings: Embeddings,
+    forest: Annotated[Path, typer.Argument(help="What `clip-cid forest` has written for them.", exists=True)],
+    output: Annotated[Path, typer.Argument(help="The folder to write: balance_groups, removed_pairs, blocked_pairs.")],
+    *,
+    threshold: Annotated[
+        float | None, typer.Option(help="Distance up to which images are near-duplicates; or give --target-removal.")
+    ] = None,
+    target_removal: Annotated[
+        float | None, typer.Option(help="Share of the images to remove, for which the threshold is solved.")
+    ] = None,
+    max_distance_to_center: Annotated[
+        float | None, typer.Option(help="Release members that are farther than this from the image that is kept.")
+    ] = None,
+    rule: Annotated[
+        Literal["connected_components", "semdedup", "random"], typer.Option(help="Which image stands for which.")
+    ] = "connected_components",
+    blocklist: Annotated[
+        list[Path] | None, typer.Option(help="A file of ids or URLs to leave out; may be given again.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Files of the table images, for balanced_pairs; may be given again.")
+    ] = None,
+    cells: Annotated[int, typer.Option(help="k-means cells of the rule semdedup.", min=1)] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of what a rule draws.")] = 0,
+    memory_limit: MemoryLimit = "2GB",
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Keep one image of every group of near-duplicates: semantic balance at a threshold or for a share."""
+    from pipeline.balance.semantic_balance import semantic_balance
+    from pipeline.core.query import QueryConfig
+    from pipeline.core.settings import parse_size
+
+    del json_, debug
+    limit = parse_size(memory_limit, what="--memory-limit")
+    with written_whole(output, overwrite=overwrite) as folder:
+        report = semantic_balance(
+            embeddings,
+            forest,
+            folder,
+            threshold=threshold,
+            target_removal=target_removal,
+            max_distance_to_center=max_distance_to_center,
+            rule=rule,
+            blocklist=blocklist or (),
+            images=images,
+            cells=cells,
+            seed=seed,
+            query_config=QueryConfig.model_validate({"memory_limit": limit}),
+        )
+    blocked = f", {report.blocked:,} blocked" if report.blocked else ""
+    return {
+        **dataclasses.asdict(report),
+        "output": str(output),
+        "summary": f"{output}: {report.kept:,} of {report.samples:,} images kept at {report.threshold:.4g}, "
+        f"{report.removed:,} removed{blocked}",
+    }
+
+
+@reported
+def clusters(
+    embeddings: Embeddings,
+    output: Annotated[Path, typer.Argument(help="The folder to write: centroids, cluster_assignments.")],
+    *,
+    clusters: Annotated[int, typer.Option(help="Number of clusters.", min=1)],
+    iterations: Annotated[int, typer.Option(help="Lloyd iterations.", min=1)] = 25,
+    spherical: Annotated[bool, typer.Option(help="Scale centroids to unit length after each iteration.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the first centroids and of the training sample.")] = 0,
+    train_samples: Annotated[
+        int | None, typer.Option(help="Rows that k-means is fitted on; all if not given.", min=1)
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="A Parquet file whose `sample_id` says what to cluster.", exists=True),
+    ] = None,
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Cluster embeddings by k-means: centroids, and the nearest one of every image."""
+    from pipeline.clusters.kmeans_clusters import cluster_embeddings
+
+    del json_, debug
+    with written_whole(output, overwrite=overwrite) as folder:
+        report = cluster_embeddings(
+            embeddings,
+            folder,
+            clusters=clusters,
+            iterations=iterations,
+            spherical=spherical,
+            seed=seed,
+            train_samples=train_samples,
+            keep=keep,
+        )
+    return {
+        **dataclasses.asdict(report),
+        "output": str(output),
+        "summary": f"{output}: {report.samples:,} images in {report.clusters:,} clusters, {report.empty_clusters:,} of "
+        f"them empty, mean squared distance {report.inertia:.4g}",
+    }
+
+
+@reported
+def import_(
+    source: Annotated[Path, typer.Argument(help="What clip-retrieval or another tool has made.", exists=True)],
+    root: Annotated[Path, typer.Argument(help="Where source_pairs and teacher_embeddings go.")],
+    *,
+    url_column: Annotated[str, typer.Option(help="Column of the URL.")] = "url",
+    caption_column: Annotated[str, typer.Option(help="Column of the caption.")] = "caption",
+    url_prefix: Annotated[str, typer.Option(help="Put before each URL; file:// for columns of paths.")] = "",
+    image_column: Annotated[str, typer.Option(help="Column of the image embedding, in Parquet.")] = "image_embedding",
+    text_column: Annotated[str, typer.Option(help="Column of the caption's embedding, in Parquet.")] = "text_embedding",
+    teacher: Annotated[str, typer.Option(help="Name of the model, noted in the files.")] = "unknown",
+    json_: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Bring embeddings made elsewhere into a root; what is imported already is not read again."""
+    from pipeline.import_embeddings.stage import import_embeddings
+
+    del json_, debug
+    result = import_embeddings(
+        source,
+        root,
+        url_column=url_column,
+        caption_column=caption_column,
+        url_prefix=url_prefix,
+        image_column=image_column,
+        text_column=text_column,
+        teacher=teacher,
+    )
+    counts = ", ".join(f"{name} {value:,}" for name, value in result.stats.items())
+    return {
+        "rows": result.rows,
+        **result.stats,
+        "root": str(root),
+        "summary": f"{root}: {result.rows:,} embeddings ({counts})",
+    }
