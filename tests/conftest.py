@@ -114,10 +114,10 @@ STAGES = (run_source, run_images, run_teacher, run_embeddings, run_balance, run_
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: slow tests come first and go to whoever is free; a file of others stays with one worker, for
-    the sake of what its tests share."""
+    """For pytest-xdist: slow tests come first. A file stays with one worker, for the sake of what its tests share; of
+    whole runs, which share through the disk, each goes to whoever is free."""
     for item in items:
-        if item.get_closest_marker("xdist_group") is None and item.get_closest_marker("slow") is None:
+        if item.get_closest_marker("xdist_group") is None and item.path.parent.name != "integration":
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 import time
 import traceback
@@ -11,14 +12,20 @@ from benchmarks.gpu.parts import PARTS, NeedsCuda, Setting
 from benchmarks.gpu.report import Rows
 
 
-def main() -> int:
+def main_in_session(arguments: list[str]) -> None:
+    """The same in a process that was forked: it leads a session of its own, so that all it starts can be ended."""
+    os.setsid()
+    sys.exit(main(arguments))
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=PARTS)
     parser.add_argument("rows", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("device", choices=["cpu", "cuda"])
     parser.add_argument("--tiny", action="store_true")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     rows = Rows(given.rows)
     setting = Setting(device=given.device, tiny=given.tiny, folder=given.folder)
     started = time.monotonic()

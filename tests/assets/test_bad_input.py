@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assets.definitions import defs
+from pipeline.balance.semantic_balance import TABLES
 from tests.conftest import SmallRun, small_settings
 
 
@@ -86,3 +87,9 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     step, kind, text = failure(tmp_path / "file" / "root", "source_pairs", "images")
     assert (step, kind) == ("source_pairs", "StorageError")
     assert f"root {tmp_path / 'file' / 'root'} cannot be written" in text
+
+
+def test_a_share_that_no_threshold_removes_is_refused(copied: SmallRun) -> None:
+    step, kind, text = failure(copied.root, "balanced_pairs", *TABLES, balance={"target_removal": 0.999})
+    assert (step, kind) == ("balance", "ConfigError")
+    assert "out of reach" in text

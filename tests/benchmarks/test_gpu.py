@@ -13,10 +13,11 @@ from benchmarks.gpu.parts import PARTS, Part
 from benchmarks.gpu.report import Rows, write_report
 from benchmarks.gpu.tests import COMMAND
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_part_runs_tiny_on_a_cpu(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--device", "cpu", "--output", str(tmp_path)]
@@ -41,7 +42,10 @@ def test_a_part_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monkey
     assert hung == {"part": "kernel", "status": "failed", "error": "not done after 0 s"} and took["status"] == "took"
     assert rest[0]["part"] == "tests" and rest[0]["collected"] > 0
     assert rows.failures() == [hung]
-    assert not {pid for pid in _processes() - before if b"benchmarks.gpu" in _command_line(pid)}
+    left = {pid for pid in _processes() - before if b"benchmarks.gpu" in _command_line(pid)}
+    # What the parts are forked from stays; nothing that it has forked does.
+    assert [b"forkserver" in _command_line(pid) for pid in left] == [True]
+    assert not psutil.Process(left.pop()).children()
 
 
 def _processes() -> set[int]:

@@ -93,6 +93,7 @@ def test_forest_of_blocked_strangers_is_refused_too(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["connected_components", "semdedup", "random"])
 def test_one_row_and_rows_all_identical(tmp_path: Path, rule: str) -> None:
     for rows in (1, 50):

@@ -97,6 +97,7 @@ def test_fields_of_other_rules_recompute_nothing(copied: SmallRun) -> None:
     assert rebalance(copied, rule="random", seed=5).computed == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["connected_components", "semdedup", "random"])
 def test_checks_and_pictures_fit_every_rule_and_a_blocklist(copied: SmallRun, tmp_path: Path, rule: str) -> None:
     from assets.checks import _one

@@ -27,6 +27,7 @@ def balance(folder: Path, parts: list[Path], **options: object) -> tuple[Balance
     return report, *tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("blocking", [False, True])
 def test_tables_of_every_rule(tmp_path: Path, rule: str, blocking: bool) -> None:
@@ -117,6 +118,7 @@ def test_random_removes_as_many_as_connected_components_by_seed(tmp_path: Path) 
     assert kept[0] < {row["sample_id"] for row in groups if row["kept"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_target_and_sweep_fit_the_rule(tmp_path: Path, rule: str) -> None:
     ids, matrix = planted(6)

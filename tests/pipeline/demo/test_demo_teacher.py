@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pytest
 import torch
 from PIL import Image
 
@@ -31,6 +32,7 @@ def test_plain_open_clip_loads_what_was_trained(tmp_path: Path) -> None:
     assert model.encode_image(image[None]).shape == model.encode_text(tokenizer(CONCEPTS[0].name)).shape == (1, 64)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_weights(tmp_path: Path) -> None:
     train_demo_teacher(tmp_path / "a", TINY)
     torch.rand(1)

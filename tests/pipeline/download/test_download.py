@@ -48,6 +48,7 @@ def test_images_are_what_was_served_and_resized_as_asked(finished: SmallRun) -> 
             assert min(image.size) <= 64
 
 
+@pytest.mark.slow
 def test_truncated_shard_is_fetched_again_and_nothing_else(copied: SmallRun) -> None:
     before = rows(copied.root)
     tar = copied.root / "images" / "00001.tar"
@@ -57,6 +58,7 @@ def test_truncated_shard_is_fetched_again_and_nothing_else(copied: SmallRun) -> 
     assert rows(copied.root) == before
 
 
+@pytest.mark.slow
 def test_killed_download_goes_on_where_it_was(finished: SmallRun, tmp_path: Path) -> None:
     settings = small_settings(tmp_path / "root", images={"processes": 1})
     run_source(settings)
@@ -79,6 +81,7 @@ def test_killed_download_goes_on_where_it_was(finished: SmallRun, tmp_path: Path
     assert rows(settings.path) == rows(finished.root)
 
 
+@pytest.mark.slow
 def test_unreachable_hosts_are_failures_not_errors(tmp_path: Path) -> None:
     from pipeline.download.stage import download_images
     from pipeline.source.config import SourceConfig

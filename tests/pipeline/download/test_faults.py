@@ -26,6 +26,8 @@ from pipeline.storage.result import read_result
 from tests.pipeline.download.hostile import GATE, WEB, Hostile, hostile_server
 from tests.pipeline.download.test_hostile import write_list
 
+pytestmark = pytest.mark.slow
+
 PAIRS, PER_SHARD = 205, 40
 # The last shard is so short that its keys would be, if their width followed from what is left to do.
 

@@ -17,6 +17,8 @@ from pipeline.storage.result import read_result
 from tests.pipeline.download.hostile import WEB, Hostile, _Handler, hostile_server
 from tests.pipeline.download.test_faults import PER_SHARD, assert_whole, config_for, make_pairs, tables
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Hostile]:

@@ -41,6 +41,7 @@ def server() -> Iterator[Hostile]:
         yield running
 
 
+@pytest.mark.slow
 def test_the_guard_travels_inside_the_downloader(server: Hostile, tmp_path: Path) -> None:
     urls = [f"http://{WEB}/good", f"http://127.0.0.1:{server.port}/secret", f"http://{WEB}/noai", "file:///etc/passwd"]
     pairs = pa.table({"sample_id": [1, 2, 3, 4], "url": urls, "caption": ["a", "b", "c", "d"]})

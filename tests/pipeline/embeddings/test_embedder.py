@@ -42,6 +42,7 @@ def alive(models: list[Any]) -> list[Any]:
     return [model for model in models if model() is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_stage_leaves_no_model_in_its_process(copied: SmallRun, loaded: list[Any], compiled: bool) -> None:
     with torch.compiler.set_stance("force_eager"):
@@ -54,6 +55,7 @@ def test_nor_does_the_check_of_what_is_stored(copied: SmallRun, loaded: list[Any
     assert len(loaded) == 1 and not alive(loaded)
 
 
+@pytest.mark.slow
 def test_whoever_keeps_the_teacher_has_it_loaded_once(copied: SmallRun, loaded: list[Any]) -> None:
     with teacher_kept():
         embed_images(copied.root, EmbeddingsConfig(batch_size=64), ComputeConfig())
@@ -64,6 +66,7 @@ def test_whoever_keeps_the_teacher_has_it_loaded_once(copied: SmallRun, loaded: 
     assert not alive(loaded)
 
 
+@pytest.mark.slow
 def test_a_low_precision_is_compared_once_with_one_exact_model(
     copied: SmallRun, loaded: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

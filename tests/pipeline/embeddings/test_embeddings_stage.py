@@ -63,6 +63,7 @@ def test_metadata_names_teacher_weights_and_preprocessing(finished: SmallRun) ->
     assert metadata[b"name"] == b"demo"
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_bytes(copied: SmallRun) -> None:
     folder = copied.root / "teacher_embeddings"
     before = {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
@@ -156,6 +157,7 @@ def test_checkpoint_file_and_folder_give_the_same_teacher(finished: SmallRun, tm
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_shard_and_started_again_gives_the_same_bytes(copied: SmallRun) -> None:
     config = EmbeddingsConfig(batch_size=32)
     embed_images(copied.root, config, copied.settings.compute)

@@ -57,6 +57,7 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_forest_is_that_of_float64(tmp_path: Path) -> None:
     """One process for all: to start one takes longer than a search."""
     kinds = [
@@ -90,6 +91,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_crowded_blocks_come_in_parts() -> None:
     assert run(_PARTS) == "equal"
 
@@ -142,6 +144,7 @@ print("compiled")
 """
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_hopper_without_spills(tmp_path: Path) -> None:
     """No GPU is needed to compile for one: tensor cores are used where they are meant to be, nothing spills."""
     project = str(Path(__file__).resolve().parents[3])

@@ -191,6 +191,7 @@ def embeddings(tmp_path: Path) -> tuple[list[Path], list[tuple[int, int, float]]
     return paths, brute_force_forest(ids, matrix, T)
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_file(embeddings: Any, tmp_path: Path) -> None:
     paths, expected = embeddings
     processes = ComputeConfig(engine="processes", workers=2)
@@ -254,6 +255,7 @@ def test_unfinished_search_goes_on_with_the_other_tiles(
     assert not list(tmp_path.glob(".f*"))
 
 
+@pytest.mark.slow
 def test_killed_search_goes_on(embeddings: Any, tmp_path: Path) -> None:
     paths, expected = embeddings
     script = (

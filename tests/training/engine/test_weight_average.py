@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -48,6 +49,7 @@ def _rank(rank: int, store: str, output: str) -> None:
     leave(0)
 
 
+@pytest.mark.slow
 def test_every_rank_has_the_mean_of_all_statistics(tmp_path: Path) -> None:
     mp.spawn(_rank, args=(str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
     for rank in range(2):

@@ -148,6 +148,7 @@ def test_a_loss_that_is_not_finite_is_reported_as_such(job: TrainingJob, tmp_pat
         run_training(with_steps(job, tmp_path / "run", optimizer=optimizer, ranks=1))
 
 
+@pytest.mark.slow
 def test_bad_input_is_a_typed_error_of_the_caller(job: TrainingJob, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a multiple of ranks"):
         run_training(with_steps(job, tmp_path / "a", ranks=3))

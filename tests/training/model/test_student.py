@@ -87,6 +87,7 @@ def test_batch_norm_goes_through_autocast_in_bf16_alone(model_file: Path) -> Non
         _build(model_file, precision="fp16")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_onnx_files_give_the_embeddings_of_the_export(model_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from training.export.to_onnx import TOLERANCE, export_onnx
