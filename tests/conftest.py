@@ -112,14 +112,10 @@ def run_shards(settings: "Settings") -> "StageResult":
 STAGES = (run_source, run_images, run_teacher, run_embeddings, run_balance, run_clusters, run_shards)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: slow tests come first. A file stays with one worker, for the sake of what its tests share; of
-    whole runs, which share through the disk, each goes to whoever is free."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None and item.path.parent.name != "integration":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Files with slow tests come first: workers of pytest-xdist should not end with one of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,12 +61,14 @@ def _execute(command: list[str], *, quiet: bool) -> int:
     """The exit code of a process that gets what a terminal or a supervisor sends to this one."""
     process = subprocess.Popen(command, env=os.environ, stdout=sys.stderr if quiet else None)
     previous = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    interrupted = False
     try:
         while True:
             try:
-                return process.wait()
+                code = process.wait()
+                return INTERRUPTED if interrupted and code else code
             except KeyboardInterrupt:
                 # A terminal has sent it to the job too, which ends its own processes.
-                continue
+                interrupted = True
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -21,7 +21,7 @@ from tests.shared import made_once
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("clip_cid", "pipeline", "training", "assets")
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, *command: str) -> str:
@@ -93,10 +93,14 @@ def test_snippets_run_and_have_types(environment: Path, finished: SmallRun, tmp_
     run(tmp_path, python, "snippet.py")
     wrong = snippet.replace("max_distance=0.6", 'max_distance="0.6"')
     (tmp_path / "wrong.py").write_text(wrong)
+    # Of what the snippet calls, the types of torch and the like are not asked for, and take minutes to read.
+    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*,scipy.*,numpy.*,dagster.*]\nfollow_imports = skip\n")
     mypy = [sys.executable, "-m", "mypy", "--python-executable", python, "--follow-imports=silent"]
-    run(tmp_path, *mypy, "snippet.py")
-    with pytest.raises(AssertionError, match=r'"max_distance".*has incompatible type "str"'):
-        run(tmp_path, *mypy, "wrong.py")
+    found = subprocess.run(
+        [*mypy, "snippet.py", "wrong.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    ).stdout
+    assert re.search(r'^wrong\.py:\d+: error: Argument "max_distance" .* has incompatible type "str"', found, re.M)
+    assert "snippet.py" not in found
 
 
 def _faces() -> list[str]:

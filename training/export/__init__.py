@@ -1,1 +1,21 @@
 """What a trained student becomes: a model card, a check, transformers, ONNX."""
+
+from typing import TYPE_CHECKING
+
+from pipeline.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from training.export.check import export_cosine
+    from training.export.to_onnx import export_onnx
+    from training.export.to_transformers import export_transformers
+
+__all__ = ["export_cosine", "export_onnx", "export_transformers"]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "export_cosine": "check",
+        "export_onnx": "to_onnx",
+        "export_transformers": "to_transformers",
+    },
+)

@@ -1,1 +1,33 @@
+"""The terms of the loss: contrastive, cluster discrimination, instance discrimination."""
 
+from typing import TYPE_CHECKING
+
+from pipeline.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from training.losses.centroid_softmax import softmax_over_centroids
+    from training.losses.centroids import Centroids
+    from training.losses.cluster import ClusterDiscriminationLoss
+    from training.losses.contrastive import ContrastiveLoss, symmetric_cross_entropy
+    from training.losses.instance import InstanceDiscriminationLoss
+
+__all__ = [
+    "Centroids",
+    "ClusterDiscriminationLoss",
+    "ContrastiveLoss",
+    "InstanceDiscriminationLoss",
+    "softmax_over_centroids",
+    "symmetric_cross_entropy",
+]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Centroids": "centroids",
+        "ClusterDiscriminationLoss": "cluster",
+        "ContrastiveLoss": "contrastive",
+        "InstanceDiscriminationLoss": "instance",
+        "softmax_over_centroids": "centroid_softmax",
+        "symmetric_cross_entropy": "contrastive",
+    },
+)
