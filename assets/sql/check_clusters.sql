@@ -1,6 +1,6 @@
 WITH sizes AS (
     SELECT cluster_id, count(assigned.sample_id) AS images
-    FROM read_parquet($centroids) AS centroids LEFT JOIN read_parquet($assignments) AS assigned USING (cluster_id)
+    FROM read_parquet($centroids, hive_partitioning = false) AS centroids LEFT JOIN read_parquet($assignments, hive_partitioning = false) AS assigned USING (cluster_id)
     GROUP BY cluster_id
 )
 SELECT
@@ -8,6 +8,6 @@ SELECT
     count(*) FILTER (images = 0) AS empty,
     count(*) FILTER (images = 0) / count(*) AS empty_share,
     max(images) AS largest,
-    (SELECT count(*) FROM read_parquet($balanced) AS balanced ANTI JOIN read_parquet($assignments) AS assignments USING (sample_id))
+    (SELECT count(*) FROM read_parquet($balanced, hive_partitioning = false) AS balanced ANTI JOIN read_parquet($assignments, hive_partitioning = false) AS assignments USING (sample_id))
         AS without_label
 FROM sizes

@@ -1,1 +1,1 @@
-SELECT count(*) AS pairs, count(*) - count(DISTINCT sample_id) AS repeated FROM read_parquet($pairs)
+SELECT count(*) AS pairs, count(*) - count(DISTINCT sample_id) AS repeated FROM read_parquet($pairs, hive_partitioning = false)

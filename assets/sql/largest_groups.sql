@@ -1,7 +1,7 @@
 -- Members of the $count groups with the largest spread and of the $count largest, center first, for a sheet of pictures.
 WITH spread AS (
     SELECT group_id, max(group_size) AS size, max(distance_to_center) AS reach
-    FROM read_parquet($groups) WHERE group_size > 1 GROUP BY group_id
+    FROM read_parquet($groups, hive_partitioning = false) WHERE group_size > 1 GROUP BY group_id
 ),
 chosen AS (
     (SELECT group_id FROM spread ORDER BY size DESC, group_id LIMIT $count)
@@ -10,11 +10,11 @@ chosen AS (
 ),
 ranked AS (
     SELECT *, row_number() OVER (PARTITION BY group_id ORDER BY kept DESC, distance_to_center DESC, sample_id) AS place
-    FROM read_parquet($groups) AS groups SEMI JOIN chosen USING (group_id)
+    FROM read_parquet($groups, hive_partitioning = false) AS groups SEMI JOIN chosen USING (group_id)
 )
 SELECT group_id, group_size, distance_to_center, shard, key, "offset", size
 FROM ranked
-JOIN read_parquet($images) AS images USING (sample_id)
-JOIN read_parquet($index) AS located USING (sample_id, key)
+JOIN read_parquet($images, hive_partitioning = false) AS images USING (sample_id)
+JOIN read_parquet($index, hive_partitioning = false) AS located USING (sample_id, key)
 WHERE place <= $columns
 ORDER BY group_id, place

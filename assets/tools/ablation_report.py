@@ -42,7 +42,9 @@ def main() -> None:
     if arguments.picture:
         arguments.picture.write_bytes(ablation_bars(rows))
     if arguments.cells:
-        top1 = duckdb.read_parquet([str(path) for path in files]).filter("task = 'zero_shot' AND metric = 'top1'")
+        top1 = duckdb.read_parquet([str(path) for path in files], hive_partitioning=False).filter(
+            "task = 'zero_shot' AND metric = 'top1'"
+        )
         top1.project("data, losses, seed, value").order("ALL").write_csv(str(arguments.cells))
 
 

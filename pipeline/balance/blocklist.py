@@ -92,9 +92,17 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     ending = path.suffix.lower()
     try:
         if ending == ".parquet":
-            rows = connection.read_parquet(str(path))
+            rows = connection.read_parquet(str(path), hive_partitioning=False)
         elif ending == ".csv":
-            rows = connection.read_csv(str(path), header=True, all_varchar=True)
+            rows = connection.read_csv(
+                str(path),
+                header=True,
+                all_varchar=True,
+                sep=",",
+                quotechar='"',
+                escapechar='"',
+                hive_partitioning=False,
+            )
         else:
             rows = connection.from_arrow(_read_text(path))
         _add(rows, path)

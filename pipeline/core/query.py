@@ -50,7 +50,7 @@ def sql(package: str, name: str) -> str:
 
 def view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[Path]) -> None:
     """Let queries read Parquet files under a name; a view cannot be made with parameters."""
-    connection.read_parquet(files(paths)).create_view(name)
+    connection.read_parquet(files(paths), hive_partitioning=False).create_view(name)
 
 
 def files(paths: list[Path] | tuple[Path, ...]) -> list[str]:

@@ -105,7 +105,7 @@ def _load(
         url, caption = (name.replace('"', '""') for name in (url_column, caption_column))
         connection.execute(
             f'INSERT INTO source_rows SELECT $prefix || "{url}"::VARCHAR, "{caption}"::VARCHAR, $part, '
-            "file_row_number FROM read_parquet($path, file_row_number = true)",
+            "file_row_number FROM read_parquet($path, file_row_number = true, hive_partitioning = false)",
             {"prefix": url_prefix, "part": number, "path": str(part.metadata)},
         )
     connection.execute(query.sql("pipeline.source", "source_pairs"))

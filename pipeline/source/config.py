@@ -20,6 +20,12 @@ class SourceConfig(Section):
     )
     url_column: str = Field("URL", description="Column that holds the image URL (LAION's name by default).")
     caption_column: str = Field("TEXT", description="Column that holds the caption (LAION's name by default).")
+    quote: str | None = Field(
+        None,
+        description='What quotes fields of CSV or TSV, doubled for itself; none means `"` in CSV (RFC 4180), and no '
+        "quotes in TSV.",
+        max_length=1,
+    )
     samples_per_shard: int = Field(
         1000, description="Pairs in one shard; a shard is the unit of work of all later stages.", ge=1, le=100_000
     )

@@ -21,11 +21,17 @@ from pipeline.storage.stage import Output, Stage
 log = logging.getLogger(__name__)
 
 _SCANS = {
-    "parquet": "read_parquet('{path}')",
-    "csv": "read_csv('{path}', header = true, all_varchar = true)",
-    "tsv": "read_csv('{path}', header = true, all_varchar = true, delim = '\t')",
-    "json": "read_json('{path}')",
+    "parquet": "read_parquet('{path}', hive_partitioning = false)",
+    "csv": "read_csv('{path}', delim = ',', {plain})",
+    "tsv": "read_csv('{path}', delim = '\t', {plain})",
+    "json": "read_json('{path}', hive_partitioning = false)",
 }
+# What is not said here DuckDB would guess from the first 20,480 rows.
+_PLAIN = (
+    "quote = '{quote}', escape = '{quote}', header = true, all_varchar = true, comment = '', skip = 0, "
+    "hive_partitioning = false"
+)
+_QUOTES = {"csv": '"', "tsv": ""}
 _ENDINGS = {"parquet": "parquet", "csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "ndjson": "json"}
 
 
@@ -35,7 +41,8 @@ def import_pairs(root: Path, config: SourceConfig, query_config: QueryConfig, *,
     Raises :class:`SourceError` for a missing list, an unknown format, a missing column or no usable pair.
     """
     found = _expand(lists)
-    content = config.model_dump(exclude={"lists"})
+    # A setting that earlier versions had not, left out where it changes nothing, so that what they made stays theirs.
+    content = config.model_dump(exclude={"lists"} | ({"quote"} if config.quote is None else set()))
     identities = [_identity(name, Path(root)) for name in found]
     stage = Stage(root, "source_pairs", version=2, config=content, inputs={"pairs": identities})
 
@@ -78,11 +85,13 @@ def _identity(name: str, root: Path) -> str:
 def _load(connection: duckdb.DuckDBPyConnection, config: SourceConfig, found: list[str]) -> None:
     connection.execute("CREATE TEMP TABLE source_rows (url VARCHAR, caption VARCHAR, list_index BIGINT)")
     for index, name in enumerate(found):
-        scan = _scan(connection, name, config.format)
+        scan = _scan(connection, name, config)
         columns = [row[0] for row in _read(connection, f"DESCRIBE SELECT * FROM {scan}", name).fetchall()]
         missing = {config.url_column, config.caption_column} - set(columns)
         if missing:
-            raise SourceError(f"list {name}: no column {sorted(missing)}; it has {columns}")
+            quoted = any(column.startswith('"') for column in columns)
+            hint = """; if its fields are quoted, set source.quote: '"'""" if quoted else ""
+            raise SourceError(f"list {name}: no column {sorted(missing)}; it has {columns}{hint}")
         rows = query.sql("pipeline.source", "source_rows").format(
             url_column=config.url_column.replace('"', '""'),
             caption_column=config.caption_column.replace('"', '""'),
@@ -93,8 +102,9 @@ def _load(connection: duckdb.DuckDBPyConnection, config: SourceConfig, found: li
     connection.execute(query.sql("pipeline.source", "source_pairs"))
 
 
-def _scan(connection: duckdb.DuckDBPyConnection, name: str, format_: str) -> str:
+def _scan(connection: duckdb.DuckDBPyConnection, name: str, config: SourceConfig) -> str:
     filesystem, path = fsspec.core.url_to_fs(name)
+    format_: str = config.format
     if format_ == "auto":
         endings = [ending for ending in Path(path).name.lower().split(".")[1:] if ending in _ENDINGS]
         if not endings:
@@ -103,7 +113,9 @@ def _scan(connection: duckdb.DuckDBPyConnection, name: str, format_: str) -> str
     if "file" not in filesystem.protocol:
         connection.register_filesystem(filesystem)
         path = name
-    return _SCANS[format_].format(path=str(path).replace("'", "''"))
+    quote = _QUOTES.get(format_, "") if config.quote is None else config.quote
+    plain = _PLAIN.format(quote=quote.replace("'", "''"))
+    return _SCANS[format_].format(path=str(path).replace("'", "''"), plain=plain)
 
 
 def _read(connection: duckdb.DuckDBPyConnection, text: str, name: str) -> duckdb.DuckDBPyConnection:

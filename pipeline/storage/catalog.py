@@ -34,7 +34,8 @@ def write_catalog(root: Path) -> Path:
     # Views read the variable themselves: they stay whole in other connections, a database file, or attached.
     place = f"coalesce(getvariable('{PLACE_VARIABLE}'), {_place(storage)})"
     for table in _tables(storage):
-        text += f"CREATE OR REPLACE VIEW {table} AS SELECT * FROM read_parquet({place} || '/{table}/*.parquet');\n"
+        files = f"{place} || '/{table}/*.parquet'"
+        text += f"CREATE OR REPLACE VIEW {table} AS SELECT * FROM read_parquet({files}, hive_partitioning = false);\n"
     storage.write_text(FILE, text)
     path = Path(root) / FILE
     if storage.remote:

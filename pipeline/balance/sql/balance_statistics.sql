@@ -1,5 +1,5 @@
 -- The entropy of shares n/N is ln N - sum(n ln n)/N, and its exponential the effective number of concepts.
-WITH verdicts AS (SELECT * FROM read_parquet($groups)),
+WITH verdicts AS (SELECT * FROM read_parquet($groups, hive_partitioning = false)),
 concepts AS (
     SELECT count(*) AS before, count(*) FILTER (kept) AS after
     FROM verdicts LEFT JOIN components USING (sample_id)

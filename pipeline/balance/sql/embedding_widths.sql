@@ -3,4 +3,4 @@ SELECT
         AS nulls,
     min(len(image_embedding)) AS narrowest,
     max(len(image_embedding)) AS widest
-FROM read_parquet($paths)
+FROM read_parquet($paths, hive_partitioning = false)

@@ -2,8 +2,6 @@
 metadata) from ten pairs of the demo and a teacher of its size."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from clip_cid.app import app
 from pipeline.core.errors import EmbeddingError, SourceError
 from pipeline.import_embeddings.stage import import_embeddings
 from pipeline.neighbors.search import near_duplicate_forest
@@ -156,12 +156,12 @@ def test_the_command_line_says_what_is_wrong_and_what_was_done(tmp_path: Path) -
     source = in_parts(tmp_path / "source", [[(f"http://x/{p}{n}", "caption") for n in range(2)] for p in range(2)])
     good = np.load(source / "img_emb/img_emb_1.npy")
     np.save(source / "img_emb/img_emb_1.npy", NAN)
-    command = [sys.executable, "-m", "pipeline.import_embeddings", str(source), str(tmp_path / "root")]
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert failed.returncode == 1 and "vectors are not finite" in failed.stderr
+    command = ["import", str(source), str(tmp_path / "root")]
+    failed = CliRunner().invoke(app, command)
+    assert failed.exit_code == 1 and "vectors are not finite" in failed.stderr
     np.save(source / "img_emb/img_emb_1.npy", good)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(
-        "4 embeddings (listed 4, unusable 0, exact_repeats 0, id_collisions 0, pairs 4) under "
+    done = CliRunner().invoke(app, command)
+    assert done.stdout == (
+        f"{tmp_path / 'root'}: 4 embeddings (listed 4, unusable 0, exact_repeats 0, id_collisions 0, pairs 4)\n"
     )
     shutil.rmtree(tmp_path / "root")

@@ -69,7 +69,8 @@ def test_formats_agree(tmp_path: Path) -> None:
     reference = rows(run(tmp_path / "parquet", parquet(tmp_path / "list.parquet", URLS, CAPTIONS)))
     table = pa.table({"URL": URLS, "TEXT": CAPTIONS})
     pacsv.write_csv(table, tmp_path / "list.csv")
-    pacsv.write_csv(table, tmp_path / "list.tsv", pacsv.WriteOptions(delimiter="\t"))
+    lines = ["URL\tTEXT", *(f"{url}\t{caption}" for url, caption in zip(URLS, CAPTIONS))]
+    (tmp_path / "list.tsv").write_text("\n".join(lines))
     (tmp_path / "list.json").write_text(json.dumps(table.to_pylist()))
     (tmp_path / "list.jsonl").write_text("\n".join(json.dumps(row) for row in table.to_pylist()))
     for ending in ("csv", "tsv", "json", "jsonl"):
@@ -133,3 +134,49 @@ def test_bad_lists_are_named(tmp_path: Path) -> None:
 def _text(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize("ending", ["tsv", "csv"])
+def test_a_hash_is_no_comment_and_late_quotes_are_quotes(tmp_path: Path, ending: str) -> None:
+    """DuckDB would judge the dialect by the first 20,480 rows, and take what begins with # for comments after one line
+    that is ragged."""
+    count = 25_000
+    captions = [f"#tag {number}" if number % 2 else f"picture {number}" for number in range(count)]
+    captions[-1] = 'a "quoted" word, and a comma'
+    path = tmp_path / f"list.{ending}"
+    separator = "\t" if ending == "tsv" else ","
+
+    def field(text: str) -> str:
+        return '"' + text.replace('"', '""') + '"' if ending == "csv" and "," in text else text
+
+    lines = [f"http://example.com/{number}{separator}{field(caption)}" for number, caption in enumerate(captions)]
+    path.write_text(f"URL{separator}TEXT\n" + "\n".join(lines) + "\n")
+    result = run(tmp_path / "root", path)
+    assert result.stats["listed"] == result.rows == count
+    assert sorted(row["caption"] for row in rows(result)) == sorted(captions)
+
+
+def test_a_lone_quote_in_a_tsv_is_a_character(tmp_path: Path) -> None:
+    captions = [f'"{number} inch' if number % 3 == 0 else f"{number}" for number in range(1000)]
+    path = tmp_path / "list.tsv"
+    path.write_text("URL\tTEXT\n" + "".join(f"http://example.com/{n}\t{c}\n" for n, c in enumerate(captions)))
+    result = run(tmp_path / "root", path)
+    assert result.rows == 1000 and sorted(row["caption"] for row in rows(result)) == sorted(captions)
+
+
+def test_a_ragged_line_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("URL,TEXT\nhttp://example.com/1,one\n# a,b,c,d\nhttp://example.com/2,two\n")
+    with pytest.raises(SourceError, match="cannot be read"):
+        run(tmp_path / "root", path)
+
+
+def test_a_tsv_with_quotes_is_read_where_the_config_says_so(tmp_path: Path) -> None:
+    table = pa.table({"URL": URLS, "TEXT": CAPTIONS})
+    pacsv.write_csv(table, tmp_path / "list.tsv", pacsv.WriteOptions(delimiter="\t"))
+    with pytest.raises(SourceError, match=r"if its fields are quoted, set source\.quote"):
+        run(tmp_path / "root", tmp_path / "list.tsv")
+    table = pa.table({"URL": URLS, "TEXT": [f'{caption}\t"so"' for caption in CAPTIONS]})
+    pacsv.write_csv(table, tmp_path / "list.tsv", pacsv.WriteOptions(delimiter="\t"))
+    found = rows(run(tmp_path / "root", tmp_path / "list.tsv", quote='"'))
+    assert sorted(row["caption"] for row in found) == sorted(table["TEXT"].to_pylist())

@@ -51,7 +51,7 @@ def test_query_key_and_value_are_taken_apart_and_projections_turned() -> None:
 
 @pytest.mark.skipif(bool(importlib.util.find_spec("transformers")), reason="the extra is there")
 def test_without_the_extra_it_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"install -e '\.\[transformers\]'"):
+    with pytest.raises(ConfigError, match=r"install 'clip-cid\[transformers\]'"):
         export_transformers(tmp_path, tmp_path / "out")
 
 
