@@ -123,7 +123,9 @@ def test_every_public_name_is_there_and_explained(package: str) -> None:
 
 def test_every_public_function_is_in_the_reference() -> None:
     pages = "".join(path.read_text() for path in (PROJECT / "docs" / "reference").glob("*.md"))
-    listed = set(re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE))
+    # A function that lies in a module of its own name is named with it, or the page would have the module.
+    named = re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)
+    listed = {*named, *(re.sub(r"\.(\w+)\.\1$", r".\1", name) for name in named)}
     for package in _faces():
         tree = ast.parse((PROJECT / package.replace(".", "/") / "__init__.py").read_text())
         (names,) = [

@@ -23,7 +23,7 @@ from pipeline.balance.rules.base import Problem
 from pipeline.core import query
 from pipeline.core.errors import ConfigError
 from pipeline.core.processes import run_alone
-from pipeline.vectors.read import list_matrix
+from pipeline.vectors.read import checked_batches, inspect, list_matrix
 
 _SAMPLES_PER_CELL = 256
 _BATCH_ROWS = 8192
@@ -89,11 +89,9 @@ def _assign_cells(paths: list[Path], sample: Path, output: Path, *, cells: int, 
     centroids = fit_centroids(matrix, cells, iterations=iterations, spherical=True, seed=seed)
     nearest = NearestCentroids(centroids)
     with pq.ParquetWriter(output, _CELLS) as writer:
-        for path in paths:
-            parquet = pq.ParquetFile(path, pre_buffer=False)
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=["sample_id", "image_embedding"]):
-                vectors = list_matrix(batch.column("image_embedding"), what=str(path)).astype(np.float32)
-                columns = [batch.column("sample_id").cast(pa.int64()), *nearest.of(vectors)]
+        for file in inspect(paths):
+            for ids, batch in checked_batches(file):
+                columns = [ids, *nearest.of(batch.astype(np.float32))]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_CELLS))
 
 

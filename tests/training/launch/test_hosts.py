@@ -114,7 +114,7 @@ def test_two_hosts_stop_when_asked_and_end_like_one(
 
     with pytest.raises(KeyboardInterrupt):
         run_training(run, on_metrics=interrupt)
-    assert _all_end(run, within_s=5)
+    assert _all_end(run, within_s=25)
     stopped = [int(path.parent.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*/complete.json")]
     result = run_training(run)
     assert [result.resumed_from] == stopped, "the ranks wrote a checkpoint before they ended"

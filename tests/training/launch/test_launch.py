@@ -35,6 +35,7 @@ def _processes(job: TrainingJob) -> list[psutil.Process]:
 
 
 def _all_end(job: TrainingJob, within_s: float) -> bool:
+    """Sooner than a grace period could be over, which is 30 s at least."""
     deadline = time.monotonic() + within_s
     while _processes(job) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -102,7 +103,7 @@ def test_a_killed_run_leaves_no_orphan_and_ends_like_an_uninterrupted_one(
 
     with pytest.raises(TrainingError, match="status -9"):
         run_training(run, on_metrics=kill_launcher)
-    assert _all_end(run, within_s=10)
+    assert _all_end(run, within_s=25)
 
     # Another way to load the same samples changes nothing.
     result = run_training(with_steps(run, run.output, loader_workers=1))
@@ -129,7 +130,7 @@ def test_sigterm_of_the_caller_checkpoints_and_ends_all_ranks(job: TrainingJob, 
         time.sleep(0.2)
     caller.send_signal(signal.SIGTERM)
     assert caller.wait(60) == 128 + signal.SIGTERM
-    assert _all_end(run, within_s=5)
+    assert _all_end(run, within_s=25)
     (mark,) = run.checkpoints.glob("step-*/complete.json")
     assert json.loads(mark.read_text())["step"] < 100_000
 
