@@ -1,4 +1,4 @@
-"""The settings: what there is, as a page or as a schema, and whether a file of them is right."""
+"""The settings: a page, a schema, a check of a file."""
 
 import json
 from pathlib import Path

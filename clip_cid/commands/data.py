@@ -31,9 +31,9 @@ def forest(
     json_: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Find all near-duplicates, exactly: the minimum spanning forest of all pairs up to a distance.
+    """Find all near-duplicates, exactly.
 
-    Interrupted, the same command goes on where it was.
+    What is written is the minimum spanning forest of all pairs up to a distance. Interrupted, the same command goes on where it was.
     """
     from pipeline.compute.config import ComputeConfig
     from pipeline.neighbors.search import near_duplicate_forest
@@ -89,7 +89,10 @@ def balance(
     json_: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Keep one image of every group of near-duplicates: semantic balance at a threshold or for a share."""
+    """Keep one image of every group of near-duplicates.
+
+    Groups are those at a threshold, or at the one that removes a share.
+    """
     from pipeline.balance.semantic_balance import semantic_balance
     from pipeline.core.query import QueryConfig
     from pipeline.core.settings import parse_size
@@ -140,7 +143,10 @@ def clusters(
     json_: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Cluster embeddings by k-means: centroids, and the nearest one of every image."""
+    """Cluster embeddings by k-means.
+
+    What is written are the centroids, and the nearest one of every image.
+    """
     from pipeline.clusters.kmeans_clusters import cluster_embeddings
 
     del json_, debug
@@ -177,7 +183,10 @@ def import_(
     json_: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Bring embeddings made elsewhere into a root; what is imported already is not read again."""
+    """Bring embeddings made elsewhere into a root.
+
+    What is imported already is not read again.
+    """
     from pipeline.import_embeddings.stage import import_embeddings
 
     del json_, debug

@@ -31,7 +31,7 @@ def doctor(
     json_: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Say what this machine has, and what will be slow on it and why."""
+    """Say what this machine has, and what will be slow."""
     del json_, debug
     found: dict[str, dict[str, Any]] = {
         "clip-cid": {"version": importlib.metadata.version("clip-cid"), "python": platform.python_version()},

@@ -28,7 +28,10 @@ def run(
     json_: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
-    """Run a job; what is done already is not done again. The config is checked before anything starts."""
+    """Run a job.
+
+    What is done already is not done again. The config is checked before anything starts.
+    """
     del debug
     if job not in JOBS:
         near = difflib.get_close_matches(job, JOBS, 1)
