@@ -33,7 +33,8 @@ def forest(
 ) -> dict[str, Any]:
     """Find all near-duplicates, exactly.
 
-    What is written is the minimum spanning forest of all pairs up to a distance. Interrupted, the same command goes on where it was.
+    What is written is the minimum spanning forest of all pairs up to a distance. Interrupted, the same command goes on
+    where it was.
     """
     from pipeline.compute.config import ComputeConfig
     from pipeline.neighbors.search import near_duplicate_forest
