@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.lazy import lazily
+from training.lazy import lazily
 
 if TYPE_CHECKING:
     from training.ablation.stage import run_ablation, summary
