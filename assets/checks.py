@@ -4,8 +4,10 @@ One that fails says in its description, and in the log, what was found, what was
 which picture to look at.
 """
 
+import inspect
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,6 +15,7 @@ import dagster as dg
 from assets.page.remembered import as_it_lies, remembered
 from assets.resources import SettingsResource
 from assets.settings import Settings
+from pipeline.core.files import file_digest
 from pipeline.storage.roots import storage_of
 
 _STAGES = {
@@ -54,16 +57,17 @@ def _verdict(
 
 
 def _compared(
-    config: Settings, name: str, stages: tuple[str, ...], compare: Callable[[], dict[str, Any]]
+    config: Settings, name: str, stages: tuple[str, ...], compare: Callable[[], dict[str, Any]], *, by: Any
 ) -> dict[str, Any]:
     """What a comparison with a live model has found, which takes longer than all the rest of an unchanged run: it is
-    made again when a file of these stages, what it asks for or a library was changed."""
+    made again when a file of these stages, what it asks for, a library or the code of ``by`` was changed."""
     from pipeline.storage.result import read_result
 
     lies = [as_it_lies(read_result(config.path, stage)) for stage in stages]
     libraries = [version(library) for library in ("torch", "open_clip_torch")]
     asked = [config.checks.live_samples, config.embeddings.device]
-    return remembered(config.path, name, [lies, libraries, asked], compare)
+    code = file_digest(Path(inspect.getfile(by)))
+    return remembered(config.path, name, [lies, libraries, asked, code], compare)
 
 
 def _picture(config: Settings, *names: str) -> str:
@@ -130,7 +134,9 @@ def embeddings_match_live(context: dg.AssetCheckExecutionContext, settings: Sett
     def compare() -> dict[str, Any]:
         return live_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
 
-    found = _compared(config, "embeddings_match_live", ("images", "teacher", "teacher_embeddings"), compare)
+    found = _compared(
+        config, "embeddings_match_live", ("images", "teacher", "teacher_embeddings"), compare, by=live_cosines
+    )
     least = min(found["min_cosine_image"], found["min_cosine_text"])
     return _cosines(context, config, found, least, stage="teacher_embeddings")
 
@@ -147,7 +153,7 @@ def views_match_live(context: dg.AssetCheckExecutionContext, settings: SettingsR
     def compare() -> dict[str, Any]:
         return live_view_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
 
-    found = _compared(config, "views_match_live", ("images", "teacher", "teacher_views"), compare)
+    found = _compared(config, "views_match_live", ("images", "teacher", "teacher_views"), compare, by=live_view_cosines)
     return _cosines(context, config, found, found["min_cosine"], stage="teacher_views")
 
 
@@ -249,7 +255,7 @@ def export_reloads(context: dg.AssetCheckExecutionContext, settings: SettingsRes
     def compare() -> dict[str, Any]:
         return {"min_cosine": export_cosine(read_result(config.path, "student").folder("student"))}
 
-    cosine = _compared(config, "export_reloads", ("student",), compare)["min_cosine"]
+    cosine = _compared(config, "export_reloads", ("student",), compare, by=export_cosine)["min_cosine"]
     bound = config.checks.min_export_cosine
     otherwise = (
         f"The least cosine of an embedding of the exported student with that of the trained one is {cosine:.6f}; "

@@ -61,7 +61,7 @@ def read_run_config(path: Path) -> Settings:
     try:
         node = loader.get_single_node()
         if node is not None:
-            _walk(loader, node, (), lines, path)
+            _walk(loader, node, (), lines=lines, path=path, seen=set())
         content = loader.construct_document(node) if node is not None else {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -73,8 +73,8 @@ def read_run_config(path: Path) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        found = [(lines.get(_known((*_PLACE, *place), lines)), text) for place, text in problems(error)]
-        raise ConfigError("\n".join(f"{path}:{line or 1}: {text}" for line, text in sorted(found, key=str))) from error
+        found = [(lines.get(_known((*_PLACE, *place), lines), 1), text) for place, text in problems(error)]
+        raise ConfigError("\n".join(f"{path}:{line}: {text}" for line, text in sorted(found))) from error
 
 
 def as_run_config(settings: Settings) -> str:
@@ -99,8 +99,16 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _walk(loader: _Loader, node: yaml.Node, place: _Path, lines: dict[_Path, int], path: Path) -> None:
-    """Note the line of every key and item, and refuse a key that stands twice."""
+def _walk(
+    loader: _Loader, node: yaml.Node, place: _Path, *, lines: dict[_Path, int], path: Path, seen: set[yaml.Node]
+) -> None:
+    """Note the line of every key and item, and refuse a key that stands twice.
+
+    What an alias names is looked at where it stands first: it may hold itself, or be named a billion times over.
+    """
+    if node in seen:
+        return
+    seen.add(node)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             name = loader.construct_object(key, deep=True)
@@ -111,11 +119,11 @@ def _walk(loader: _Loader, node: yaml.Node, place: _Path, lines: dict[_Path, int
             if below in lines:
                 raise ConfigError(f"{path}:{line}: {_dotted(below)} stands twice; first in line {lines[below]}")
             lines[below] = line
-            _walk(loader, value, below, lines, path)
+            _walk(loader, value, below, lines=lines, path=path, seen=seen)
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             lines[(*place, number)] = item.start_mark.line + 1
-            _walk(loader, item, (*place, number), lines, path)
+            _walk(loader, item, (*place, number), lines=lines, path=path, seen=seen)
 
 
 def _settings_of(content: Any, lines: dict[_Path, int], path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Every parameter of the pipeline in one object, the same for all jobs."""
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Any, Self
 
@@ -100,12 +101,15 @@ def problems(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
             problem["loc"],
             f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
             + _hint(problem)
-            + ("" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"),
+            + ("" if isinstance(problem["input"], dict) else f", got {_SHORT.repr(problem['input'])}"),
         )
         for problem in error.errors()
     ]
 
 
+# Of whatever a config holds: aliases of YAML make small texts into values without end.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 _RENAMED = {
     "neighbours": "neighbors",
     "learnt": "learnable",

@@ -1,4 +1,4 @@
-"""Docstrings name things as Sphinx does, ``:class:`Stage```; the site links them its own way."""
+"""Docstrings name things as Sphinx does, ``:class:`Stage```; the site shows such a name as code."""
 
 import re
 from typing import Any
@@ -9,12 +9,12 @@ _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([\w.]+)`")
 
 
 class CrossReferences(griffe.Extension):
-    """Turn roles into links of mkdocs-autorefs, where a name is whole, else into code."""
+    """Turn roles into code: the last part of the name."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = _ROLE.sub(_link, obj.docstring.value)
+            obj.docstring.value = _ROLE.sub(_name, obj.docstring.value)
 
 
-def _link(match: re.Match[str]) -> str:
+def _name(match: re.Match[str]) -> str:
     return f"`{match[1].rpartition('.')[2]}`"

@@ -1,7 +1,7 @@
 """k-means by faiss, on the GPUs that it sees or else on the CPU: centroids of a sample, and the nearest one of any row.
 
-Distances are Euclidean. faiss and torch each bring an OpenMP runtime, and both in one process have crashed: call this
-through :func:`pipeline.core.processes.run_alone`.
+Distances are Euclidean. faiss and torch each bring an OpenMP runtime, and both in one process have crashed: where torch
+may be loaded, this is called through :func:`pipeline.core.processes.run_alone`.
 """
 
 from typing import Any

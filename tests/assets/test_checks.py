@@ -132,7 +132,7 @@ def test_embeddings_that_no_longer_match(copied: SmallRun, monkeypatch: pytest.M
 
 
 def test_an_export_that_differs(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_compared", lambda *_: {"min_cosine": 0.5})
+    monkeypatch.setattr(checks, "_compared", lambda *_, **__: {"min_cosine": 0.5})
     text = failed(evaluate(checks.export_reloads, finished.root))
     assert "is 0.500000; checks.min_export_cosine asks for 0.9999" in text
 

@@ -85,5 +85,19 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
     assert [line.partition(": ")[0][-1] for line in str(refused.value).splitlines()] == ["4", "5"]
 
 
+def test_problems_come_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path, HEAD + "      query: {threads: -1}\n" + "\n" * 7 + "      clusters: {clusters: many}\n")
+    lines = [line.removeprefix(f"{tmp_path}/run.yaml:").partition(":")[0] for line in str(refused.value).splitlines()]
+    assert lines == ["4", "12"]
+
+
+def test_aliases_that_multiply_or_hold_themselves_are_refused_at_once(tmp_path: Path) -> None:
+    laughs = "".join(f"      x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    for text in ("      x0: &x0 [a]\n" + laughs, "      x: &x [*x]\n"):
+        with pytest.raises(ConfigError, match="Extra inputs are not permitted"):
+            read(tmp_path, HEAD + text)
+
+
 def test_the_schema_is_json() -> None:
     assert json.loads(json.dumps(json_schema()))["properties"]["resources"]
