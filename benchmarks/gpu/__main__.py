@@ -29,7 +29,7 @@ def main() -> int:
     rows = Rows(arguments.output / "rows.jsonl")
     rows.start(command=" ".join(["python -m benchmarks.gpu", *sys.argv[1:]]))
     deadline = time.monotonic() + 60 * arguments.minutes
-    for name in arguments.only or PARTS:
+    for name, own_limit_s in arguments.only or [(name, None) for name in PARTS]:
         left = deadline - time.monotonic()
         if left < 1:
             rows.add({"part": name, "status": "out of time"})
@@ -38,7 +38,7 @@ def main() -> int:
         _run(
             name,
             rows,
-            limit_s=min(PARTS[name].limit_s * (1 if arguments.device == "cuda" else 4), left),
+            limit_s=min(own_limit_s or PARTS[name].limit_s * (1 if arguments.device == "cuda" else 4), left),
             **_how(arguments),
         )
         write_report(rows, arguments.output)
@@ -54,7 +54,13 @@ def _how(arguments: argparse.Namespace) -> dict[str, object]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     known = "; ".join(f"{name}: {part.what}" for name, part in PARTS.items())
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help=f"parts, in this order ({known})")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        type=_part,
+        metavar="NAME[=SECONDS]",
+        help=f"parts, in this order, and how long each may take ({known})",
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together (default: 8)")
     parser.add_argument("--tiny", action="store_true", help="sizes that show that everything works, and nothing else")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where torch finds it")
@@ -69,11 +75,18 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
+def _part(text: str) -> tuple[str, float | None]:
+    name, given, seconds = text.partition("=")
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"no part {name!r}; there are {', '.join(PARTS)}")
+    return name, float(seconds) if given else None
+
+
 def _run(name: str, rows: Rows, *, limit_s: float, device: object, tiny: object) -> None:
     """Run one part in a process group of its own, and end the group when it is over or out of time."""
     print(f"--- {name} ({limit_s:.0f} s at most)", flush=True)
     folder = Path(tempfile.mkdtemp(prefix=f"benchmark-{name}-"))
-    command = [name, str(rows.path), str(folder), str(device), *["--tiny"] * bool(tiny)]
+    command = [name, str(rows.path), str(folder), str(device), str(limit_s), *["--tiny"] * bool(tiny)]
     process = (_Forked if device == "cpu" else _Started)(command)
     started = time.monotonic()
     try:

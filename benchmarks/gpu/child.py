@@ -24,11 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("rows", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("device", choices=["cpu", "cuda"])
+    parser.add_argument("limit_s", type=float)
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args(arguments)
     rows = Rows(given.rows)
-    setting = Setting(device=given.device, tiny=given.tiny, folder=given.folder)
     started = time.monotonic()
+    setting = Setting(device=given.device, tiny=given.tiny, folder=given.folder, ends=started + given.limit_s)
     try:
         for row in importlib.import_module(f"benchmarks.gpu.{PARTS[given.name].module}").measure(setting):
             at = round(time.monotonic() - started, 1)

@@ -14,12 +14,12 @@ from typing import Any
 from benchmarks.gpu.drawn import attention_as_products, drawn_clip, flop_an_image
 from benchmarks.gpu.parts import Setting
 from benchmarks.gpu.photographs import captions, write_photographs
-from benchmarks.gpu.timing import forget_peak, peak, peak_gb, seconds, take_turns, wait
+from benchmarks.gpu.timing import forget_peak, operations, peak, peak_gb, seconds, take_turns, wait
 
 _TARGET_IMAGES_PER_S, _TARGET_SHARE, _TARGET_STALL = 400, 0.4, 0.05
-# After so many seconds no other configuration is begun: a part that is ended by its limit counts as failed.
-_BUDGET_S = 85.0
-_THREADS, _KERNELS = 16, 8
+# With fewer seconds left no other piece is begun: a part that is ended by its limit counts as failed.
+_LONGEST_S = 25.0
+_THREADS, _SHOWN = 16, 8
 _MIN_COSINE = 0.999
 
 
@@ -42,7 +42,6 @@ _TINY = _Sizes(model="ViT-S-32-alt", layers=1, batches=(2,), images=4, source=64
 def measure(setting: Setting) -> Iterator[dict[str, Any]]:
     import torch
 
-    started = time.monotonic()
     if not setting.cuda:
         # A CPU's compiler takes longer than all the rest.
         torch.compiler.set_stance("force_eager")
@@ -62,7 +61,7 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
         *(functools.partial(bench.compiled, batch) for batch in others),
     ]
     for number, piece in enumerate(pieces):
-        if time.monotonic() - started > _BUDGET_S:
+        if setting.left_s < _LONGEST_S:
             yield {"what": "out of time", "pieces_left": len(pieces) - number}
             return
         yield _guarded(piece, setting.device)
@@ -208,21 +207,11 @@ class _Bench:
 
     def kernels(self, way: str) -> dict[str, Any]:
         """Where a pass of the image tower spends its time: the operations that take most of it, in milliseconds."""
-        from torch.profiler import ProfilerActivity, profile
-
         encoder = self.eager if way == "eager" or self._compiled is None else self._compiled
-        batch, cuda = self.sizes.batches[0], self.device == "cuda"
+        batch = self.sizes.batches[0]
         pixels = self._pixels(batch)
-        with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiled:
-            encoder.images(pixels, batch_size=batch)
-            wait(self.device)
-        taken = {
-            event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e3
-            for event in profiled.key_averages()
-        }
-        most = sorted(taken, key=lambda name: -taken[name])[:_KERNELS]
-        shown = {f"{number}": f"{taken[name]:.1f} ms {name[:90]}" for number, name in enumerate(most, 1)}
-        return {"what": f"operations, {way}", "batch_size": batch, "all_ms": round(sum(taken.values()), 1), **shown}
+        found = operations(lambda: encoder.images(pixels, batch_size=batch), self.device, most=_SHOWN)
+        return {"what": f"operations, {way}", "batch_size": batch, **found}
 
     def variants(self) -> dict[str, Any]:
         """Choices of torch: attention as one operation of its own or as products around the fused kernel; and its own

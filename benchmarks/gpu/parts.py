@@ -1,6 +1,7 @@
 """What there is to measure, most worthy first."""
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,15 +10,21 @@ from typing import Any, Protocol
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
     """How a part runs: ``device`` is ``cuda`` or ``cpu``; ``tiny`` sizes show that it works and measure nothing;
-    ``folder`` is its own, empty, and removed afterwards."""
+    ``folder`` is its own, empty, and removed afterwards; ``ends`` on Python's monotonic clock, when it is ended."""
 
     device: str
     tiny: bool
     folder: Path
+    ends: float
 
     @property
     def cuda(self) -> bool:
         return self.device == "cuda"
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it is ended."""
+        return self.ends - time.monotonic()
 
 
 class NeedsCuda(Exception):

@@ -95,7 +95,13 @@ def _compile_all(tried: list[tuple[Shape, Precision, int]]) -> None:
 
 
 def _compile(shape: Shape, precision: Precision, width: int) -> None:
-    side = torch.zeros(512, width, device="cuda", dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    # Enough rows for the strip, which is part of what is compiled.
+    side = torch.zeros(
+        shape.strip * shape.columns,
+        width,
+        device="cuda",
+        dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+    )
     try:
         kernels.flag_blocks(side, side, 1e9, precision, same=False, shape=shape)
     except (RuntimeError, triton.TritonError) as error:

@@ -78,3 +78,24 @@ def peak_gb_of(work: Callable[[], Any], device: str) -> float:
     work()
     wait(device)
     return peak_gb(device)
+
+
+def operations(work: Callable[[], Any], device: str, *, most: int) -> dict[str, Any]:
+    """Where ``work`` spends the device's time: the operations that take most of it, and the kernels that they start."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device == "cuda"
+    wait(device)
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiled:
+        work()
+        wait(device)
+    taken: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    for event in profiled.key_averages():
+        found_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if found_us and not event.is_user_annotation:
+            taken["::" in event.key[:8]][f"{event.key[:80]} x{event.count}"] = found_us / 1e3
+    row: dict[str, Any] = {"all_ms": round(sum(taken[not on_gpu].values()), 1)}
+    for title, found in (("operation", taken[True]), ("kernel", taken[False])):
+        first = sorted(found, key=lambda name: -found[name])[:most]
+        row |= {f"{title}_{number}": f"{found[name]:.1f} ms {name}" for number, name in enumerate(first, 1)}
+    return row

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 MIN_COSINE = 0.999
 """Bound of what a lower precision may turn an embedding by."""
 
-# Captions are encoded in parts of about equal length, so that few are as long as the longest of the batch.
-_TEXT_PARTS = 4
+# Captions are encoded in parts of about equal length, so that few are as long as the longest of the batch. A GPU is
+# given more at a time: with less than this the host takes longer to ask for a layer than the GPU to do it (an H100,
+# ViT-bigG-14: 256 captions in four parts took 1.75 times as long as whole ones at once).
+_TEXT_PARTS, _GPU_TEXTS = 4, 512
 
 
 class Encoder:
@@ -62,7 +64,8 @@ class Encoder:
             lengths = self._causal.lengths(tokens)
             order = torch.argsort(lengths, stable=True)
             # Each part is cut on the device, so that one copy brings them all.
-            parts = self._sent(tokens[order]).split(-(-len(tokens) // _TEXT_PARTS))
+            size = max(-(-len(tokens) // _TEXT_PARTS), _GPU_TEXTS if self.device.type == "cuda" else 1)
+            parts = self._sent(tokens[order]).split(size)
             longest = [int(part.max()) for part in lengths[order].split(len(parts[0]))]
             found = [_unit(self._causal.encode(part[:, :length])) for part, length in zip(parts, longest)]
             return torch.cat(found)[self._sent(torch.argsort(order))]
