@@ -56,13 +56,13 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
         ceiling = peak(setting.device, torch.bfloat16) / 1e12
         yield {"what": "peak of a bf16 product", "tflops": round(ceiling, 1)}
         pair = _Pair(setting, sizes)
-        for number, rows in enumerate(sizes.batches):
+        yield pair.operations(sizes.batches[0])
+        for rows in sizes.batches:
             yield (row := pair.row(rows, ceiling, checkpointing=False))
             if "error" in row:
                 pair.renew()
                 yield pair.row(rows, ceiling, checkpointing=True)
-            if number == 0:
-                yield pair.operations(rows)
+            elif rows == sizes.batches[0]:
                 yield _compiled(pair, rows)
 
 

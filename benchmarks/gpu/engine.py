@@ -30,6 +30,7 @@ _BATCH, _TINY_BATCH, _ROUNDS = 512, 8, 5
 _PLAIN: dict[str, Any] = {"cluster": {"weight": 0}, "instance": {"weight": 0}}
 _VARIANTS: dict[str, dict[str, Any]] = {
     "zero 1, bf16": {"precision": "bf16", "zero_stage": 1},
+    "zero 1, bf16, compiled": {"precision": "bf16", "zero_stage": 1, "compile": True},
     "zero 2, bf16": {"precision": "bf16", "zero_stage": 2},
     "zero 1, bf16, average": {"precision": "bf16", "zero_stage": 1, "average_decay": 0.999},
     "zero 0, fp32": {"precision": "fp32", "zero_stage": 0},
@@ -42,10 +43,10 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
     torch.manual_seed(0)
     with process_group():
         yield _collectives(setting)
+        yield from _times(setting)
         for stage, precision in ((1, "bf16"), (2, "bf16"), (0, "fp32")):
             yield {"what": "resume", "stage": stage, "precision": precision} | _resume(setting, stage, precision)
         yield {"what": "fp16 overflow", **_overflow(setting)}
-        yield from _times(setting)
 
 
 def _collectives(setting: Setting) -> dict[str, Any]:
@@ -76,13 +77,16 @@ def _times(setting: Setting) -> Iterator[dict[str, Any]]:
     config = model_config("ViT-B-32", setting)
     rows = _TINY_BATCH if setting.tiny else _BATCH
     batch = random_batch(config, rows, setting.device)
-    bare = _bare(config, batch, setting)
+    bare = {precision: _bare(config, batch, setting, precision) for precision in ("bf16", "fp32")}
 
     def against_bare(options: dict[str, Any]) -> dict[str, Any]:
         engine, _ = engine_of(config, setting.device, batch_size=rows, losses=_PLAIN, **options)
-        return _compare({"engine": step_of(engine, batch, _PLAIN), "bare": bare}, setting)
+        return _compare({"engine": step_of(engine, batch, _PLAIN), "bare": bare[options["precision"]]}, setting)
 
     for name, options in _VARIANTS.items():
+        if "compile" in options and not setting.cuda:
+            yield {"what": name, "status": "needs CUDA"}
+            continue
         yield guarded({"what": name, "batch": rows}, setting.device, functools.partial(against_bare, options))
         forget_peak(setting.device)
 
@@ -96,16 +100,17 @@ def _compare(ways: dict[str, Callable[[], Any]], setting: Setting) -> dict[str, 
     return row | {f"{name}_syncs": _synchronisations(setting, way) for name, way in ways.items()}
 
 
-def _bare(config: dict[str, Any], batch: Any, setting: Setting) -> Callable[[], Any]:
-    """The same step without us: autocast to bf16, clipping, fused AdamW, and one wait, for the loss."""
+def _bare(config: dict[str, Any], batch: Any, setting: Setting, precision: str) -> Callable[[], Any]:
+    """The same step without us: autocast where it is bf16, clipping, fused AdamW, and one wait, for the loss."""
     import torch
 
     from training.engine.deepspeed_engine import parameter_groups
     from training.losses.contrastive import ContrastiveLoss
     from training.model.student import Student
 
+    autocast = torch.bfloat16 if precision == "bf16" else None
     clip = clip_of(config, setting.device, nonscalar_logit_scale=True)
-    model = Student(clip, embed_dim=config["embed_dim"], teacher_dim=None, autocast=torch.bfloat16)
+    model = Student(clip, embed_dim=config["embed_dim"], teacher_dim=None, autocast=autocast)
     optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.2), lr=1e-4, betas=(0.9, 0.98), fused=True)
     contrastive = ContrastiveLoss()
 

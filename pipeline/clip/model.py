@@ -88,6 +88,14 @@ def _nothing_drawn() -> Iterator[None]:
         yield
 
 
+def compile_tower(tower: Any) -> None:
+    """Compile a tower in place for the shapes that it is given: block by block where it is made of equal ones, which
+    are then compiled once."""
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    for module in [tower] if blocks is None else blocks:
+        module.compile(dynamic=False)
+
+
 def write_clip_folder(
     folder: Path, *, model_config: dict[str, Any], preprocess_config: dict[str, Any], state: Any
 ) -> None:

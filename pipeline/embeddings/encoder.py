@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.clip.model import LoadedClip
+from pipeline.clip.model import LoadedClip, compile_tower
 from pipeline.clip.precision import full_precision
 from pipeline.clip.preprocessing import Preprocessing
 from pipeline.core.errors import EmbeddingError
@@ -44,7 +44,7 @@ class Encoder:
         self._model.visual.to(memory_format=torch.channels_last)
         self._compiled = compile_images
         if compile_images:
-            _compile(clip.model.visual)
+            compile_tower(clip.model.visual)
         self._causal = _CausalText.of(clip.model)
 
     def images(self, pixels: "Tensor", *, batch_size: int) -> "Tensor":
@@ -133,13 +133,6 @@ class Moment:
         if self._event:
             return float(earlier._event.elapsed_time(self._event)) / 1e3  # type: ignore[union-attr]
         return self._clock - earlier._clock
-
-
-def _compile(visual: Any) -> None:
-    """Compile an image tower in place: block by block where it is made of equal ones, which are then compiled once."""
-    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-    for module in [visual] if blocks is None else blocks:
-        module.compile(dynamic=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

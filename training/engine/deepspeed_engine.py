@@ -21,6 +21,8 @@ from training.model.student import has_batch_norm, memory_format
 
 _PARAMETERS_WITHOUT_DECAY = ("logit_scale", "logit_bias", "positional_embedding", "class_embedding")
 _AVERAGE, _AVERAGE_STEPS = "average", "average_steps"
+# Elements of 16 bytes in half precision.
+_ALIGNED = 8
 # DeepSpeed prints a line of its own every so many steps; never.
 _NEVER = 1 << 30
 
@@ -48,6 +50,7 @@ class Engine:
         self.skips_overflows = config.precision == "fp16"
         if config.precision == "fp16" and self.device.type == "cpu":
             raise ConfigError("precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+        self._compiles = config.compile
         if config.compile:
             module.compile()
         optimizer = torch.optim.AdamW(
@@ -63,6 +66,10 @@ class Engine:
             optimizer=optimizer,
             config=deepspeed_config(config, world=self.world, autocast=has_batch_norm(module)),
         )
+        if config.stage in (1, 2):
+            # What is not finite is found by the norm too, which comes next. To look for it in each gradient before
+            # starts five small kernels a parameter.
+            self._deepspeed.optimizer.check_overflow = _found_by_the_norm
         self._module = self._deepspeed.module
         if config.stage == 0:
             # Not before: DeepSpeed broadcasts contiguous weights alone. Other stages have flat copies of their own.
@@ -171,10 +178,13 @@ class Engine:
     def exported(self) -> Iterator[Any]:
         """The module as :meth:`state` has it, in evaluation mode, for forward passes."""
         swapped = self._averages()
+        # A compiled model would be compiled again for evaluation's own batch sizes.
+        eager = torch.compiler.set_stance("force_eager") if self._compiles else contextlib.nullcontext()
         kept = {name: self._parameters[name].detach().clone() for name in swapped}
         self._fill(swapped)
         self._deepspeed.eval()
-        yield self._deepspeed
+        with eager:
+            yield self._deepspeed
         self._deepspeed.train()
         self._fill(kept)
 
@@ -257,10 +267,15 @@ def _clips_here(config: StudentConfig, *, autocast: bool) -> bool:
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weight matrices, which decay, and the rest (biases, norms, embeddings of position, logit scale)."""
+    """Two groups: weight matrices, which decay, and the rest (biases, norms, embeddings of position, logit scale).
+
+    ZeRO lays the parameters of a group one after another in one buffer, so one of odd size, such as the logit scale,
+    would put all that follow where no 16 bytes begin, and a GPU takes its slowest kernels for those (on an H100 a
+    product with such a bias takes seven times as long). So those come last.
+    """
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
+    for name, parameter in sorted(module.named_parameters(), key=lambda named: named[1].numel() % _ALIGNED != 0):
         exempt = parameter.ndim < 2 or name.rpartition(".")[2] in _PARAMETERS_WITHOUT_DECAY
         (rest if exempt else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
@@ -280,6 +295,10 @@ def init_distributed() -> None:
         # which takes a C++ compiler and about 50 s; gloo does the same work for the few ranks of a CPU run.
         deepspeed.ops.__compatible_ops__ = {}
         deepspeed.init_distributed(dist_backend="gloo")
+
+
+def _found_by_the_norm(**_: Any) -> None:
+    """In place of ZeRO's own look at every gradient."""
 
 
 def _device() -> torch.device:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.clip.model import compile_tower
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings import DEMO
 from training.config import SCRATCH
@@ -64,6 +65,12 @@ class Student(nn.Module):
             {name: nn.Parameter(torch.tensor([-math.log(value)])) for name, value in (temperatures or {}).items()}
         )
         self.projection = nn.Identity() if same else nn.Linear(embed_dim, teacher_dim or embed_dim, bias=False)
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the towers in place, block by block, for one batch size."""
+        model: Any = self.model
+        for tower in (model.visual, getattr(model, "text", model)):
+            compile_tower(tower)
 
     def forward(self, image: Tensor, text: Tensor) -> Features:
         """``image``: ``(B, 3, H, W)`` preprocessed; ``text``: ``(B, L)`` token ids."""
