@@ -146,7 +146,7 @@ class StudentConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations of transformer blocks again in the backward pass, for less memory."
     )
-    compile: bool = Field(False, description="Compile the student with torch.compile; pays on GPUs.")
+    compile: bool = Field(False, description="Compile the student's towers with torch.compile, for GPUs.")
     average_decay: float = Field(
         0.0,
         description="Decay of an exponential moving average of the weights, which is exported then; 0 keeps none. Not "

@@ -154,7 +154,8 @@ def _environment(device: str) -> dict[str, str]:
 def _end(process: "_Started | _Forked") -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
+            # One that was forked leads no group in its first moments.
+            (os.killpg if os.getpgid(process.pid) == process.pid else os.kill)(process.pid, number)
         process.wait(_GRACE_S)
 
 

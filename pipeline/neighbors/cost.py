@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 2048
 # Widths of the product that are tried; whole multiples of what vector units and tensor cores work in.
 _WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-# On a GPU a call costs more than what a sample has to do, so a trial would tell nothing. These are estimates for an
-# H200, not measured yet: multiplications and additions a second by type, the least width that pays, and the seconds of
-# a candidate.
-_DEVICE_RATE: dict[Precision, float] = {"bfloat16": 4e14, "tfloat32": 2e14, "float32": 3e13}
+# On a GPU a call costs more than what a sample has to do, so a trial would tell nothing. These are what an H100 did
+# (docs/performance.md): multiplications and additions a second by type, tf32 and float32 estimated; the least width
+# that pays; and the seconds of a candidate, with its place in the forest where it is near.
+_DEVICE_RATE: dict[Precision, float] = {"bfloat16": 6e14, "tfloat32": 2e14, "float32": 3e13}
 _DEVICE_WIDTH = 64
-_DEVICE_VERIFY_S = 3e-9
+_DEVICE_VERIFY_S = 1e-8
 # Seconds that reducing crowded rows takes for each of their pairs, on 2 cores.
 _CROWDED_S = 1e-7
 # Share of the score's time below which that of the candidates no longer matters.
@@ -37,7 +37,8 @@ _INTERPRETER_BYTES = 700 << 20
 _ROW_BYTES = 40
 _EDGE_BYTES = 110
 _BLOCK_BUFFERS = 8
-# CUDA's libraries and its context, and buffers for copies: an estimate, see the part `forest` of benchmarks/gpu.
+# CUDA's libraries and its context, and buffers for copies. On an H100 a process that had held 2.6 GB of vectors peaked at
+# 4.2 GB (the part `forest` of benchmarks/gpu).
 _CUDA_BYTES = 2 << 30
 
 

@@ -44,6 +44,19 @@ class Toy(nn.Module):
         return ToyFeatures(image, text, self.logit_scale.exp().reshape(()))
 
 
+class Wide(nn.Module):
+    """One number before weights and biases of whole 16 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.map = nn.Parameter(torch.ones(1)), nn.Linear(16, 24)
+        self.table, self.map_on = nn.Parameter(torch.ones(3, 3)), nn.Linear(24, 8)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.map_on(self.map(rows)) * self.scale * self.table.sum()
+        return output
+
+
 def _config(world: int, stage: int, **changes: Any) -> StudentConfig:
     optimizer = OptimizerConfig(learning_rate=1e-2, eps=1e-3)
     return StudentConfig(batch_size=BATCH, ranks=world, zero_stage=stage, optimizer=optimizer, **changes)
@@ -73,6 +86,12 @@ def _refuse_nan(engine: Engine) -> None:
     assert all(torch.equal(value, before[name]) for name, value in engine.state().items())
 
 
+def _aligned(engine: Engine) -> None:
+    """Parameters lie where a GPU reads 16 bytes at a time, whatever else is in their group."""
+    found = {name: parameter.data_ptr() % 16 for name, parameter in engine._module.named_parameters()}
+    assert len(found) == 6 and not any(found[name] for name in found if name.startswith("map"))
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     **{f"stage {stage}": {"stage": stage} for stage in (0, 1, 2, 3)},
     **{f"parts, stage {stage}": {"stage": stage, "micro_batches": 2} for stage in (0, 1, 2, 3)},
@@ -99,6 +118,8 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
         for stage in (0, 1, 2, 3):
             engine = Engine(Toy(), _config(world, stage))
             _refuse_nan(Engine(Toy(), _config(world, stage, precision="bf16")))
+            if stage in (1, 2):
+                _aligned(Engine(Wide(), _config(world, stage, precision="bf16")))
             engine.save(Path(folder) / "unstepped")
             engine.barrier()
             engine.load(Path(folder) / "unstepped")
