@@ -37,8 +37,8 @@ _INTERPRETER_BYTES = 700 << 20
 _ROW_BYTES = 40
 _EDGE_BYTES = 110
 _BLOCK_BUFFERS = 8
-# CUDA's libraries and its context, and buffers for copies. On an H100 a process that had held 2.6 GB of vectors peaked at
-# 4.2 GB (the part `forest` of benchmarks/gpu).
+# CUDA's libraries and its context, and buffers for copies. On an H100 a process that had held 2.6 GB of vectors peaked
+# at 4.2 GB (the part `forest` of benchmarks/gpu).
 _CUDA_BYTES = 2 << 30
 
 
