@@ -42,7 +42,7 @@ class MissingInputError(PipelineError):
 
 
 class StorageError(PipelineError):
-    """The root cannot be written, or is full."""
+    """The root cannot be written, is full, or was written by a newer version."""
 
 
 class TrainingError(PipelineError):

@@ -1,15 +1,20 @@
 """Marks: the small JSON records, written last, that a shard or a whole stage is done."""
 
 import dataclasses
-import json
+import functools
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from pipeline.core.errors import StorageError
 from pipeline.storage.protocol import Storage
+
+log = logging.getLogger(__name__)
 
 COMPLETE = "complete"
 """The name of the mark of a whole stage, among those of its shards."""
@@ -20,6 +25,8 @@ class Mark:
     """The record that a shard, or a whole stage, is done. ``seconds``: of writing the shard; of the run that completed
     the stage, without those that were killed before. ``tables``: rows of each table; ``shards``: for a whole stage, the
     digest of each of its shards; ``version``: that of the stage, 0 in marks of earlier versions of this project."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     fingerprint: str
     digest: str
@@ -43,9 +50,39 @@ def shard_of(mark_name: str) -> str:
 
 
 def read_marks(storage: Storage, stage: str, shards: Iterable[str]) -> dict[str, Mark]:
-    """The marks that are there, by shard."""
+    """The marks that are there, by shard.
+
+    One that cannot be read, as a crash may leave it, counts as missing: to make a shard again is always safe. Raises
+    :class:`StorageError` for one with fields that only a newer version knows, whose work must not be replaced.
+    """
     texts = storage.texts(mark_name(stage, shard) for shard in shards)
-    return {shard_of(name): Mark(**json.loads(text)) for name, text in texts.items()}
+    marks = {shard_of(name): _parse(text, storage.uri(name)) for name, text in texts.items()}
+    return {shard: mark for shard, mark in marks.items() if mark is not None}
+
+
+def newer_version(where: str, what: str) -> StorageError:
+    """The error for a mark that a newer version of this project has written."""
+    return StorageError(
+        f"{where}: written by a newer version of this project ({what}); use that version, or another root"
+    )
+
+
+def _parse(text: str, where: str) -> Mark | None:
+    try:
+        return _reader().validate_json(text)
+    except ValidationError as error:
+        faults = {str(fault["loc"][0]): fault["type"] for fault in error.errors() if fault["loc"]}
+        unknown = [name for name, kind in faults.items() if kind == "unexpected_keyword_argument"]
+        # A damaged name of a field is unknown too, but then the field is missing.
+        if unknown and "missing" not in faults.values():
+            raise newer_version(where, f"fields {', '.join(unknown)}") from error
+        log.warning("%s: an unreadable completion mark, which counts as missing; what it was of is made again", where)
+        return None
+
+
+@functools.cache
+def _reader() -> TypeAdapter[Mark]:
+    return TypeAdapter(Mark)
 
 
 def complete_mark(storage: Storage, stage: str) -> Mark | None:

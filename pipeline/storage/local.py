@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pipeline.core.files import write_text_atomically
+from pipeline.core.files import move_into_place, write_text_atomically
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class LocalStorage:
         found = {}
         for name in names:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                found[name] = (self.root / name).read_text()
+                found[name] = (self.root / name).read_text(errors="replace")
         return found
 
     def write_text(self, name: str, text: str) -> None:
@@ -53,9 +53,7 @@ class LocalStorage:
             (self.root / name).unlink(missing_ok=True)
 
     def publish(self, files: Mapping[str, Path]) -> None:
-        for name, path in files.items():
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            path.replace(self.root / name)
+        move_into_place({self.root / name: path for name, path in files.items()})
 
     def below(self, folder: str) -> list[str]:
         return sorted(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import ConfigError, MissingInputError, StorageError
+from pipeline.core.files import move_into_place
 from pipeline.storage.config import StorageConfig
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.lock import Lease
@@ -60,7 +61,7 @@ class ObjectStorage:
         text = json.dumps({"url": self.url, "options": self.options})
         path = self.root / REMOTE_FILE
         with contextlib.suppress(OSError):
-            if path.read_text() == text:
+            if path.read_text(errors="replace") == text:
                 return
         _ = self._files
         self.root.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ class ObjectStorage:
         # Options may hold a key.
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
-        temporary.replace(path)
+        move_into_place({path: temporary})
 
     def uri(self, name: str) -> str:
         return f"{self.url}/{name}"
@@ -82,7 +83,7 @@ class ObjectStorage:
         texts = {}
         for key, content in found.items():
             if isinstance(content, bytes):
-                texts[keys[key]] = content.decode()
+                texts[keys[key]] = content.decode(errors="replace")
             elif not isinstance(content, FileNotFoundError):
                 with self._errors():
                     raise content

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import StorageError
 from pipeline.storage.config import StorageConfig
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.object_store import REMOTE_FILE, ObjectStorage
@@ -13,10 +14,18 @@ from pipeline.storage.protocol import Storage
 def storage_of(root: Path) -> Storage:
     """The storage of an open root, in any process that sees its folder."""
     try:
-        content: dict[str, Any] = json.loads((Path(root) / REMOTE_FILE).read_text())
+        text = (Path(root) / REMOTE_FILE).read_text(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return LocalStorage(root)
-    return ObjectStorage(Path(root), **content)
+    try:
+        content: dict[str, Any] = json.loads(text)
+        return ObjectStorage(Path(root), **content)
+    except (ValueError, TypeError) as error:
+        # Not taken for a root of its own: what is in the store would be made again.
+        raise StorageError(
+            f"{Path(root) / REMOTE_FILE}: damaged, it should say of which URL this folder has copies; remove the "
+            "folder, or open the root by its URL again"
+        ) from error
 
 
 def open_root(root: str, config: StorageConfig | None = None) -> Path:

@@ -36,6 +36,7 @@ from pipeline.storage.completion import (
     damaged,
     is_table,
     mark_name,
+    newer_version,
     read_marks,
     rows_by_table,
     shard_of,
@@ -115,8 +116,15 @@ class Stage:
             return self.finish(work(self.pending()))
 
     def pending(self) -> list[str]:
-        """The shards whose mark is missing, made from something else, or whose files were lost or cut."""
-        marks = self._marks(self._inputs)
+        """The shards whose mark is missing, made from something else, or whose files were lost or cut.
+
+        Raises :class:`StorageError` if a newer version of the stage has made some: it would not know them again.
+        """
+        marks = self._marks([*self._inputs, COMPLETE])
+        for shard, mark in marks.items():
+            if mark.version > self._version:
+                made_by = f"version {mark.version} of stage {self.name}, this is {self._version}"
+                raise newer_version(self._storage.uri(self._mark_name(shard)), made_by)
         sizes = self._storage.sizes(name for mark in marks.values() for name in mark.files)
         return [
             shard

@@ -1,6 +1,7 @@
 import errno
 import json
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from pipeline.core.errors import MissingInputError, StorageError
 from pipeline.storage import local
 from pipeline.storage.result import read_result
+from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
 
 
@@ -136,6 +138,60 @@ def test_marks_are_readable_json(tmp_path: Path) -> None:
     assert mark["rows"] == 1
     assert list(mark["files"]) == ["source_pairs/a.parquet"]
     assert "read_parquet" in (tmp_path / "catalog.sql").read_text()
+
+
+UNREADABLE = {
+    "empty": lambda text: b"",
+    "cut": lambda text: text[: len(text) // 2],
+    "zeros": lambda text: bytes(len(text)),
+    "not text": lambda text: b"\xff\xfe" + text,
+    "another kind": lambda text: b"[1, 2]",
+    "a field lost": lambda text: text.replace(b'"digest"', b'"dagest"'),
+    "a value of another type": lambda text: text.replace(b'"rows": 1', b'"rows": "x"').replace(
+        b'"rows": 2', b'"rows": "x"'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["a", "complete"])
+@pytest.mark.parametrize("damage", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_an_unreadable_mark_counts_as_missing(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = {"a": 1, "b": 2}
+    write(stage(tmp_path, inputs), inputs)
+    before = read_result(tmp_path, "numbers")
+    mark = tmp_path / ".marks" / "numbers" / f"{name}.json"
+    mark.write_bytes(damage(mark.read_bytes()))
+    if name == "complete":
+        with pytest.raises(MissingInputError, match="not complete"):
+            read_result(tmp_path, "numbers")
+        assert str(mark) in caplog.text
+        assert write(stage(tmp_path, inputs), inputs) == []
+    else:
+        (tmp_path / ".marks" / "numbers" / "complete.json").unlink()
+        assert write(stage(tmp_path, inputs), inputs) == ["a"]
+        assert str(mark) in caplog.text
+    assert read_result(tmp_path, "numbers").digest == before.digest
+
+
+@pytest.mark.parametrize("change", [{"version": 7}, {"signature": "of a later day"}])
+def test_what_a_newer_version_has_made_is_refused_and_left_alone(tmp_path: Path, change: dict[str, object]) -> None:
+    write(stage(tmp_path, {"a": 1}), {"a": 1})
+    mark = tmp_path / ".marks" / "numbers" / "a.json"
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | change))
+    (tmp_path / ".marks" / "numbers" / "complete.json").unlink()
+    text = mark.read_text()
+    with pytest.raises(StorageError, match="newer version") as raised:
+        write(stage(tmp_path, {"a": 1}, config=2), {"a": 1})
+    assert str(mark) in str(raised.value) and mark.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"place": 1}'])
+def test_a_folder_of_copies_that_forgot_of_what_is_no_root_of_its_own(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".remote.json").write_text(text)
+    with pytest.raises(StorageError, match=r"\.remote\.json: damaged"):
+        storage_of(tmp_path)
 
 
 def test_a_moved_root_is_complete_and_its_catalog_follows(tmp_path: Path) -> None:
