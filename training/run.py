@@ -53,7 +53,7 @@ def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | Non
     tie = tie or tie_between_ranks(stop.raise_flag)
     engine, task, checkpoints = _connect(job, inputs)
     # One rank looks for all: listings of a network file system may differ.
-    start = int(engine.gather(checkpoints.newest() if engine.rank == 0 else 0)[0])
+    start = int(engine.gather(checkpoints.newest_undamaged() if engine.rank == 0 else 0)[0])
     if start:
         checkpoints.load(engine, start)
     loop = Loop(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.core.disk import storage_errors
 from pipeline.core.openmp import limit_spinning
 from training.job.training_job import TrainingJob
 from training.launch.leave import leave
@@ -46,8 +47,11 @@ def main() -> int:
 
     # Whoever starts ranks with a plain command has not made it.
     job.output.mkdir(parents=True, exist_ok=True)
+    if not (options.launched or options.lifeline) and os.environ.get("RANK", "0") == "0":
+        for stale in (job.failure_file, job.result_file):
+            stale.unlink(missing_ok=True)
     try:
-        with _logger() as logger:
+        with _logger() as logger, storage_errors(job.output):
             run(job, logger, stop, tie)
     except StopRequested as request:
         log.info(str(request))
@@ -83,9 +87,17 @@ def _logger() -> Iterator[logging.Logger]:
 
 
 def _report(job: TrainingJob, error: Exception) -> None:
-    """Leave the error for the process that started the run; the first rank that fails knows the cause."""
-    with contextlib.suppress(FileExistsError), job.failure_file.open("x") as file:
-        json.dump({"type": type(error).__name__, "message": str(error)}, file)
+    """Leave the error for the process that started the run; the first rank that fails knows the cause.
+
+    On a full disk the file stays empty, which says as much.
+    """
+    try:
+        with job.failure_file.open("x") as file:
+            file.write(json.dumps({"type": type(error).__name__, "message": str(error)}))
+    except FileExistsError:
+        pass
+    except OSError as fault:
+        log.error(f"{job.failure_file} cannot be written: {fault}")
 
 
 if __name__ == "__main__":

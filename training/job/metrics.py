@@ -1,6 +1,7 @@
 """The rows of ``training_metrics``: appended while the run goes on, a Parquet table once it has ended."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core import schema
-from pipeline.core.files import write_text_atomically
+from pipeline.core.files import move_into_place, write_text_atomically
+
+log = logging.getLogger(__name__)
 
 _INTEGERS = ("step", "samples_seen")
 
@@ -38,7 +41,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The complete rows of the file; a last line without its end is still being written, or was cut by a kill."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(errors="replace").split("\n")[:-1]
+    rows = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    return [row for row in rows if row is not None]
+
+
+def _parse(line: str, where: str) -> dict[str, Any] | None:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        return row if row["step"] is not None else None
+    except (ValueError, TypeError, KeyError):
+        # Rows only tell of the run: it goes on without one.
+        log.warning("%s: damaged, this row of metrics is left out", where)
+        return None
 
 
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:
@@ -53,7 +68,7 @@ def write_table(rows: list[dict[str, Any]], path: Path) -> None:
     ]
     temporary = path.with_name(f".{path.name}")
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), temporary)
-    temporary.replace(path)
+    move_into_place({path: temporary})
 
 
 def _line(row: dict[str, Any]) -> str:

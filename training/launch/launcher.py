@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import errors
+from pipeline.core.disk import full_disk
 from pipeline.core.errors import PipelineError, TrainingError
 from pipeline.core.processes import end_group, python_path, start_group, tail
 from training.job.metrics import read_rows
@@ -136,7 +137,11 @@ class _MetricsFollower:
 
 def _raise_failure(job: TrainingJob, process: subprocess.Popen[bytes], log_file: Path) -> None:
     if job.failure_file.exists():
-        failure = json.loads(job.failure_file.read_text())
+        try:
+            failure = json.loads(job.failure_file.read_text())
+        except ValueError:
+            # The rank could make the file, but not write into it.
+            raise full_disk(job.output) from None
         kind = getattr(errors, failure["type"], None)
         if isinstance(kind, type) and issubclass(kind, PipelineError):
             raise kind(f"{job.name}: {failure['message']}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.core.errors import StorageError
 from pipeline.storage.protocol import Storage
 from pipeline.storage.roots import storage_of
-from training.job.checkpoints import MARK
+from training.job.checkpoints import MARK, NAME
 from training.job.training_job import TrainingJob
 
 log = logging.getLogger(__name__)
@@ -115,4 +115,5 @@ class _Keeper:
     def _steps(names: Iterable[str]) -> dict[int, str]:
         """Whole checkpoints by step: those whose mark is among the names."""
         tags = [name.split("/")[-2] for name in names if name.endswith(f"/{MARK}")]
-        return {int(tag.partition("-")[2]): tag for tag in tags}
+        # One that was set aside as damaged has another name.
+        return {int(found[1]): tag for tag in tags if (found := NAME.fullmatch(tag))}

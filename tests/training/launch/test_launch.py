@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline.core import schema
-from pipeline.core.errors import ConfigError, NonFiniteLossError, ShardError, TrainingError
+from pipeline.core.errors import ConfigError, NonFiniteLossError, ShardError, StorageError, TrainingError
 from tests.training.conftest import STEPS, with_steps
+from training import train
 from training.job.training_job import TrainingJob
-from training.launch.launcher import TrainingResult, _devices, run_training
+from training.launch.launcher import TrainingResult, _devices, _raise_failure, run_training
 
 PROJECT = Path(__file__).parents[3]
 
@@ -147,6 +149,48 @@ def test_a_loss_that_is_not_finite_is_reported_as_such(job: TrainingJob, tmp_pat
     optimizer = job.student.optimizer.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(NonFiniteLossError, match=r"student: step \d+: .*sample ids: \d+"):
         run_training(with_steps(job, tmp_path / "run", optimizer=optimizer, ranks=1))
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_while_ranks_are_at_work_is_a_storage_error(job: TrainingJob, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mounting is not allowed")
+    try:
+        run = with_steps(job, disk / "run", ranks=1)
+        run.output.mkdir()
+        # Of an earlier run, which this one must not be taken for.
+        run.failure_file.write_text('{"type": "ShardError", "message": "of another day"}')
+
+        def fill(_row: dict[str, Any]) -> None:
+            with contextlib.suppress(OSError), (disk / "filler").open("wb") as file:
+                while True:
+                    os.write(file.fileno(), bytes(4096))
+
+        with pytest.raises(StorageError, match=f"no space left under {run.output}"):
+            run_training(run, on_metrics=fill)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.parametrize("limit", [0, 20])
+def test_a_failure_that_could_not_be_written_down_is_one_of_the_disk(
+    job: TrainingJob, tmp_path: Path, limit: int
+) -> None:
+    job = job.model_copy(update={"output": tmp_path})
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        train._report(job, StorageError("full"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert job.failure_file.stat().st_size == limit
+    ended = subprocess.Popen(["false"])
+    ended.wait()
+    with pytest.raises(StorageError, match=f"no space left under {tmp_path}"):
+        _raise_failure(job, ended, tmp_path / "training.log")
 
 
 @pytest.mark.slow
