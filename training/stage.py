@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.balance.blocklist import blocked_ids, write_unblocked_index
-from pipeline.clip.model import CONFIG_FILE, WEIGHTS_FILE
 from pipeline.core.files import fingerprint_of
 from pipeline.core.manifest import read_manifest
 from pipeline.storage.result import StageResult, read_result
@@ -16,8 +15,6 @@ from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
 from pipeline.teacher.stage import read_info, teacher_folder
 from training.config import TEACHER, ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
-from training.export.check import PROBE_FILE
-from training.export.model_card import CARD_FILE
 from training.job.training_job import TrainingJob
 from training.launch.launcher import run_training
 from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
@@ -122,8 +119,9 @@ def _train(
             with samples.borrowed(".tar"), kept_elsewhere(root, job), session() as env:
                 trained = run_training(job, env=env, on_metrics=on_metrics)
             with stage.output(shard) as output:
-                for name in (CONFIG_FILE, WEIGHTS_FILE, PROBE_FILE, CARD_FILE):
-                    (trained.export / name).replace(output.path(f"{job.name}/{name}"))
+                # Whatever there is: some text towers have a tokenizer of several files.
+                for path in sorted(path for path in trained.export.rglob("*") if path.is_file()):
+                    path.replace(output.path(f"{job.name}/{path.relative_to(trained.export)}"))
                 trained.metrics.replace(output.path(f"{metrics_table}/metrics.parquet"))
                 output.rows = trained.steps
                 output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}

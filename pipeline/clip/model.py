@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.clip.tokenizer import tokenizer_of
 from pipeline.core.devices import resolve
-from pipeline.core.errors import TeacherError
+from pipeline.core.errors import ConfigError, TeacherError, brief
 from pipeline.core.files import write_text_atomically
 
 CONFIG_FILE = "open_clip_config.json"
@@ -46,16 +47,19 @@ def load_clip(folder: Path, *, device: str = "auto", precision: str = "fp32") ->
     try:
         with _nothing_drawn():
             model, _, preprocess = open_clip.create_model_and_transforms(name, precision=precision, device=device)
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        tokenizer = tokenizer_of(config["model_cfg"], folder=folder)
     except torch.OutOfMemoryError as error:
         raise TeacherError(f"{folder}: the memory of {device} is too small for its weights: {error}") from error
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise TeacherError(f"{folder}: weights and config do not fit: {error}") from error
+    except ConfigError as error:
+        raise TeacherError(f"{folder}: {error}") from error
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        raise TeacherError(f"{folder}: weights and config do not fit: {brief(error)}") from error
     model.eval().requires_grad_(False)
-    config = json.loads((folder / CONFIG_FILE).read_text())
     return LoadedClip(
         model=model,
         preprocess=preprocess,
-        tokenizer=open_clip.get_tokenizer(name),
+        tokenizer=tokenizer,
         device=device,
         embed_dim=int(config["model_cfg"]["embed_dim"]),
         # Not that of any weight: some stay in float32, norms and embeddings among them.

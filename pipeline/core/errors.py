@@ -51,3 +51,9 @@ class TrainingError(PipelineError):
 
 class NonFiniteLossError(TrainingError):
     """A loss became NaN or infinite; raised before the optimizer step, with step and sample ids."""
+
+
+def brief(error: BaseException, limit: int = 400) -> str:
+    """The text of an error of another library, in one line: some hold whole files, or the names of all tensors."""
+    text = " ".join(str(error)[: 4 * limit].split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]} ..."

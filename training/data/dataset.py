@@ -88,6 +88,10 @@ class TrainingSet:
                 self._cache |= new
         return [new[place] if place in new else self._cache[place] for place in places]
 
+    def caption(self, shard: int, row: int) -> str:
+        """The caption of a sample, as it is; raises as :meth:`sample` does."""
+        return str(self._read(shard, row, 0)["caption"])
+
     def sample_bytes(self) -> int:
         """Of a decoded sample: shapes are equal for all, so any one tells."""
         shard = next(shard for shard, rows in enumerate(self.shard_rows) if rows)

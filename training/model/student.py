@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.clip.model import compile_tower
-from pipeline.core.errors import ConfigError
-from pipeline.core.settings import DEMO
+from pipeline.clip.tokenizer import save_tokenizer
+from pipeline.core.errors import ConfigError, brief
 from training.config import SCRATCH
+from training.model.config import read_student_config, student_tokenizer
 from training.model.initial_weights import initialize
 
-_DEMO_MODEL = Path(__file__).parents[2] / "pipeline/demo/models/demo-student.json"
 _SCALARS = ("logit_scale", "logit_bias")
-_MODEL_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 class Features(NamedTuple):
@@ -141,18 +140,19 @@ def build_student(
 
     from pipeline.clip.model import CONFIG_FILE
 
-    model_config = read_model_config(model)
+    config = read_student_config(model)
+    model_config = config["model_cfg"]
+    tokenizer = student_tokenizer(model, model_config)
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         # open_clip builds any config from a folder; a registered name could shadow one of its own models.
-        (Path(folder) / CONFIG_FILE).write_text(json.dumps({"model_cfg": model_config}))
+        (Path(folder) / CONFIG_FILE).write_text(json.dumps(config))
         name = f"local-dir:{folder}"
         try:
             # DeepSpeed cannot broadcast tensors without dimensions: the logit scale is a vector of one while training.
             clip = open_clip.create_model(name, load_weights=False, pretrained_text=False, nonscalar_logit_scale=True)
-            tokenizer = open_clip.get_tokenizer(_tokenizer_name(model_config, model, name))
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise ConfigError(f"student model {model!r}: open_clip cannot build it: {error}") from error
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, OSError) as error:
+            raise ConfigError(f"student model {model!r}: open_clip cannot build it: {brief(error)}") from error
     initialize(clip, initial, model=model, teacher=teacher)
     with torch.no_grad():
         clip.logit_scale.fill_(math.log(1 / temperature))
@@ -196,32 +196,6 @@ def _autocast(clip: nn.Module, model: str, precision: str) -> torch.dtype | None
     return torch.bfloat16
 
 
-def read_model_config(model: str) -> dict[str, Any]:
-    """open_clip's model config by `demo`, model name or JSON file; :class:`ConfigError` if there is none."""
-    path = _DEMO_MODEL if model == DEMO else Path(model)
-    if path.suffix == ".json":
-        try:
-            config = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"student model {model!r}: {path} is not a readable JSON model config: {error}"
-            ) from error
-        config = config.get("model_cfg", config)
-        missing = [key for key in _MODEL_KEYS if key not in config]
-        if missing:
-            raise ConfigError(f"student model {model!r}: {path} lacks {', '.join(missing)} of an open_clip config")
-        return dict(config)
-    import open_clip
-
-    found = open_clip.get_model_config(model)
-    if found is None:
-        raise ConfigError(
-            f"student model {model!r}: expected `{DEMO}`, a JSON file or an open_clip model name such as "
-            f"{', '.join(open_clip.list_models()[:3])}"
-        )
-    return dict(found)
-
-
 def export_student(folder: Path, built: BuiltStudent, state: Mapping[str, Tensor]) -> None:
     """Write an open_clip folder that plain open_clip loads as ``local-dir:<folder>``.
 
@@ -236,12 +210,4 @@ def export_student(folder: Path, built: BuiltStudent, state: Mapping[str, Tensor
     write_clip_folder(
         folder, model_config=built.model_config, preprocess_config=built.preprocess_config, state=model_state
     )
-    hugging_face: Any = getattr(built.tokenizer, "tokenizer", None)
-    if hasattr(hugging_face, "save_pretrained"):
-        # open_clip takes the tokenizer of such a model from the folder itself.
-        hugging_face.save_pretrained(folder)
-
-
-def _tokenizer_name(model_config: dict[str, Any], model: str, folder_name: str) -> str:
-    """Models with a Hugging Face tokenizer must be named; others have open_clip's own, whatever the folder."""
-    return model if model_config["text_cfg"].get("hf_tokenizer_name") else folder_name
+    save_tokenizer(built.tokenizer, folder)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipeline.core.errors import ConfigError
-from training.model.student import Student, build_student, export_student, read_model_config
+from training.model.config import read_model_config
+from training.model.student import Student, build_student, export_student
 
 
 def _build(model_file: Path, **changes: int | None) -> Student:
