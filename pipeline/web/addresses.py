@@ -74,40 +74,47 @@ def resolve(host: str, port: int, *, connect_to: Mapping[str, str], allow_privat
     return found
 
 
-class DeadlineMixin:
-    """A socket whose reads end at ``deadline`` (of ``time.monotonic``) and at ``silence_s`` without a byte.
+class BoundedMixin:
+    """A socket whose reads end at ``deadline`` (of ``time.monotonic``), at ``silence_s`` without a byte, and once
+    ``bytes_left`` are spent.
 
-    A socket's own timeout starts anew with each byte, so a server that drips could hold a reader for ever.
+    A socket's own timeout starts anew with each byte, so a server that drips could hold a reader for ever. And all that
+    a server sends comes through here, whatever it calls it: headers, trailers, answers before the answer, framing.
     """
 
     deadline: float = float("inf")
     silence_s: float | None = None
+    bytes_left: int = 0
 
     def recv_into(self, *arguments: object) -> int:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise SampleError("too_slow", "not complete in time")
+        if self.bytes_left <= 0:
+            raise SampleError("too_large", "more bytes than allowed", "headers, framing and body together")
         self.settimeout(left if self.silence_s is None else min(left, self.silence_s))  # type: ignore[attr-defined]
         try:
-            return super().recv_into(*arguments)  # type: ignore[misc]
+            count: int = super().recv_into(*arguments)  # type: ignore[misc]
         except TimeoutError:
             if time.monotonic() >= self.deadline:
                 raise SampleError("too_slow", "not complete in time") from None
             raise
+        self.bytes_left -= count
+        return count
 
 
-class DeadlineSocket(DeadlineMixin, socket.socket):
-    """A TCP socket with a deadline."""
+class BoundedSocket(BoundedMixin, socket.socket):
+    """A TCP socket with bounds on what it reads."""
 
 
-def connect(addresses: list[Address], *, silence_s: float | None, deadline: float) -> DeadlineSocket:
+def connect(addresses: list[Address], *, silence_s: float | None, deadline: float) -> BoundedSocket:
     """Connect to the first address that answers; ``silence_s`` bounds each attempt, ``deadline`` all of them."""
     last: OSError | None = None
     for family, address in addresses:
         left = deadline - time.monotonic()
         if left <= 0:
             raise SampleError("too_slow", "not complete in time")
-        connection = DeadlineSocket(family, socket.SOCK_STREAM)
+        connection = BoundedSocket(family, socket.SOCK_STREAM)
         connection.deadline, connection.silence_s = deadline, silence_s
         connection.settimeout(left if silence_s is None else min(left, silence_s))
         try:

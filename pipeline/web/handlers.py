@@ -9,36 +9,67 @@ import urllib.request
 from email.message import Message
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from pipeline.web.addresses import DeadlineMixin, connect, resolve
+from pipeline.web.addresses import BoundedMixin, connect, resolve
 from pipeline.web.outcomes import SampleError
 
 if TYPE_CHECKING:
     from pipeline.web.rules import Guard
 
 _TRANSIENT_HTTP = {408, 425, 429, 500, 502, 503, 504}
+# What a server may send before the body, in all: http.client by itself takes a hundred lines of 64 KiB, any number of
+# times.
+_HEAD_BYTES = 1 << 18
+# A body and, if it is chunked, its framing, which is not kept: as much again as the body, and a robots.txt at least.
+_FRAMING, _FRAMING_BYTES = 2, 1 << 20
 
 
-class _DeadlineTLSSocket(DeadlineMixin, ssl.SSLSocket):
-    """A TLS socket with a deadline."""
+class _BoundedTLSSocket(BoundedMixin, ssl.SSLSocket):
+    """A TLS socket with bounds on what it reads."""
+
+
+class _Response(http.client.HTTPResponse):
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        # http.client takes a negative size for all that comes.
+        if size < 0:
+            raise http.client.HTTPException(f"chunk of {size} bytes")
+        return size
 
 
 class _HTTPConnection(http.client.HTTPConnection):
+    response_class = _Response
     deadline: float
+    body_bytes: int
 
     def open_through(self, guard: "Guard", deadline: float) -> None:
-        self.deadline = deadline
+        self.deadline, self.body_bytes = deadline, _FRAMING * guard.max_bytes + _FRAMING_BYTES
         self._create_connection = lambda address, timeout=None, _source=None: connect(
             resolve(*address, connect_to=guard.connect_to, allow_private=guard.allow_private_addresses),
             silence_s=timeout,
             deadline=deadline,
         )
 
+    def connect(self) -> None:
+        super().connect()
+        self._bounded().bytes_left = _HEAD_BYTES
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        # http.client lets go of a socket that is to be closed after this answer.
+        connection = self._bounded()
+        response = super().getresponse()
+        connection.bytes_left = self.body_bytes
+        return response
+
+    def _bounded(self) -> BoundedMixin:
+        assert isinstance(self.sock, BoundedMixin)
+        return self.sock
+
 
 class _HTTPSConnection(_HTTPConnection, http.client.HTTPSConnection):
     def connect(self) -> None:
         super().connect()
-        assert isinstance(self.sock, _DeadlineTLSSocket)
-        self.sock.deadline, self.sock.silence_s = self.deadline, self.timeout
+        secured = self._bounded()
+        secured.deadline, secured.silence_s = self.deadline, self.timeout
 
 
 class _HTTPHandler(urllib.request.HTTPHandler):
@@ -60,7 +91,7 @@ class _HTTPHandler(urllib.request.HTTPHandler):
 class _HTTPSHandler(urllib.request.HTTPSHandler):
     def __init__(self, guard: "Guard"):
         context = ssl.create_default_context()
-        context.sslsocket_class = _DeadlineTLSSocket
+        context.sslsocket_class = _BoundedTLSSocket
         context.set_alpn_protocols(["http/1.1"])
         super().__init__(context=context)
         self._guard, self._tls = guard, context
@@ -160,6 +191,8 @@ def failure(error: Exception) -> SampleError:  # noqa: PLR0911 - a table, one li
         return SampleError(status, "connection failed", cause.strerror or cause, transient=True)
     if isinstance(cause, http.client.InvalidURL | ValueError):
         return SampleError(status, "malformed URL", cause)
+    if isinstance(cause, http.client.IncompleteRead):
+        return SampleError(status, "body cut short", cause, transient=True)
     if isinstance(cause, http.client.HTTPException):
         return SampleError(status, "broken HTTP", repr(cause), transient=True)
     if isinstance(cause, OSError):

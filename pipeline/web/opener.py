@@ -20,8 +20,9 @@ from pipeline.web.outcomes import SampleError
 from pipeline.web.robots import RobotsCache, opted_out
 from pipeline.web.rules import Guard
 
-_CHUNK_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 18
 _ROBOTS_BYTES = 1 << 19
+_DIGITS_SHOWN = 20
 # What a browser leaves as it is in a path; all else, spaces and letters beyond ASCII first of all, is percent-encoded.
 _URL_LETTERS = "%/:=&?~#+!$,;'@()*[]|"
 
@@ -108,7 +109,7 @@ class GuardedOpener:
         request = self._request(url, time.monotonic() + self.guard.sample_timeout_s)
         try:
             with self._director.open(request, timeout=self.guard.sample_timeout_s) as response:
-                return response.status, response.read(_ROBOTS_BYTES).decode(errors="replace")
+                return response.status, read_at_most(response, _ROBOTS_BYTES).decode(errors="replace")
         except urllib.error.HTTPError as error:
             error.close()
             return error.code, ""
@@ -117,15 +118,30 @@ class GuardedOpener:
 def read_bounded(response: Any, max_bytes: int) -> bytes:
     """The body of a response; :class:`SampleError` as soon as it is known to be larger, or if it ends early."""
     announced = response.headers.get("Content-Length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise SampleError("too_large", "more bytes than allowed", f"{announced} of at most {max_bytes}")
-    chunks, size = [], 0
-    while chunk := response.read(_CHUNK_BYTES):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > max_bytes:
-            raise SampleError("too_large", "more bytes than allowed", f"at most {max_bytes}")
+    # Compared as text first: int() refuses numbers of thousands of digits.
+    digits = announced.lstrip("0") if announced.isascii() and announced.isdigit() else ""
+    if len(digits) > len(str(max_bytes)) or int(digits or 0) > max_bytes:
+        raise SampleError("too_large", "more bytes than allowed", f"{_short(announced)} of at most {max_bytes}")
+    body = read_at_most(response, max_bytes + 1)
+    if len(body) > max_bytes:
+        raise SampleError("too_large", "more bytes than allowed", f"at most {max_bytes}")
     # http.client reports a body cut short only to those who read it in one piece.
     if getattr(response, "length", None):
-        raise SampleError("failed_to_download", "body cut short", f"{size} of {announced} bytes", transient=True)
-    return b"".join(chunks)
+        raise SampleError("failed_to_download", "body cut short", f"{len(body)} of {announced} bytes", transient=True)
+    return body
+
+
+def read_at_most(response: Any, most: int) -> bytes:
+    """The first ``most`` bytes of a body, or all of it, held once.
+
+    By ``read1``, which takes what is there and no more than it was asked for: ``read`` of a chunked body goes by the
+    size that the server gives a chunk, and takes a negative one for no bound at all.
+    """
+    body = io.BytesIO()
+    while (left := most - body.tell()) > 0 and (piece := response.read1(min(left, _PIECE_BYTES))):
+        body.write(piece)
+    return body.getvalue()
+
+
+def _short(number: str) -> str:
+    return number if len(number) <= _DIGITS_SHOWN else f"a number of {len(number)} digits"
