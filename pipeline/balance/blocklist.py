@@ -1,5 +1,6 @@
 """Blocklists: pairs that must not be used, named by id or by URL, for example on request of who is in the picture."""
 
+import csv
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -94,15 +95,7 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         if ending == ".parquet":
             rows = connection.read_parquet(str(path), hive_partitioning=False)
         elif ending == ".csv":
-            rows = connection.read_csv(
-                str(path),
-                header=True,
-                all_varchar=True,
-                sep=",",
-                quotechar='"',
-                escapechar='"',
-                hive_partitioning=False,
-            )
+            rows = connection.from_arrow(_read_csv(path))
         else:
             rows = connection.from_arrow(_read_text(path))
         _add(rows, path)
@@ -110,9 +103,30 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         raise BlocklistError(f"blocklist {path}: cannot be read: {error}") from error
 
 
+def _read_csv(path: Path) -> pa.Table:
+    """Columns of an RFC 4180 file as text; one line that is not like the first is an error, for it may be a request."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            names = next(reader, [])
+            rows = []
+            for row in filter(None, reader):
+                if len(row) != len(names):
+                    raise BlocklistError(
+                        f"blocklist {path}: line {reader.line_num} has {len(row)} fields, the first one {len(names)}"
+                    )
+                rows.append(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BlocklistError(f"blocklist {path}: cannot be read as CSV in UTF-8: {error}") from error
+    if len(set(names)) < len(names):
+        raise BlocklistError(f"blocklist {path}: one of its columns is there twice: {names}")
+    return pa.table({name: pa.array([row[place] for row in rows], pa.string()) for place, name in enumerate(names)})
+
+
 def _read_text(path: Path) -> pa.Table:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        # Not by all that Python takes for line ends, such as U+2028.
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise BlocklistError(f"blocklist {path}: neither Parquet nor CSV by its name, and no UTF-8 text") from error
     entries = [line for line in lines if line and not line.startswith("#")]

@@ -1,10 +1,20 @@
 """The section `source`."""
 
-from typing import Literal
+import codecs
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.settings import DEMO, Section
+
+_SINCE_FIRST: dict[str, Any] = {
+    "quote": None,
+    "delimiter": None,
+    "escape": None,
+    "encoding": "utf-8",
+    "columns": None,
+    "skip_bad_lines": False,
+}
 
 
 class SourceConfig(Section):
@@ -20,13 +30,60 @@ class SourceConfig(Section):
     )
     url_column: str = Field("URL", description="Column that holds the image URL (LAION's name by default).")
     caption_column: str = Field("TEXT", description="Column that holds the caption (LAION's name by default).")
+    columns: list[str] | None = Field(
+        None,
+        description="Names of the columns of CSV or TSV that has no header line, such as [TEXT, URL] for CC3M; none "
+        "means that the first line names them.",
+        min_length=2,
+    )
+    delimiter: str | None = Field(
+        None,
+        description="What separates fields of CSV or TSV; none means `,` in CSV and a tabulator in TSV.",
+        min_length=1,
+        max_length=1,
+    )
     quote: str | None = Field(
         None,
         description='What quotes fields of CSV or TSV, doubled for itself; none means `"` in CSV (RFC 4180), and no '
         "quotes in TSV.",
         max_length=1,
     )
+    escape: str | None = Field(
+        None,
+        description="What makes the next character of a quoted field ordinary, such as a backslash; none means that a "
+        "quotation mark is doubled.",
+        min_length=1,
+        max_length=1,
+    )
+    encoding: str = Field("utf-8", description="Encoding of CSV, TSV or JSON, by Python's name for it.")
+    skip_bad_lines: bool = Field(
+        False, description="Drop and count what cannot be read in a list, in place of ending with the first of it."
+    )
     samples_per_shard: int = Field(
         1000, description="Pairs in one shard; a shard is the unit of work of all later stages.", ge=1, le=100_000
     )
     limit: int | None = Field(None, description="Use only this many pairs, those with the smallest ids.", ge=1)
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str) -> str:
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise ValueError(f"no encoding {encoding!r} is known to Python") from None
+        return encoding
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        signs = [sign for sign in (self.delimiter, self.quote) if sign]
+        if len(set(signs)) < len(signs) or {"\n", "\r"} & {*signs, self.escape}:
+            raise ValueError("delimiter and quote must differ from each other, and none may be a line end")
+        if self.columns and len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"columns names one twice: {self.columns}")
+        return self
+
+    def content(self) -> dict[str, Any]:
+        """What decides the pairs of given lists. Settings that earlier versions had not are left out where they change
+        nothing, so that what those made stays theirs."""
+        unchanged = {name for name, default in _SINCE_FIRST.items() if getattr(self, name) == default}
+        return self.model_dump(exclude={"lists"} | unchanged)

@@ -48,6 +48,12 @@ def blocked(data: Path, *files: Path, images: bool = True) -> dict[int, str]:
         ("a.csv", "sample_id,reason\n30,asked\n30,again\n", {30: "sample_id"}),
         ("a.csv", "url,sample_id\nhttp://a/2,\n,10\n", {20: "url", 10: "sample_id"}),
         ("a.csv", "url\nhttp://b/unknown\n", {}),
+        (
+            "a.csv",
+            '\ufeffsample_id,"why, and\nwho"\r\n10,"#1 ""x"""\r\n\r\n20,\r\n',
+            {10: "sample_id", 20: "sample_id"},
+        ),
+        ("a.txt", "http://a/1?\u2028\n20\n", {20: "sample_id"}),
         ("a.txt", "-9223372036854775808\n", {}),
     ],
 )
@@ -71,6 +77,9 @@ def test_parquet_and_several_files(data: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.csv", "sample_id,why\n10,x\n20\n", "line 3 has 1 fields, the first one 2"),
+        ("a.csv", 'sample_id,why\n10,"x\n20,y\n', "cannot be read as CSV"),
+        ("a.csv", "sample_id,sample_id\n10,20\n", "there twice"),
         ("a.csv", "key,reason\n1,x\n", r"no column sample_id or url; it has \['key', 'reason'\]"),
         ("a.csv", "sample_id\nx1\n10\nx2\n", "2 values of sample_id are no 64-bit integer: 'x1'"),
         ("a.txt", "10\nhello there\nftp://a/1\n", "2 of 3 lines are neither an id nor an http"),

@@ -83,7 +83,8 @@ def test_repeats_and_unusable_rows_are_dropped_and_counted(tmp_path: Path) -> No
     result = run(tmp_path / "root", parquet(tmp_path / "list.parquet", urls, captions))
     # A file:// URL is a URL; it is for the download to refuse it.
     assert result.rows == 26
-    assert result.stats == {"listed": 31, "unusable": 3, "exact_repeats": 2, "id_collisions": 0, "pairs": 26}
+    counts = {"listed": 31, "unusable": 3, "exact_repeats": 2, "id_collisions": 0, "pairs": 26}
+    assert result.stats == counts | {"bad_lines": 0}
 
 
 def test_a_collision_is_resolved_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +168,7 @@ def test_a_lone_quote_in_a_tsv_is_a_character(tmp_path: Path) -> None:
 def test_a_ragged_line_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("URL,TEXT\nhttp://example.com/1,one\n# a,b,c,d\nhttp://example.com/2,two\n")
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match="line 3: 4 fields, not 2"):
         run(tmp_path / "root", path)
 
 
