@@ -39,7 +39,9 @@ class Listed:
 
     def known_to(self, connection: duckdb.DuckDBPyConnection) -> str:
         """What DuckDB calls it, as a literal of SQL: a name in which nothing is a pattern."""
-        if not self.local:
+        protocol = self.filesystem.protocol
+        names = [protocol] if isinstance(protocol, str) else protocol
+        if not self.local and not any(connection.filesystem_is_registered(name) for name in names):
             connection.register_filesystem(self.filesystem)
         return literal(
             "".join(f"[{sign}]" if sign in "*?[" else sign for sign in self.path) if self.local else self.name

@@ -1,10 +1,18 @@
 """Names of lists: files are files, whatever their names look like."""
 
+import gzip
+import json
 from pathlib import Path
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import SourceError
+from pipeline.core.query import QueryConfig
+from pipeline.source.config import SourceConfig
+from pipeline.source.stage import import_pairs
 from tests.pipeline.source.test_source import CAPTIONS, URLS, parquet, rows, run
 
 NAMES = ["a[1]", "a?", "a*", "[", "a::b", "memory::a", "with space", "it's", "a[b]c*?"]
@@ -37,3 +45,18 @@ def test_a_glob_finds_files_with_signs_in_their_names(tmp_path: Path) -> None:
 def test_a_folder_is_no_list(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"is a folder; name the files in it, such as .*/\*\.parquet"):
         run(tmp_path / "root", tmp_path)
+
+
+def test_lists_elsewhere_are_read_in_each_format(tmp_path: Path) -> None:
+    elsewhere = fsspec.filesystem("memory")
+    table = pa.table({"URL": URLS, "TEXT": CAPTIONS})
+    with elsewhere.open("/lists/a.parquet", "wb") as file:
+        pq.write_table(table, file)
+    lines = ["URL,TEXT", *(f"{url},{caption}" for url, caption in zip(URLS, CAPTIONS))]
+    elsewhere.pipe("/lists/b.csv.gz", gzip.compress("\n".join(lines).encode()))
+    elsewhere.pipe("/lists/c.tsv", "\n".join(lines).replace(",", "\t").encode())
+    elsewhere.pipe("/lists/d.jsonl", "\n".join(map(json.dumps, table.to_pylist())).encode())
+    elsewhere.pipe("/lists/e.json", json.dumps(table.to_pylist()).encode())
+    config = SourceConfig(lists=["memory://lists/*"], samples_per_shard=10)
+    result = import_pairs(tmp_path / "root", config, QueryConfig(), lists=config.lists)
+    assert result.rows == 25 and result.stats["listed"] == 125 and result.stats["exact_repeats"] == 100
