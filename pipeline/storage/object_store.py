@@ -8,6 +8,7 @@ copy of an object that was replaced since is copied again. Tars are large and mo
 
 import contextlib
 import datetime
+import errno
 import functools
 import hashlib
 import json
@@ -53,6 +54,12 @@ class ObjectStorage:
     def at(cls, url: str, config: StorageConfig) -> "ObjectStorage":
         """The storage at a URL, its local folder named after it."""
         url = url.rstrip("/")
+        prefix = url.partition("://")[2]
+        if set("*?[]#") & set(prefix) or "//" in prefix:
+            # File systems take the first for patterns and the second for one slash.
+            raise ConfigError(
+                f"root {url!r}: a prefix with any of * ? [ ] # or // in it cannot be used; choose another"
+            )
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.partition("://")[2]).strip("-")
         digest = hashlib.blake2b(url.encode(), digest_size=4).hexdigest()
         return cls(Path(config.scratch).resolve() / f"{readable}-{digest}", url, config.options)
@@ -261,6 +268,9 @@ class ObjectStorage:
         except (PermissionError, ConnectionError, TimeoutError) as error:
             raise StorageError(f"root {self.url} cannot be reached: {error}") from error
         except Exception as error:
+            # What s3fs makes of a store that refuses for ever; a local file would have a name.
+            if isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EIO) and error.filename is None:
+                raise StorageError(f"root {self.url}: the store refuses: {error.strerror}; run again later") from error
             if type(error).__module__.partition(".")[0] in _LIBRARIES:
                 raise StorageError(f"root {self.url} cannot be reached: {error}") from error
             raise

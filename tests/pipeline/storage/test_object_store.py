@@ -1,5 +1,6 @@
 """A root in an S3-compatible store: the same stages, marks and promises as in a folder, from any machine."""
 
+import http.server
 import json
 import os
 import pickle
@@ -153,6 +154,42 @@ def test_roots_that_cannot_be_reached_are_typed_errors(s3: Store, tmp_path: Path
     with pytest.raises(StorageError, match="cannot be reached"):
         stage(silent, {"a": 1}).is_complete()
     assert (silent / ".remote.json").stat().st_mode & 0o077 == 0
+
+
+class Overloaded(http.server.BaseHTTPRequestHandler):
+    """A store that asks everyone for fewer requests, for ever."""
+
+    def do_GET(self) -> None:
+        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+        self.send_response(503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.command == "GET" else b"")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_store_that_throttles_for_ever_is_a_typed_error(tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Overloaded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = {
+            "key": "a",
+            "secret": "b",
+            "endpoint_url": f"http://127.0.0.1:{server.server_port}",
+            "config_kwargs": {"retries": {"max_attempts": 0}},
+        }
+        root = open_root("s3://bucket/root", StorageConfig(options=options, scratch=str(tmp_path)))
+        with pytest.raises(StorageError, match=r"root s3://bucket/root: the store refuses: .*run again later"):
+            stage(root, {"a": 1}).is_complete()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("prefix", ["a*", "a?b", "runs[1]", "a//b", "/a", "a#b"])
+def test_prefixes_that_a_file_system_would_read_otherwise_are_refused(tmp_path: Path, prefix: str) -> None:
+    with pytest.raises(ConfigError, match="choose another"):
+        open_root(f"s3://bucket/{prefix}", StorageConfig(scratch=str(tmp_path)))
 
 
 class TestLease:
