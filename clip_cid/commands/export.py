@@ -49,7 +49,7 @@ def transformers(
     return {
         "largest_difference": difference,
         "output": str(output),
-        "summary": f"{output}: logits within {difference:.1e} of open_clip's",
+        "summary": f"{output}: logits of pictures and captions within {difference:.1e} of open_clip's",
     }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.clip.model import load_clip
 from pipeline.core.errors import ConfigError, TrainingError
+from training.export.examples import CAPTIONS, pictures
 
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
 # Largest difference between normalized embeddings of torch and onnxruntime, both in float32.
@@ -33,9 +34,9 @@ def export_onnx(folder: Path, output: Path) -> dict[str, float]:
     """Write ``image.onnx`` and ``text.onnx``, for any batch size, from an open_clip folder.
 
     Inputs are preprocessed images ``(N, 3, H, W)`` float32 and tokens ``(N, L)`` int64, outputs normalized embeddings
-    ``(N, E)``. Both files are run with onnxruntime on batches of other sizes than they were traced with; returns the
-    largest difference by file. Raises :class:`ConfigError` without the extra, :class:`TrainingError` where embeddings
-    differ by more than 1e-4.
+    ``(N, E)``. Both files are run with onnxruntime on pictures and captions, in batches of other sizes than they were
+    traced with; returns the largest difference by file. Raises :class:`ConfigError` without the extra,
+    :class:`TrainingError` where embeddings differ by more than 1e-4.
     """
     try:
         import onnxruntime
@@ -45,21 +46,18 @@ def export_onnx(folder: Path, output: Path) -> dict[str, float]:
         ) from error
 
     clip = load_clip(folder, device="cpu")
-    size = clip.model.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    pixels = torch.stack([clip.preprocess(image) for image in pictures()])
+    tokens = torch.as_tensor(clip.tokenizer(CAPTIONS))
     towers = {
-        IMAGE_FILE: (_Tower(clip.model.encode_image, clip.model), lambda n: torch.randn(n, 3, height, width)),
-        TEXT_FILE: (
-            _Tower(clip.model.encode_text, clip.model),
-            lambda n: clip.tokenizer([f"a picture of {number}" for number in range(n)]),
-        ),
+        IMAGE_FILE: (_Tower(clip.model.encode_image, clip.model), pixels),
+        TEXT_FILE: (_Tower(clip.model.encode_text, clip.model), tokens),
     }
     output.mkdir(parents=True, exist_ok=True)
     differences = {}
-    for name, (tower, example) in towers.items():
+    for name, (tower, examples) in towers.items():
         torch.onnx.export(
             tower.eval(),
-            (example(_BATCHES[0]),),
+            (_batch(examples, _BATCHES[0]),),
             str(output / name),
             input_names=["input"],
             output_names=["embeddings"],
@@ -69,10 +67,14 @@ def export_onnx(folder: Path, output: Path) -> dict[str, float]:
             verbose=False,
         )
         session = onnxruntime.InferenceSession(str(output / name), providers=["CPUExecutionProvider"])
-        differences[name] = max(_difference(session, tower, example(batch)) for batch in _BATCHES)
+        differences[name] = max(_difference(session, tower, _batch(examples, batch)) for batch in _BATCHES)
         if not differences[name] <= TOLERANCE:
             raise TrainingError(f"{output / name}: embeddings differ from torch's by {differences[name]:.1e}")
     return differences
+
+
+def _batch(examples: Tensor, size: int) -> Tensor:
+    return examples[torch.arange(size) % len(examples)]
 
 
 def _difference(session: Any, tower: nn.Module, inputs: Tensor) -> float:

@@ -13,9 +13,15 @@ from torch import Tensor, nn
 
 from pipeline.clip.model import CONFIG_FILE, load_clip
 from pipeline.core.errors import ConfigError, TrainingError
+from training.export.examples import CAPTIONS, pictures
 
-# Largest difference between logits of open_clip and transformers, both in float32.
+# Largest difference between logits of open_clip and transformers of the same pixels, both in float32.
 TOLERANCE = 1e-4
+# Mean difference between pixels. transformers resizes by torchvision, which rounds some to another of 255 levels than
+# Pillow does, and does not clip between its two passes, as Pillow does at sharp edges; another filter is 2 or more.
+PIXEL_TOLERANCE = 0.25
+# What that may do to a cosine.
+FILE_TOLERANCE = 2e-3
 
 _TOWER = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
@@ -40,25 +46,34 @@ _LAYER = {
 _TRANSPOSED = ("visual.proj", "text_projection")
 _BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 _SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+_CLEANING = ("clean", "lower")
 _NAMED_IN_ERRORS = 3
 
 
 def export_transformers(folder: Path, output: Path) -> float:
     """Write a folder for ``CLIPModel.from_pretrained`` and ``CLIPProcessor.from_pretrained`` from an open_clip folder.
 
-    The folder is loaded again, and its logits are compared; returns the largest difference. Raises
-    :class:`ConfigError` without the extra and for models of another architecture, :class:`TrainingError` where logits
-    differ by more than 1e-4.
+    The folder is loaded again, and its pixels, tokens and logits are compared from pictures and captions on; returns
+    the largest difference between logits. Raises :class:`ConfigError` without the extra, and for models whose
+    architecture, preprocessing or tokenizer has no place there, :class:`TrainingError` where the two differ.
     """
     try:
         import transformers
     except ImportError as error:
         raise ConfigError(f"transformers is not there ({error}): pip install 'clip-cid[transformers]'") from error
 
+    import open_clip
+
     clip = load_clip(folder, device="cpu")
-    content = json.loads((folder / CONFIG_FILE).read_text())
+    model_config = json.loads((folder / CONFIG_FILE).read_text())["model_cfg"]
+    # Not the file's: it may leave out what open_clip then takes from the model.
+    preprocess = open_clip.get_model_preprocess_cfg(clip.model)
     try:
-        config = transformers.CLIPConfig(**clip_config(content["model_cfg"]))
+        _check_tokenizer(model_config["text_cfg"])
+        processor = image_processor(preprocess)
+        config = transformers.CLIPConfig(**clip_config(model_config))
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"{folder}: not a plain ViT and CLIP's own text tower ({error}), CLIPModel has none"
@@ -66,8 +81,8 @@ def export_transformers(folder: Path, output: Path) -> float:
     model = transformers.CLIPModel(config).eval()
     model.load_state_dict(_checked(folder, renamed(clip.model.state_dict()), model))
     model.save_pretrained(output)
-    _save_processor(output, content["preprocess_cfg"], config.text_config.max_position_embeddings)
-    return _difference(output, clip)
+    _save_processor(output, processor, config.text_config.max_position_embeddings)
+    return _difference(output, clip, preprocess)
 
 
 def clip_config(model_config: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +94,7 @@ def clip_config(model_config: dict[str, Any]) -> dict[str, Any]:
     return {
         "projection_dim": model_config["embed_dim"],
         "vision_config": {
-            "image_size": vision.get("image_size", 224),
+            "image_size": _side(vision.get("image_size", 224)),
             "patch_size": vision["patch_size"],
             "num_attention_heads": vision["width"] // vision.get("head_width", 64),
             **_sizes(vision),
@@ -95,6 +110,11 @@ def clip_config(model_config: dict[str, Any]) -> dict[str, Any]:
             **common,
         },
     }
+
+
+def _side(size: int | list[int]) -> int:
+    """Of a square; any other was refused before."""
+    return size if isinstance(size, int) else size[0]
 
 
 def _sizes(tower: dict[str, Any]) -> dict[str, int]:
@@ -145,7 +165,36 @@ def _checked(folder: Path, state: dict[str, Tensor], model: nn.Module) -> dict[s
     return state
 
 
-def _save_processor(output: Path, preprocess: dict[str, Any], context_length: int) -> None:
+def image_processor(preprocess: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of ``transformers.CLIPImageProcessor`` from open_clip's preprocessing; :class:`ConfigError` for
+    what it cannot do."""
+    size, mode = preprocess["size"], preprocess.get("resize_mode") or "shortest"
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ConfigError(f"its images are {height} x {width} pixels, CLIPModel takes squares alone")
+    if mode not in ("shortest", "squash"):
+        raise ConfigError(f"its resize_mode is {mode!r}, CLIPImageProcessor has none but shortest and squash")
+    whole = {"height": height, "width": width}
+    return {
+        "size": {"shortest_edge": height} if mode == "shortest" else whole,
+        "do_center_crop": mode == "shortest",
+        "crop_size": whole,
+        # Pillow's numbers. As open_clip, which knows one other filter, and takes this where it should draw one.
+        "resample": 2 if preprocess.get("interpolation") == "bilinear" else 3,
+        "image_mean": list(preprocess["mean"]),
+        "image_std": list(preprocess["std"]),
+    }
+
+
+def _check_tokenizer(text: dict[str, Any]) -> None:
+    if text.get("hf_tokenizer_name") or text.get("hf_model_name"):
+        raise ConfigError("its text tower has a Hugging Face tokenizer, CLIPModel's has CLIP's own")
+    options = {name: value for name, value in text.get("tokenizer_kwargs", {}).items() if (name, value) != _CLEANING}
+    if options:
+        raise ConfigError(f"text_cfg.tokenizer_kwargs holds {options}, which CLIPTokenizer does not know")
+
+
+def _save_processor(output: Path, image_options: dict[str, Any], context_length: int) -> None:
     """CLIP's tokenizer as open_clip has it, and its preprocessing of images."""
     import transformers
     from open_clip.tokenizer import SimpleTokenizer
@@ -158,32 +207,32 @@ def _save_processor(output: Path, preprocess: dict[str, Any], context_length: in
     tokenizer = transformers.CLIPTokenizer(
         vocab=str(output / "vocab.json"), merges=str(output / "merges.txt"), model_max_length=context_length
     )
-    size = preprocess["size"]
-    edge, crop = (size, [size, size]) if isinstance(size, int) else (min(size), size)
-    images = transformers.CLIPImageProcessor(
-        size={"shortest_edge": edge},
-        crop_size={"height": crop[0], "width": crop[1]},
-        image_mean=list(preprocess["mean"]),
-        image_std=list(preprocess["std"]),
-    )
+    images = transformers.CLIPImageProcessor(**image_options)
     transformers.CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(output)
 
 
-def _difference(output: Path, clip: Any) -> float:
-    """Logits of the written folder, its own tokenizer included, against open_clip's."""
+def _difference(output: Path, clip: Any, preprocess: dict[str, Any]) -> float:
+    """Logits of the written folder against open_clip's, each with its own pixels and tokens."""
     import transformers
 
     model = transformers.CLIPModel.from_pretrained(output).eval()
     processor = transformers.CLIPProcessor.from_pretrained(output)
-    captions = ["a picture of one", "two, in the rain", "x"]
-    size = model.config.vision_config.image_size
-    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
-    tokens = processor.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+    images = pictures()
+    pixels = torch.stack([clip.preprocess(image) for image in images])
+    inputs = processor(images=images, text=CAPTIONS, padding="max_length", truncation=True, return_tensors="pt")
+    std = torch.tensor(preprocess["std"]).reshape(3, 1, 1)
+    levels = float(((inputs["pixel_values"] - pixels) * std * 255).abs().mean())
+    if not levels <= PIXEL_TOLERANCE:
+        raise TrainingError(f"{output}: pixels of a picture differ from open_clip's by {levels:.1f} of 255 in the mean")
     with torch.no_grad():
-        found = model(pixel_values=images, **tokens).logits_per_image
-        image, text, scale, *_ = clip.model(images, clip.tokenizer(captions))
+        image, text, scale, *_ = clip.model(pixels, clip.tokenizer(CAPTIONS))
         expected = scale * image @ text.T
-    difference = float((found - expected).abs().max())
-    if not difference <= TOLERANCE:
-        raise TrainingError(f"{output}: logits differ from open_clip's by {difference:.1e}")
-    return difference
+        exact = _largest(model(**{**inputs, "pixel_values": pixels}).logits_per_image, expected)
+        found = _largest(model(**inputs).logits_per_image, expected)
+    if not exact <= TOLERANCE or not found <= FILE_TOLERANCE * float(scale):
+        raise TrainingError(f"{output}: logits differ from open_clip's by {exact:.1e}, from a file on by {found:.1e}")
+    return found
+
+
+def _largest(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max())
