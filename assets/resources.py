@@ -1,11 +1,12 @@
 """The settings as a Dagster resource, derived field by field from the plain ones, so that there is one definition."""
 
+import functools
 from typing import Any, Literal, get_args, get_origin
 
 import dagster as dg
 import pydantic
 
-from assets.settings import Settings, parse_settings
+from assets.settings import Settings, check_run, parse_settings
 from pipeline.core.settings import Size
 
 
@@ -34,5 +35,21 @@ class SettingsResource(_as_dagster(Settings, dg.ConfigurableResource)):  # type:
     """Every parameter of the pipeline. ``profiles/`` holds complete examples."""
 
     def resolve(self) -> Settings:
-        """The plain settings, checked; raises :class:`pipeline.core.errors.ConfigError`."""
-        return parse_settings(self.model_dump())
+        """The plain settings, checked; raises :class:`pipeline.core.errors.PipelineError`.
+
+        The first asset of a run that asks checks them for all that are to follow.
+        """
+        settings = parse_settings(self.model_dump())
+        try:
+            context = dg.AssetExecutionContext.get()
+        except dg.DagsterInvariantViolationError:
+            return settings
+        selected = tuple(sorted(key.path[-1] for key in context.job_def.asset_layer.selected_asset_keys))
+        _check_once(context.run_id, selected, settings.model_dump_json())
+        return settings
+
+
+@functools.lru_cache(maxsize=1)
+def _check_once(run_id: str, selected: tuple[str, ...], settings: str) -> None:
+    """Once a run: what is there at its start may be cleared away before its end."""
+    check_run(Settings.model_validate_json(settings), selected)

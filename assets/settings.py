@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,6 +93,28 @@ def parse_settings(values: dict[str, Any]) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(text for _, text in problems(error))) from error
+
+
+def check_run(settings: Settings, assets: Iterable[str] | None = None, *, here: bool = True) -> None:
+    """Raise :class:`pipeline.core.errors.PipelineError` for what would end a run of these assets, all if none are
+    given, hours after its start: a teacher or a student that is not there, or settings that contradict one another.
+
+    ``here``: the run is one of this machine, whose GPUs decide what is left open.
+    """
+    from pipeline.teacher.stage import check_teacher
+    from training.preflight import check_student
+
+    wanted = set(assets) if assets is not None else {"images", "student", "baseline"}
+    if wanted & {"images", "teacher"}:
+        # A misspelled teacher should not wait for the end of a download.
+        check_teacher(settings.teacher)
+    if wanted & {"student", "baseline", "ablation_results"}:
+        check_student(
+            settings.student,
+            here=here,
+            baseline=settings.baseline.enabled and "baseline" in wanted,
+            ablation=settings.ablation if "ablation_results" in wanted else None,
+        )
 
 
 def problems(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:

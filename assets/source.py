@@ -23,11 +23,8 @@ def images(settings: SettingsResource) -> dg.MaterializeResult:
     """Images fetched by img2dataset into WebDataset tars, with a status for every pair."""
     from assets.page.pictures import download_outcomes
     from pipeline.download.stage import download_images
-    from pipeline.teacher.stage import check_teacher
 
     config = settings.resolve()
-    # Nothing here needs the teacher, but a misspelled one should not wait for the end of a download.
-    check_teacher(config.teacher)
     with reachable(config.source.lists, config.path, config.images) as images_config:
         result = download_images(config.path, images_config, config.compute)
     return materialization(result, config.path, "images", extra=download_outcomes(result, config))

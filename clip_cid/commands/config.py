@@ -36,9 +36,12 @@ def validate(
 ) -> dict[str, Any]:
     """Check a run config as a job would, before it runs."""
     from assets.run_config import read_run_config
+    from assets.settings import check_run
 
     del json_, debug
     settings = read_run_config(file)
+    # It may be meant for another machine.
+    check_run(settings, here=False)
     return {"file": str(file), "root": settings.root, "summary": f"{file}: valid; the root is {settings.root}"}
 
 

@@ -14,7 +14,13 @@ import typer
 from clip_cid.console import FAILED, INTERRUPTED, Debug, Json, reported
 from pipeline.core.errors import ConfigError, PipelineError
 
-JOBS = ("clip_cid", "curate", "distill", "ablation")
+JOBS = {
+    "clip_cid": ("images", "student", "baseline"),
+    "curate": ("images",),
+    "distill": ("student", "baseline"),
+    "ablation": ("images", "ablation_results"),
+}
+"""Of each job those of its assets that something outside the data can be wrong for."""
 
 
 @reported
@@ -35,11 +41,14 @@ def run(
     del debug
     if job not in JOBS:
         near = difflib.get_close_matches(job, JOBS, 1)
-        raise ConfigError(f"no job {job!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {JOBS}"))
+        raise ConfigError(
+            f"no job {job!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(JOBS)}")
+        )
     from assets.run_config import as_run_config, read_run_config
-    from assets.settings import Settings
+    from assets.settings import Settings, check_run
 
     settings = read_run_config(config) if config else Settings()
+    check_run(settings, JOBS[job])
     with tempfile.TemporaryDirectory(prefix="clip-cid-") as folder:
         path = Path(folder, "run.yaml")
         path.write_text(as_run_config(settings))

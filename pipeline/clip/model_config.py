@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.clip.file_kind import JSON, kind_of
 from pipeline.core.errors import ConfigError
 
-CONTEXT_LENGTH = 77
-"""open_clip's, where a config gives none."""
+CONTEXT_LENGTH, WORDS = 77, 49408
+"""open_clip's, where a config gives none, and CLIP's own tokenizer's."""
 
 _KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
@@ -59,6 +59,11 @@ def _builtin_files() -> dict[str, Path]:
 def check_text_tower(model_config: dict[str, Any]) -> None:
     """Raise :class:`ConfigError` for a text tower whose own tokenizer cannot be had: no other will do."""
     text = model_config["text_cfg"]
+    if not text.get("hf_tokenizer_name") and not text.get("hf_model_name") and text.get("vocab_size", WORDS) < WORDS:
+        raise ConfigError(
+            f"CLIP's own tokenizer does not fit the text tower: it gives ids up to {WORDS - 1}, the tower knows "
+            f"{text['vocab_size']}"
+        )
     if text.get("hf_model_name") and not text.get("hf_tokenizer_name"):
         raise ConfigError(
             f"text_cfg.hf_model_name is {text['hf_model_name']!r}, but text_cfg.hf_tokenizer_name does not say which "

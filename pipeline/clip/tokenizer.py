@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.clip.model_config import CONTEXT_LENGTH, check_text_tower, is_hugging_face
+from pipeline.clip.model_config import CONTEXT_LENGTH, WORDS, check_text_tower, is_hugging_face
 from pipeline.core.errors import ConfigError, brief
 
 # Every tokenizer puts its marks of beginning, end and padding around these.
@@ -23,7 +23,7 @@ def tokenizer_of(model_config: dict[str, Any], *, folder: Path | None = None) ->
     text = model_config["text_cfg"]
     options = {"context_length": text.get("context_length") or CONTEXT_LENGTH, **text.get("tokenizer_kwargs", {})}
     if not is_hugging_face(model_config):
-        return _fitting(SimpleTokenizer(**options), text, "CLIP's own tokenizer")
+        return SimpleTokenizer(**options)
     name = str(folder or text["hf_tokenizer_name"])
     try:
         tokenizer = HFTokenizer(name, tokenizer_mode=text.get("tokenizer_mode"), **options)
@@ -44,7 +44,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 def _fitting(tokenizer: Any, text: dict[str, Any], what: str) -> Any:
     """The tokenizer, refused where its ids or its context length go beyond what the text tower has a vector for."""
-    words, positions = int(text.get("vocab_size", 49408)), None
+    words, positions = int(text.get("vocab_size", WORDS)), None
     if text.get("hf_model_name"):
         from transformers import AutoConfig
 

@@ -6,18 +6,21 @@ Whatever the config names (the demo's own, a pretrained tag, a checkpoint file, 
 """
 
 import dataclasses
-import importlib.util
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.clip.checkpoint import check_weights, looks_like_a_path, read_checkpoint
 from pipeline.clip.model import CONFIG_FILE, WEIGHTS_FILE, write_clip_folder
-from pipeline.core.errors import TeacherError
+from pipeline.clip.model_config import builtin_config, check_text_tower, is_hugging_face, known_models, read_config_file
+from pipeline.clip.tokenizer import save_tokenizer, tokenizer_of
+from pipeline.core.errors import ConfigError, TeacherError, brief
 from pipeline.core.files import file_digest, file_identity, fingerprint_of
 from pipeline.core.settings import DEMO
-from pipeline.storage.result import StageResult
+from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Output, Stage
 from pipeline.teacher.config import TeacherConfig
@@ -25,7 +28,6 @@ from pipeline.teacher.config import TeacherConfig
 log = logging.getLogger(__name__)
 
 INFO_FILE = "teacher/teacher.json"
-_CHECKPOINT_ENDINGS = (".bin", ".pt", ".pth", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ def resolve_teacher(
             demo(folder)
         else:
             _save(config, folder)
+            for path in sorted(path for path in folder.iterdir() if path.is_file()):
+                output.path(f"teacher/{path.name}")
         info = describe(folder, name=config.model)
         output.path(INFO_FILE).write_text(json.dumps(dataclasses.asdict(info), indent=1))
         output.rows, output.stats = 1, dataclasses.asdict(info)
@@ -63,19 +67,30 @@ def resolve_teacher(
 
 
 def check_teacher(config: TeacherConfig) -> None:
-    """Raise :class:`TeacherError` for a model or checkpoint that is not there, without loading anything.
+    """Raise :class:`TeacherError` for a model or checkpoint that is not there or not what it should be, without loading
+    anything.
 
     It is for the stages before: a misspelled name should not be found out when the download is done.
     """
-    checkpoint = Path(config.pretrained or "")
-    if checkpoint.suffix in _CHECKPOINT_ENDINGS and not checkpoint.is_file():
-        raise TeacherError(f"teacher {config.model!r}: no checkpoint file {config.pretrained!r}")
     # A colon stands in open_clip's own schemes, such as hf-hub:, which only open_clip can resolve.
-    if config.model == DEMO or ":" in config.model or Path(config.model).exists():
+    if config.model == DEMO or (":" in config.model and not Path(config.model).exists()):
         return
-    known = _known_models()
-    if config.model not in known:
-        raise _unknown_teacher(config.model, known)
+    try:
+        check_text_tower(_model_config(config)["model_cfg"])
+        if Path(config.model).is_dir():
+            weights = Path(config.model) / WEIGHTS_FILE
+            if weights.exists():
+                check_weights(weights)
+        elif config.pretrained is None:
+            raise ConfigError("has no weights: set `pretrained` to a tag or a checkpoint file")
+        elif Path(config.pretrained).exists() or looks_like_a_path(config.pretrained):
+            check_weights(Path(config.pretrained))
+        else:
+            _check_tag(config.model, config.pretrained)
+    except TeacherError:
+        raise
+    except ConfigError as error:
+        raise TeacherError(f"teacher {config.model!r}: {error}") from error
 
 
 def read_info(root: Path) -> TeacherInfo:
@@ -87,7 +102,11 @@ def read_info(root: Path) -> TeacherInfo:
 def teacher_folder(root: Path) -> Path:
     """The resolved teacher's open_clip folder, there to be loaded."""
     storage_of(root).fetch(f"teacher/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE))
-    return Path(root) / "teacher"
+    folder = Path(root) / "teacher"
+    if is_hugging_face(read_config_file(folder / CONFIG_FILE)["model_cfg"]):
+        # Its tokenizer has files of its own.
+        read_result(Path(root), "teacher").folder("teacher")
+    return folder
 
 
 def describe(folder: Path, *, name: str) -> TeacherInfo:
@@ -113,55 +132,87 @@ def _save(config: TeacherConfig, folder: Path) -> None:
     import open_clip
     from open_clip.transform import PreprocessCfg
 
-    model_config = _model_config(config)
-    if config.pretrained is None and not Path(config.model).is_dir():
-        raise TeacherError(f"teacher {config.model!r} has no weights: set `pretrained` to a tag or a checkpoint file")
-    tag = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
-    if tag and bool(tag.get("quick_gelu")) != bool(model_config.get("quick_gelu")):
-        raise TeacherError(
-            f"teacher {config.model!r}: its activation is not that of the weights {config.pretrained!r}; "
-            f"those with QuickGELU go with the model of the same name and the ending -quickgelu"
-        )
-    name = f"local-dir:{config.model}" if Path(config.model).is_dir() else config.model
+    check_teacher(config)
+    path, content = Path(config.model), _model_config(config)
     try:
-        if Path(config.model).is_file():
-            # open_clip finds a config by its file's stem.
-            open_clip.add_model_config(Path(config.model))
-            name = Path(config.model).stem
-        model = open_clip.create_model(
-            name, pretrained=config.pretrained, require_pretrained=True, weights_only=True, precision="fp32"
-        )
+        if config.pretrained and Path(config.pretrained).is_file() and not path.is_dir():
+            model = _from_file(content, Path(config.pretrained), folder)
+        else:
+            name = f"local-dir:{path}" if path.is_dir() else config.model
+            model = open_clip.create_model(
+                name, pretrained=config.pretrained, require_pretrained=True, weights_only=True, precision="fp32"
+            )
+        tokenizer = tokenizer_of(content["model_cfg"], folder=path if path.is_dir() else None)
     except Exception as error:
-        raise TeacherError(f"teacher {config.model!r}, pretrained {config.pretrained!r}: {error}") from error
+        raise TeacherError(f"teacher {config.model!r}, pretrained {config.pretrained!r}: {brief(error)}") from error
     preprocess = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
     write_clip_folder(
-        folder, model_config=model_config, preprocess_config=dataclasses.asdict(preprocess), state=model.state_dict()
+        folder,
+        model_config=content["model_cfg"],
+        preprocess_config=dataclasses.asdict(preprocess),
+        state=model.state_dict(),
     )
+    save_tokenizer(tokenizer, folder)
+
+
+def _from_file(content: dict[str, Any], checkpoint: Path, scratch: Path) -> Any:
+    """The model of a config with the weights of a file, whatever wraps them. A logit bias that the config does not know
+    is added to it: it is part of a SigLIP's logits, if not of its embeddings."""
+    import open_clip
+    import safetensors.torch
+
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        plain = checkpoint
+        # open_clip reads big_vision's arrays by itself.
+        if checkpoint.suffix not in (".npz", ".npy"):
+            state = read_checkpoint(checkpoint)
+            if "logit_bias" in state:
+                content["model_cfg"].setdefault("init_logit_bias", 0.0)
+            plain = Path(temporary) / "plain.safetensors"
+            safetensors.torch.save_file({name: value.clone().contiguous() for name, value in state.items()}, str(plain))
+            del state
+        # open_clip builds any config from a folder.
+        (Path(temporary) / CONFIG_FILE).write_text(json.dumps(content))
+        model = open_clip.create_model(f"local-dir:{temporary}", load_weights=False, pretrained_text=False)
+        open_clip.load_checkpoint(model, str(plain), weights_only=True)
+    return model
 
 
 def _model_config(config: TeacherConfig) -> dict[str, Any]:
-    """The open_clip model config that the teacher is built from."""
-    import open_clip
-
+    """``model_cfg`` that the teacher is built from, and ``preprocess_cfg`` where its file has one."""
     path = Path(config.model)
     try:
         if path.is_dir():
-            return dict(json.loads((path / CONFIG_FILE).read_text())["model_cfg"])
-        if path.is_file():
-            return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"teacher {config.model!r}: not a readable open_clip config: {error!r}") from error
-    found = open_clip.get_model_config(config.model)
+            return read_config_file(path / CONFIG_FILE)
+        if path.is_file() or looks_like_a_path(config.model):
+            return read_config_file(path)
+    except ConfigError as error:
+        raise TeacherError(f"teacher {config.model!r}: not a readable open_clip config: {error}") from error
+    if ":" in config.model:
+        import open_clip
+
+        try:
+            return {"model_cfg": dict(open_clip.get_model_config(config.model))}
+        except Exception as error:
+            raise TeacherError(f"teacher {config.model!r}: {brief(error)}") from error
+    found = builtin_config(config.model)
     if found is None:
-        raise _unknown_teacher(config.model, open_clip.list_models())
-    return dict(found)
+        raise _unknown_teacher(config.model, known_models())
+    return {"model_cfg": found}
 
 
-def _known_models() -> list[str]:
-    """open_clip's model names by its files: importing it would take seconds."""
-    package = importlib.util.find_spec("open_clip")
-    folders = (package.submodule_search_locations if package else None) or ()
-    return sorted(path.stem for folder in folders for path in (Path(folder) / "model_configs").glob("*.json"))
+def _check_tag(model: str, tag: str) -> None:
+    import open_clip
+
+    found = open_clip.get_pretrained_cfg(model, tag)
+    if not found:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise ConfigError(f"pretrained {tag!r} is neither a file nor a tag of this model, which has: {tags}")
+    if bool(found.get("quick_gelu")) != bool((builtin_config(model) or {}).get("quick_gelu")):
+        raise ConfigError(
+            f"its activation is not that of the weights {tag!r}; those with QuickGELU go with the model of the same "
+            "name and the ending -quickgelu"
+        )
 
 
 def _unknown_teacher(model: str, known: list[str]) -> TeacherError:

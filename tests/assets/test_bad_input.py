@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from assets.definitions import defs
 from pipeline.balance.semantic_balance import TABLES
@@ -15,20 +16,28 @@ from tests.conftest import SmallRun, small_settings
 
 def failure(root: Path, *steps: str, **changes: dict[str, Any]) -> tuple[str, str, str]:
     """Step, type and text of the one error of a job of these steps."""
+    (only,) = failures(root, *steps, **changes)
+    return only
+
+
+def failures(root: Path, *steps: str, **changes: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Those of every step that was run and failed; all steps of the job without any."""
     config = small_settings(root).model_dump(mode="json")
     for section, fields in changes.items():
         config[section] |= fields
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_job_def("clip_cid").execute_in_process(
             run_config={"resources": {"settings": {"config": config}}},
-            asset_selection=[dg.AssetKey(step) for step in steps],
+            asset_selection=[dg.AssetKey(step) for step in steps] or None,
             instance=instance,
             raise_on_error=False,
         )
-    (event,) = result.filter_events(lambda event: event.is_step_failure)
-    error = event.step_failure_data.error
-    assert error is not None and error.cause is not None
-    return str(event.step_key), str(error.cause.cls_name), error.cause.message
+    found = []
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error = event.step_failure_data.error
+        assert error is not None and error.cause is not None
+        found.append((str(event.step_key), str(error.cause.cls_name), error.cause.message))
+    return found
 
 
 def test_a_missing_list_stops_the_download(tmp_path: Path) -> None:
@@ -61,6 +70,33 @@ def test_an_unknown_teacher_does_not_wait_for_the_download(copied: SmallRun) -> 
     assert (step, kind) == ("images", "TeacherError")
     assert "teacher 'ViT-Z-99': neither a file nor an open_clip model" in text
     assert (copied.root / ".marks" / "images" / "complete.json").read_text() == marks
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"model": "ViT-Q-32"}, "student model 'ViT-Q-32'"),
+        ({"initial": "missing.safetensors"}, "student.initial 'missing.safetensors': no checkpoint file"),
+        ({"precision": "bf16", "zero_stage": 0}, "student.precision bf16 needs ZeRO stage 1, 2 or 3"),
+        ({"ranks": 2, "micro_batches": 5}, "not a multiple of ranks x micro_batches, 2 x 5"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_does_not_wait_for_the_download(
+    tmp_path: Path, student: dict[str, Any], message: str
+) -> None:
+    base = small_settings(tmp_path).student.model_dump(mode="json")
+    found = failures(tmp_path / "root", student={**base, **student})
+    assert {step for step, _, _ in found} == {"source_pairs", "teacher"}, "where the job begins"
+    assert all(kind == "ConfigError" and message in text for _, kind, text in found)
+    assert not (tmp_path / "root").exists()
+
+
+def test_who_trains_nothing_needs_no_student(tmp_path: Path) -> None:
+    """Of the run's own assets alone: here a list that is missing comes first."""
+    _, kind, text = failure(
+        tmp_path / "root", "source_pairs", student={"model": "ViT-Q-32"}, source={"lists": ["missing.parquet"]}
+    )
+    assert kind == "SourceError" and "missing.parquet" in text
 
 
 def test_a_missing_evaluation_set_does_not_wait_for_the_training(copied: SmallRun) -> None:

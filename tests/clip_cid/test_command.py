@@ -187,6 +187,15 @@ def test_a_run_config_is_checked_before_anything_starts(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"run.yaml"}
 
 
+def test_settings_that_contradict_each_other_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    student = "{model: ViT-B-32, precision: bf16, zero_stage: 0, batch_size: 32, ranks: 4, micro_batches: 3}"
+    (tmp_path / "run.yaml").write_text(f"resources:\n  settings:\n    config:\n      student: {student}\n")
+    for command in (["config", "validate", "run.yaml"], ["run", "-c", "run.yaml"]):
+        text = refused(tmp_path, *command)
+        assert "ranks x micro_batches, 4 x 3" in text and "student.precision bf16 needs ZeRO" in text
+    assert not (tmp_path / "data").exists()
+
+
 def test_export_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     code, _, err = call_here(tmp_path, "export", "onnx", "student", "out")

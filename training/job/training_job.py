@@ -12,7 +12,8 @@ from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.core.manifest import read_manifest
 from pipeline.core.settings import Section
 from training.config import TEACHER, StudentConfig
-from training.losses.active import Needs, weights_of
+from training.job.contradictions import contradictions
+from training.losses.active import Needs
 
 _DIVISION = ("ranks", "zero_stage", "micro_batches", "gradient_checkpointing", "compile")
 
@@ -54,24 +55,8 @@ class TrainingJob(Section):
         """Raise :class:`ConfigError` if settings contradict each other. The number of ranks is no longer open."""
         student, needs = self.student, Needs.of(self.student.losses)
         assert student.ranks is not None, "whoever starts ranks knows how many"
-        if student.batch_size % (student.ranks * student.micro_batches):
-            raise ConfigError(
-                f"batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
-                f"{student.ranks} x {student.micro_batches}"
-            )
-        if student.precision != "fp32" and student.stage == 0:
-            raise ConfigError(
-                f"precision {student.precision} needs ZeRO stage 1, 2 or 3, whose float32 weights can be saved"
-            )
-        cluster = student.losses.cluster
-        if cluster.learnable and (student.precision == "fp16" or cluster.storage == "fp16"):
-            raise ConfigError("learnable centroids need float32: precision fp32 or bf16, and storage fp32")
-        if cluster.learnable and student.ranks > 1 and not cluster.divided:
-            raise ConfigError("learnable centroids are divided over the ranks: set student.losses.cluster.divided")
-        if student.average_decay and student.stage == 3:
-            raise ConfigError("average_decay needs whole weights on every rank: use ZeRO stage 0, 1 or 2")
-        if not weights_of(student.losses):
-            raise ConfigError("every loss term has weight 0; at least one must be positive")
+        for line in contradictions(student, ranks=student.ranks):
+            raise ConfigError(line)
         if needs.teacher_space and self.teacher_dim is None:
             raise ConfigError("the cluster and instance terms need teacher embeddings: teacher_dim must be given")
         if needs.centroids and self.centroids is None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError
+from pipeline.clip.checkpoint import looks_like_a_path, read_checkpoint
+from pipeline.clip.model import WEIGHTS_FILE
+from pipeline.core.errors import ConfigError, brief
 from training.config import SCRATCH, TEACHER
 
 _LAYER = re.compile(r"(.*(?:resblocks|layer\d+))\.(\d+)\.(.*)")
@@ -136,17 +138,12 @@ def _head_split(name: str, dim: int, heads: tuple[dict[str, int], dict[str, int]
 
 def _checkpoint(initial: str, model: str) -> dict[str, Tensor]:
     import open_clip
-    import safetensors.torch
-
-    from pipeline.clip.model import WEIGHTS_FILE
 
     path = Path(initial)
     try:
-        if path.is_dir():
-            return dict(safetensors.torch.load_file(str(path / WEIGHTS_FILE)))
-        if path.is_file():
-            return dict(open_clip.factory.load_state_dict(str(path), weights_only=True))
+        if path.exists() or looks_like_a_path(initial):
+            return read_checkpoint(path / WEIGHTS_FILE if path.is_dir() else path)
         loaded = open_clip.create_model(model, pretrained=initial, require_pretrained=True, weights_only=True)
     except Exception as error:
-        raise ConfigError(f"student.initial {initial!r} of student.model {model!r}: {error}") from error
+        raise ConfigError(f"student.initial {initial!r} of student.model {model!r}: {brief(error)}") from error
     return dict(loaded.state_dict())

@@ -133,7 +133,7 @@ def test_a_name_is_checked_before_anything_is_loaded(finished: SmallRun, tmp_pat
     from pipeline.teacher.config import TeacherConfig
 
     folder = finished.root / "teacher"
-    good = [("demo", None), ("ViT-B-32", "openai"), ("hf-hub:a/b", None), (str(folder), None)]
+    good = [("demo", None), ("ViT-B-32", "laion2b_s34b_b79k"), ("hf-hub:a/b", None), (str(folder), None)]
     good.append(("ViT-B-32", str(folder / "open_clip_model.safetensors")))
     for model, pretrained in good:
         check_teacher(TeacherConfig(model=model, pretrained=pretrained))
@@ -141,6 +141,11 @@ def test_a_name_is_checked_before_anything_is_loaded(finished: SmallRun, tmp_pat
         "'ViT-Z-99': neither a file nor an open_clip model": TeacherConfig(model="ViT-Z-99"),
         "similar names: .*ViT-L-14": TeacherConfig(model="ViT-L-15"),
         "no checkpoint file 'mine.pt'": TeacherConfig(model="ViT-B-32", pretrained="mine.pt"),
+        "has no weights": TeacherConfig(model="ViT-B-32"),
+        "neither a file nor a tag of this model, which has: .*laion2b": TeacherConfig(
+            model="ViT-B-32", pretrained="laion3b"
+        ),
+        "-quickgelu": TeacherConfig(model="ViT-B-32", pretrained="openai"),
     }
     for message, config in cases.items():
         with pytest.raises(TeacherError, match=message):

@@ -1,0 +1,79 @@
+"""What would end a training run is said without training, and all of it at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.core.errors import ConfigError
+from training.config import AblationConfig, StudentConfig
+from training.preflight import check_student
+
+
+def _refusal(values: dict[str, Any], *, here: bool = True, **options: Any) -> str:
+    with pytest.raises(ConfigError) as refused:
+        check_student(StudentConfig.model_validate(values), here=here, **options)
+    return str(refused.value)
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def test_the_demos_student_is_fine() -> None:
+    for here in (True, False):
+        check_student(StudentConfig(), here=here, baseline=True, ablation=AblationConfig())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": "ViT-Q-32"}, "student model 'ViT-Q-32': expected `demo`, a JSON file or an open_clip model name"),
+        ({"model": "missing.json"}, "missing.json is not a readable JSON model config"),
+        ({"initial": "missing.pt"}, "student.initial 'missing.pt': no checkpoint file 'missing.pt'"),
+        ({"initial": "runs/last"}, "no checkpoint file 'runs/last'"),
+        ({"model": "ViT-B-32", "initial": "laion3b"}, "nor a pretrained tag of 'ViT-B-32', which has: openai"),
+        ({"hostfile": "hosts"}, "student.hostfile hosts cannot be read"),
+        ({"batch_size": 255}, "255 is not a multiple of ranks x micro_batches, 2 x 1"),
+        ({"model": "ViT-B-32", "precision": "fp16"}, "fp16 needs a GPU"),
+        ({"precision": "fp16"}, "'demo' has BatchNorm"),
+    ],
+)
+def test_what_could_not_be_trained_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in _refusal(values)
+
+
+def test_another_machine_may_have_other_gpus() -> None:
+    check_student(StudentConfig(batch_size=255), here=False)
+    check_student(StudentConfig(model="ViT-B-32", precision="fp16"), here=False)
+    assert "2 x 1" in _refusal({"batch_size": 255, "ranks": 2}, here=False)
+
+
+def test_ranks_may_be_those_of_a_hostfile(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("alpha slots=3\nbeta slots=3\n")
+    values = {"hostfile": str(tmp_path / "hosts"), "batch_size": 256}
+    assert "6 x 1" in _refusal(values)
+    check_student(StudentConfig.model_validate({**values, "batch_size": 252}), here=True)
+
+
+def test_every_line_is_said_at_once(tmp_path: Path) -> None:
+    text = {"width": 8, "vocab_size": 1000}
+    (tmp_path / "small.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": {"layers": 1}, "text_cfg": text}))
+    values = {"model": str(tmp_path / "small.json"), "initial": "missing.pt", "average_decay": 0.9, "zero_stage": 3}
+    lines = _refusal(values).splitlines()
+    assert len(lines) == 3
+    assert "the tower knows 1000" in lines[0] and "missing.pt" in lines[1] and "average_decay" in lines[2]
+
+
+def test_baseline_and_ablation_need_their_terms() -> None:
+    values = {"losses": {"contrastive": {"weight": 0}}}
+    check_student(StudentConfig.model_validate(values), here=True)
+    assert "baseline.enabled trains with the contrastive term alone" in _refusal(values, baseline=True)
+    assert "ablation contrastive: " in _refusal(values, ablation=AblationConfig())
+    values = {"losses": {"cluster": {"weight": 0}}}
+    assert "student.losses.cluster.weight above 0" in _refusal(values, ablation=AblationConfig())

@@ -1,0 +1,47 @@
+"""What the settings of a student cannot mean together, whatever data it is trained on."""
+
+from collections.abc import Iterator
+
+from training.config import StudentConfig
+from training.losses.active import weights_of
+
+
+def contradictions(student: StudentConfig, *, ranks: int | None, batch_norm: bool | None = None) -> Iterator[str]:
+    """A line for each. ``ranks``, ``batch_norm``: whether the model has it; none where that is not known yet."""
+    parts = (ranks or 1) * student.micro_batches
+    if student.batch_size % parts:
+        yield (
+            f"student.batch_size {student.batch_size} is not a multiple of ranks x micro_batches, "
+            f"{ranks or 'any'} x {student.micro_batches}"
+        )
+    elif batch_norm and student.batch_size == parts:
+        yield (
+            f"student.batch_size {student.batch_size} in {parts} parts (ranks x micro_batches) leaves one sample in "
+            f"each, and student.model {student.model!r} has BatchNorm, which needs two"
+        )
+    if student.precision != "fp32" and student.stage == 0:
+        yield (
+            f"student.precision {student.precision} needs ZeRO stage 1, 2 or 3, whose float32 weights can be saved; "
+            f"student.zero_stage is 0"
+        )
+    if batch_norm and student.precision == "fp16":
+        yield (
+            f"student.model {student.model!r} has BatchNorm, whose statistics need float32: student.precision has to "
+            "be bf16 or fp32, or the student one with a ViT image tower"
+        )
+    if student.average_decay and student.stage == 3:
+        yield "student.average_decay needs whole weights on every rank: student.zero_stage 0, 1 or 2"
+    yield from _of_losses(student, ranks)
+
+
+def _of_losses(student: StudentConfig, ranks: int | None) -> Iterator[str]:
+    cluster = student.losses.cluster
+    if cluster.learnable and (student.precision == "fp16" or cluster.storage == "fp16"):
+        yield (
+            "student.losses.cluster.learnable needs float32: student.precision fp32 or bf16, and "
+            "student.losses.cluster.storage fp32"
+        )
+    if cluster.learnable and (ranks or 1) > 1 and not cluster.divided:
+        yield "learnable centroids are divided over the ranks: set student.losses.cluster.divided"
+    if not weights_of(student.losses):
+        yield "student.losses: every loss term has weight 0; at least one must be positive"
