@@ -181,6 +181,10 @@ def import_(
     image_column: Annotated[str, typer.Option(help="Column of the image embedding, in Parquet.")] = "image_embedding",
     text_column: Annotated[str, typer.Option(help="Column of the caption's embedding, in Parquet.")] = "text_embedding",
     teacher: Annotated[str, typer.Option(help="Name of the model, noted in the files.")] = "unknown",
+    drop_bad: Annotated[
+        bool,
+        typer.Option("--drop-bad", help="Leave out, and count, rows whose vector is missing, zero or not finite."),
+    ] = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -200,6 +204,7 @@ def import_(
         image_column=image_column,
         text_column=text_column,
         teacher=teacher,
+        drop_bad=drop_bad,
     )
     counts = ", ".join(f"{name} {value:,}" for name, value in result.stats.items())
     return {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import EmbeddingError
@@ -49,10 +50,10 @@ class ParquetPart:
     dims: tuple[int, int]
 
     def vectors(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """The same of this file."""
+        """The same of this file; a row without a vector of the part's width is not a number throughout."""
         columns = [self.image_column, *([self.text_column] if self.text_column else [])]
         for batch in pq.ParquetFile(self.metadata).iter_batches(_ROWS, columns=columns):
-            found = [list_matrix(batch.column(name), what=f"{self.metadata}, column {name}") for name in columns]
+            found = [_rows(batch.column(name), width) for name, width in zip(columns, self.dims)]
             yield found[0], found[1] if self.text_column else None
 
 
@@ -102,11 +103,11 @@ def _parquet_part(path: Path, image_column: str, text_column: str) -> ParquetPar
     if image_column not in names:
         raise EmbeddingError(f"{path}: no column {image_column!r}; it has {names}")
     text = text_column if text_column in names else None
-    first = next(file.iter_batches(1, columns=[image_column, *([text] if text else [])]), None)
+    first = next(file.iter_batches(_ROWS, columns=[image_column, *([text] if text else [])]), None)
     dims = [0, 0]
     for number, column in enumerate((image_column, text)):
         if first is not None and column:
-            dims[number] = list_matrix(first.column(column), what=f"{path}, column {column}").shape[1]
+            dims[number] = _width(first.column(column), what=f"{path}, column {column}")
     return ParquetPart(
         name=path.stem,
         metadata=path,
@@ -115,6 +116,25 @@ def _parquet_part(path: Path, image_column: str, text_column: str) -> ParquetPar
         text_column=text,
         dims=(dims[0], dims[1]),
     )
+
+
+def _width(array: pa.Array, *, what: str) -> int:
+    """That of most rows; :class:`EmbeddingError` for a column that holds no vectors."""
+    # Of no row, for its look at the type.
+    list_matrix(array.slice(0, 0), what=what)
+    common = pc.mode(pc.list_value_length(array).drop_null())
+    width = common[0]["mode"].as_py() if len(common) else 0
+    if not width:
+        raise EmbeddingError(f"{what}: no vector in its first {len(array)} rows")
+    return int(width)
+
+
+def _rows(array: pa.Array, width: int) -> np.ndarray:
+    good = pc.equal(pc.list_value_length(array), width).fill_null(False)
+    matrix = np.full((len(array), width), np.nan, np.float32)
+    values = array.filter(good).flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+    matrix[good.to_numpy(zero_copy_only=False)] = values.reshape(-1, width)
+    return matrix
 
 
 def _numbered(folder: Path, ending: str) -> dict[str, Path]:

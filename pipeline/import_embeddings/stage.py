@@ -20,7 +20,9 @@ from pipeline.core.files import file_identity, fingerprint_of
 from pipeline.core.query import QueryConfig
 from pipeline.import_embeddings.parts import Part, find_parts
 from pipeline.source.stage import collect_counts
+from pipeline.storage.completion import read_marks
 from pipeline.storage.result import StageResult
+from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
 from pipeline.vectors.write import EmbeddingWriter
 
@@ -35,6 +37,7 @@ def import_embeddings(
     image_column: str = "image_embedding",
     text_column: str = "text_embedding",
     teacher: str = "unknown",
+    drop_bad: bool = False,
     query_config: QueryConfig | None = None,
 ) -> StageResult:
     """Import every part of ``source`` into ``root``; parts that are done and unchanged are not read again.
@@ -51,6 +54,8 @@ def import_embeddings(
         image_column: column of the image embedding, in Parquet alone.
         text_column: column of the caption's, in Parquet alone.
         teacher: what is noted in the files as the model that made them.
+        drop_bad: leave out rows whose vector is missing, of another width, zero or not finite, and count them as
+            ``bad_vectors``.
         query_config: limits of DuckDB; none means the defaults.
 
     Returns:
@@ -58,7 +63,7 @@ def import_embeddings(
 
     Raises:
         EmbeddingError: for parts that do not fit together, missing columns, other counts of vectors than of rows, mixed
-            widths, and vectors that are not finite or zero.
+            widths, and the first row with a bad vector, if none may be dropped.
     """
     parts = find_parts(Path(source), image_column=image_column, text_column=text_column)
     config = {"url_column": url_column, "caption_column": caption_column, "url_prefix": url_prefix, "teacher": teacher}
@@ -68,7 +73,7 @@ def import_embeddings(
         Path(root),
         "teacher_embeddings",
         version=1,
-        config=["imported", config],
+        config=["imported", config, *([{"drop_bad": True}] if drop_bad else [])],
         inputs={p.name: identity for p in parts},
     )
 
@@ -80,13 +85,17 @@ def import_embeddings(
                 if part.name in pending:
                     with stage.output(part.name) as output:
                         pairs = _pairs(connection, number)
+                        target = output.path(f"teacher_embeddings/{part.name}.parquet")
+                        bad = _write(target, part, pairs, {"name": teacher}, drop_bad=drop_bad)
                         pq.write_table(
-                            pairs.select(schema.SOURCE_PAIRS.names),
+                            pairs.select(schema.SOURCE_PAIRS.names).filter(~bad),
                             output.path(f"source_pairs/{part.name}.parquet"),
                             compression="zstd",
                         )
-                        target = output.path(f"teacher_embeddings/{part.name}.parquet")
-                        output.rows = _write(target, part, pairs, {"name": teacher})
+                        output.rows = int((~bad).sum())
+        if drop_bad:
+            marks = read_marks(storage_of(stage.root), stage.name, [part.name for part in parts])
+            counts["bad_vectors"] = counts["pairs"] - sum(mark.rows for mark in marks.values())
         return counts
 
     return stage.run(write)
@@ -118,16 +127,37 @@ def _pairs(connection: duckdb.DuckDBPyConnection, part: int) -> pa.Table:
     ).to_arrow_table()
 
 
-def _write(path: Path, part: Part, pairs: pa.Table, metadata: dict[str, str]) -> int:
-    """Write the vectors of the rows ``pairs`` of a part; returns their number."""
+def _write(path: Path, part: Part, pairs: pa.Table, metadata: dict[str, str], *, drop_bad: bool) -> np.ndarray:
+    """Write the vectors of the rows ``pairs`` of a part; returns which of those rows have a bad one, and are left
+    out."""
     table_schema = schema.imported_embeddings(*part.dims).with_metadata(metadata)
+    bad, done = np.zeros(len(pairs), bool), 0
     with EmbeddingWriter(path, table_schema) as writer:
         for ids, image, text in _chosen(part, pairs):
-            columns: dict[str, Any] = {"sample_id": ids, "image_embedding": _unit(image, part, "image")}
-            if text is not None:
-                columns["text_embedding"] = _unit(text, part, "text")
-            writer.add(columns)
-    return writer.rows
+            vectors = {"image": image} if text is None else {"image": image, "text": text}
+            lengths = {name: _lengths(rows) for name, rows in vectors.items()}
+            for name, found in lengths.items():
+                if np.isnan(found).any() and not drop_bad:
+                    raise _bad_vector(part, pairs.slice(done), found, name)
+            good = ~np.isnan(np.stack(list(lengths.values()))).any(axis=0)
+            bad[done : done + len(ids)] = ~good
+            done += len(ids)
+            columns: dict[str, Any] = {"sample_id": ids[good]}
+            for name, rows in vectors.items():
+                columns[f"{name}_embedding"] = np.asarray(rows, np.float32)[good] / lengths[name][good, None]
+            if good.any():
+                writer.add(columns)
+    return bad
+
+
+def _bad_vector(part: Part, pairs: pa.Table, lengths: np.ndarray, name: str) -> EmbeddingError:
+    first = int(np.flatnonzero(np.isnan(lengths))[0])
+    row = pairs.slice(first, 1).to_pylist()[0]
+    width = part.dims[0 if name == "image" else 1]
+    return EmbeddingError(
+        f"part {part.name}, {part.metadata}, row {row['place']} (counted from 0, {row['url'][:200]}): its {name} "
+        f"vector is not {width} finite numbers, or is zero; drop_bad (--drop-bad) leaves such rows out and counts them"
+    )
 
 
 def _chosen(part: Part, pairs: pa.Table) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
@@ -141,15 +171,11 @@ def _chosen(part: Part, pairs: pa.Table) -> Iterator[tuple[np.ndarray, np.ndarra
         start += len(image)
 
 
-def _unit(vectors: np.ndarray, part: Part, what: str) -> np.ndarray:
-    vectors = np.asarray(vectors, np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    bad = ~np.isfinite(lengths) | (lengths == 0)
-    if bad.any():
-        raise EmbeddingError(
-            f"part {part.name} of {part.metadata}: {int(bad.sum())} {what} vectors are not finite, or zero"
-        )
-    return vectors / lengths
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """Of each row; not a number for one that no unit vector can be made of."""
+    # In float64, where no finite float32 is too long.
+    lengths = np.linalg.norm(np.asarray(vectors, np.float64), axis=1)
+    return np.where(np.isfinite(lengths) & (lengths > 0), lengths, np.nan)
 
 
 def _identity(part: Part) -> list[Any]:

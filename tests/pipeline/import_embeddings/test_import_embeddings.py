@@ -115,8 +115,12 @@ NAN = np.full((2, 6), np.nan, np.float16)
 CASES: dict[str, Callable[[Path], Any]] = {
     r"img_emb_0\.npy: 3 vectors, but 2 rows in .*metadata_0\.parquet": save("img_emb/img_emb_0.npy", np.ones((3, 6))),
     r"text_emb_1\.npy: 1 vectors, but 2 rows": save("text_emb/text_emb_1.npy", np.ones((1, 6))),
-    r"part 1 of .*: 2 image vectors are not finite, or zero": save("img_emb/img_emb_1.npy", NAN),
-    r"part 0 of .*: 2 text vectors are not finite, or zero": save("text_emb/text_emb_0.npy", np.zeros((2, 6))),
+    r"part 1, .*metadata_1\.parquet, row 0 .*http://x/10\): its image vector is not 6 finite numbers": save(
+        "img_emb/img_emb_1.npy", NAN
+    ),
+    r"part 0, .*metadata_0\.parquet, row 0 .*: its text vector is not 6 finite numbers, or is zero": save(
+        "text_emb/text_emb_0.npy", np.zeros((2, 6))
+    ),
     r"mixed widths \(image, text\): \(6, 6\) in part 0, \(5, 6\) in part 1": save(
         "img_emb/img_emb_1.npy", np.ones((2, 5))
     ),
@@ -158,10 +162,41 @@ def test_the_command_line_says_what_is_wrong_and_what_was_done(tmp_path: Path) -
     np.save(source / "img_emb/img_emb_1.npy", NAN)
     command = ["import", str(source), str(tmp_path / "root")]
     failed = CliRunner().invoke(app, command)
-    assert failed.exit_code == 1 and "vectors are not finite" in failed.stderr
+    assert failed.exit_code == 1 and "row 0" in failed.stderr and "--drop-bad" in failed.stderr
     np.save(source / "img_emb/img_emb_1.npy", good)
     done = CliRunner().invoke(app, command)
     assert done.stdout == (
         f"{tmp_path / 'root'}: 4 embeddings (listed 4, unusable 0, exact_repeats 0, id_collisions 0, pairs 4)\n"
     )
     shutil.rmtree(tmp_path / "root")
+    good[1] = 0
+    np.save(source / "img_emb/img_emb_1.npy", good)
+    dropped = CliRunner().invoke(app, [*command, "--drop-bad"])
+    assert dropped.exit_code == 0 and "root: 3 embeddings" in dropped.stdout and "bad_vectors 1" in dropped.stdout
+    again = CliRunner().invoke(app, [*command, "--drop-bad"])
+    assert again.stdout == dropped.stdout
+
+
+def test_bad_rows_of_any_kind_are_dropped_and_counted(tmp_path: Path) -> None:
+    good = [3.0, 4.0]
+    vectors = [[1.0], good, None, [0.0, 0.0], [np.nan, 1.0], [1.0, np.inf], [None, 1.0], [1e30, 0.0], [1.0, 2.0, 3.0]]
+    columns = {"url": [f"http://x/{n}" for n in range(9)], "caption": ["caption"] * 9, "image_embedding": vectors}
+    pq.write_table(pa.table(columns), tmp_path / "source.parquet")
+    with pytest.raises(EmbeddingError, match=r"source\.parquet, row 0 .*its image vector is not 2 finite numbers"):
+        import_embeddings(tmp_path / "source.parquet", tmp_path / "root")
+    result = import_embeddings(tmp_path / "source.parquet", tmp_path / "root", drop_bad=True)
+    assert result.rows == 2 and result.stats["bad_vectors"] == 7
+    found = {row["url"]: np.asarray(row["image_embedding"], np.float32).tolist() for row in rows_of(tmp_path / "root")}
+    assert found.keys() == {"http://x/1", "http://x/7"}
+    assert np.allclose(found["http://x/1"], [0.6, 0.8], atol=1e-3) and np.allclose(found["http://x/7"], [1, 0])
+    assert pq.read_table(tmp_path / "root/source_pairs").num_rows == 2
+
+
+def test_the_width_is_that_of_most_rows_and_nothing_is_none(tmp_path: Path) -> None:
+    columns = {"url": ["http://x/1"] * 2, "caption": ["a", "b"], "image_embedding": [None, None]}
+    table = pa.table(columns).cast(
+        pa.schema({"url": pa.string(), "caption": pa.string(), "image_embedding": pa.list_(pa.float32())})
+    )
+    pq.write_table(table, tmp_path / "source.parquet")
+    with pytest.raises(EmbeddingError, match="no vector in its first 2 rows"):
+        import_embeddings(tmp_path / "source.parquet", tmp_path / "root")
