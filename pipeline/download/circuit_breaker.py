@@ -1,6 +1,5 @@
 """When a download goes wrong as a whole: stop after several bad shards in a row, and name the cause."""
 
-import urllib.parse
 from collections import Counter
 
 import pyarrow as pa
@@ -8,7 +7,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import DownloadError
 from pipeline.download.config import ImagesConfig
-from pipeline.web.addresses import unresolved
+from pipeline.web.addresses import host_of, unresolved
 from pipeline.web.outcomes import SUCCESS
 
 _HOSTS_ASKED = 20
@@ -41,7 +40,7 @@ class SuccessFloor:
         self.held.append(shard)
         failed = statuses.filter(pc.not_equal(statuses["status"], SUCCESS)).select(["url", "status", "error"])
         for row in failed.to_pylist():
-            self._hosts[_host(row["url"])] += 1
+            self._hosts[host_of(row["url"])] += 1
             self._reasons[f"{row['status']}, {(row['error'] or '').partition(': ')[0]}"] += 1
         if len(self.held) >= self._config.bad_shards:
             raise DownloadError(self._diagnosis())
@@ -67,10 +66,3 @@ class SuccessFloor:
             f"{self._config.success_floor:.0%} of their images (images.success_floor, images.bad_shards). {cause}. "
             f"Most frequent: {reasons}. None of these shards is published; run again to fetch them"
         )
-
-
-def _host(url: str) -> str:
-    try:
-        return urllib.parse.urlsplit(url).hostname or ""
-    except ValueError:
-        return ""

@@ -1,7 +1,8 @@
 """How workers tell the stage that they are alive: small files beside the shards that they fetch.
 
-``<shard>.beat`` is JSON, replaced every second while a worker is at a shard; ``<shard>.failed-<errno>`` is what is left
-of a shard that a worker gave up. Files, not pipes, because they work on any distributor that shares the storage.
+``<shard>.beat`` is JSON, replaced every second while a worker is at a shard; ``<shard>.lost`` says that a worker left
+one behind; ``<shard>.failed-<errno>`` is what is left of a shard that a worker gave up. Files, not pipes, because they
+work on any distributor that shares the storage.
 """
 
 import contextlib
@@ -11,15 +12,16 @@ import os
 import socket
 import threading
 import time
-import urllib.parse
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.files import write_text_atomically
+from pipeline.web.addresses import host_of
 
 if TYPE_CHECKING:
+    from pipeline.download.decoder import Decoder
     from pipeline.web.opener import GuardedOpener
 
 _EVERY_S = 1.0
@@ -28,20 +30,28 @@ _HOSTS_NAMED = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What one worker is at. ``finished``: samples of the shard answered so far; ``hosts``: those asked right now, with
-    the number of their connections and the seconds that the oldest has taken, most connections first."""
+    """What one worker is at, for the ``number``-th time that it says so.
+
+    ``finished``: samples of the shard answered so far; ``hosts``: those asked right now, with the number of their
+    connections and the seconds that the oldest has taken, most connections first; ``longest``: the URL that has taken
+    most of all; ``decoding``: the id of the sample that is decoded right now, and the seconds that it has taken.
+    """
 
     machine: str
     process: int
+    number: int
     finished: int
     hosts: list[tuple[str, int, float]]
+    longest: str | None
+    decoding: tuple[int, float] | None
 
 
 class Beat:
     """Writes a worker's state every second while the block lasts, and removes it at the end."""
 
-    def __init__(self, folder: Path, shard: str, opener: "GuardedOpener"):
-        self._path, self._opener = folder / f"{shard}.beat", opener
+    def __init__(self, folder: Path, shard: str, opener: "GuardedOpener", decoder: "Decoder"):
+        self._path, self._opener, self._decoder = folder / f"{shard}.beat", opener, decoder
+        self._number = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -61,16 +71,35 @@ class Beat:
     def _write(self) -> None:
         connections: Counter[str] = Counter()
         oldest: dict[str, float] = {}
-        now = time.monotonic()
-        for url, start in list(self._opener.in_flight.values()):
-            host = urllib.parse.urlsplit(url).netloc
+        now, self._number = time.monotonic(), self._number + 1
+        in_flight, decoding = list(self._opener.in_flight.values()), self._decoder.current
+        for url, start in in_flight:
+            host = host_of(url)
             connections[host] += 1
             oldest[host] = max(oldest.get(host, 0.0), round(now - start, 1))
-        hosts = [(host, count, oldest[host]) for host, count in connections.most_common(_HOSTS_NAMED)]
-        state = State(machine=socket.gethostname(), process=os.getpid(), finished=self._opener.finished, hosts=hosts)
+        state = State(
+            machine=socket.gethostname(),
+            process=os.getpid(),
+            number=self._number,
+            finished=self._opener.finished,
+            hosts=[(host, count, oldest[host]) for host, count in connections.most_common(_HOSTS_NAMED)],
+            longest=min(in_flight, key=lambda asked: asked[1])[0] if in_flight else None,
+            decoding=(decoding[0], round(now - decoding[1], 1)) if decoding else None,
+        )
         # A full disk shows where the shard itself is written.
         with contextlib.suppress(OSError):
             write_text_atomically(self._path, json.dumps(dataclasses.asdict(state)))
+
+
+def note_lost(folder: Path) -> None:
+    """Let what workers left behind that were ended say just that."""
+    for beat in folder.glob("*.beat"):
+        beat.replace(beat.with_suffix(".lost"))
+
+
+def was_lost(folder: Path, shard: str) -> bool:
+    """Whether a worker was lost at this shard; asked before the next one begins it. Clusters replace theirs unseen."""
+    return any((folder / f"{shard}{ending}").exists() for ending in (".beat", ".lost"))
 
 
 def write_failure(folder: Path, shard: str, error: Exception) -> None:

@@ -16,11 +16,17 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.web.outcomes import SampleError
+from pipeline.download.jpeg_scans import MOST_SCANS, has_too_many_scans
+from pipeline.web.outcomes import LOST, SampleError
+
+Resized = tuple[bytes | None, int | None, int | None, int | None, int | None, str | None]
+"""``(jpeg, width, height, original_width, original_height, error)``; either jpeg or error is None."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # What OpenCV reads, upright and in the usual depth, and faster than Pillow; the others' alpha or palette needs Pillow.
 _BY_OPENCV = {"JPEG", "PNG", "WEBP", "BMP", "TIFF"}
+# Pillow calls a JPEG with further pictures behind the first an MPO.
+_JPEG = {"JPEG", "MPO"}
 # What decoders raise on bytes that lie about themselves.
 _DECODER_ERRORS = (
     OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, MemoryError, struct.error, cv2.error
@@ -29,7 +35,7 @@ _DECODER_ERRORS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resizer:
-    """Called by img2dataset's downloader in place of its own resizer; plain values, so that it travels to any worker.
+    """A body in, an image or a reason out; plain values, so that it travels to any worker.
 
     ``image_size`` in pixels, of the shorter side for modes ``keep_ratio`` and ``center_crop``, of the longer one for
     ``keep_ratio_largest`` and ``border``. ``quality`` is JPEG's. The bounds are on the picture as it was served.
@@ -43,14 +49,15 @@ class Resizer:
     max_area: int
     max_aspect_ratio: float
 
-    def __call__(
-        self, stream: io.BytesIO, _boxes: None = None
-    ) -> tuple[bytes | None, int | None, int | None, int | None, int | None, str | None]:
-        """``(jpeg, width, height, original_width, original_height, error)``; either jpeg or error is None."""
+    def __call__(self, stream: io.BytesIO) -> Resized:
+        """What becomes of a body. Whatever goes wrong with it is said in words."""
         try:
             return (*self.convert(stream), None)
         except SampleError as error:
             return None, None, None, None, None, str(error)
+        except Exception as error:  # noqa: BLE001 - img2dataset would leave the sample out without a word
+            unforeseen = SampleError(LOST, "unforeseen error", f"{type(error).__name__}: {error}")
+            return None, None, None, None, None, str(unforeseen)
 
     def convert(self, stream: io.BytesIO) -> tuple[bytes, int, int, int, int]:
         """The same without the error, which is raised as :class:`SampleError`."""
@@ -84,6 +91,8 @@ class Resizer:
             raise SampleError("failed_to_resize", "image too small", f"{width} x {height}")
         if max(width, height) / min(width, height) > self.max_aspect_ratio:
             raise SampleError("failed_to_resize", "aspect ratio too large", f"{width} x {height}")
+        if opened.format in _JPEG and has_too_many_scans(stream.getbuffer()):
+            raise SampleError("failed_to_resize", "too many scans", f"more than {MOST_SCANS}")
         return opened
 
     def _decode(self, opened: Image.Image, stream: io.BytesIO) -> np.ndarray:

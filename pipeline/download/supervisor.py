@@ -17,23 +17,14 @@ from pathlib import Path
 from pipeline.compute.config import ComputeConfig
 from pipeline.core.disk import FULL, full_disk
 from pipeline.core.errors import DownloadError
-from pipeline.core.processes import end_group, is_dead, start_group, tail
+from pipeline.core.processes import end_group, start_group, tail
 from pipeline.download.config import ImagesConfig
-from pipeline.download.heartbeat import read_states
+from pipeline.download.heartbeat import note_lost
+from pipeline.download.watchdog import SHARDS_NAMED, Watchdog, WorkerLostError
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_LOOK_S = 1.0
-# Workers import libraries before they can say anything; on a busy machine that takes its time.
-_START_S = 120.0
-_SHARDS_NAMED = 5
-
-
-class _WorkerLostError(Exception):
-    def __init__(self, shard: str):
-        super().__init__(shard)
-        self.shard = shard
 
 
 @contextlib.contextmanager
@@ -64,23 +55,25 @@ def fetch_shards(
             for shard in _run(staging, config, compute, waiting, samples_per_shard):
                 del waiting[shard]
                 yield shard
-        except _WorkerLostError as lost:
+        except WorkerLostError as lost:
             losses[lost.shard] += 1
             if losses[lost.shard] > config.worker_restarts:
                 raise DownloadError(
-                    f"shard {lost.shard}: its worker was killed {losses[lost.shard]} times, by the system for want of "
-                    f"memory perhaps; fewer images.processes or images.threads need less. Last lines:\n"
-                    + tail(_log(staging))
+                    f"shard {lost.shard}: its worker {lost.how}, and was lost {losses[lost.shard]} times "
+                    "(images.worker_restarts); if the system killed it for want of memory, fewer images.processes or "
+                    "images.threads need less. Last lines:\n" + tail(_log(staging))
                 ) from None
-            log.warning("images: the worker of shard %s was killed; starting it again", lost.shard)
+            log.warning(
+                "images: the worker of shard %s %s; it is started again, to decode in a process of its own",
+                lost.shard, lost.how,
+            )  # fmt: skip
 
 
 def _run(
     staging: Path, config: ImagesConfig, compute: ComputeConfig, waiting: Mapping[str, Path], samples_per_shard: int
 ) -> Iterator[str]:
     """One run of img2dataset, over the shards that an earlier one did not finish before it was ended."""
-    for leftover in staging.glob("*.beat"):
-        leftover.unlink()
+    note_lost(staging)
     for shard in sorted(shard for shard in waiting if (staging / f"{shard}_stats.json").exists()):
         (staging / f"{shard}_stats.json").unlink()
         yield shard
@@ -89,7 +82,7 @@ def _run(
         return
     job = _write_job(staging, config, compute, waiting, samples_per_shard)
     process = start_group([sys.executable, "-m", "pipeline.download.worker", str(job)], log=_log(staging))
-    watchdog = _Watchdog(staging, config, distributor(config, compute))
+    watchdog = Watchdog(staging, config, waiting, replace_dead=distributor(config, compute) == "multiprocessing")
     try:
         while left:
             ended = process.poll() is not None
@@ -114,49 +107,6 @@ def _run(
         end_group(process, grace_s=2)
 
 
-class _Watchdog:
-    """Raises when a worker is gone, or when for too long no sample of any shard was answered."""
-
-    def __init__(self, staging: Path, config: ImagesConfig, distributor: str):
-        self._staging, self._timeout_s = staging, config.stall_timeout_s
-        # Ray and Spark start a lost task again by themselves.
-        self._replace_dead = distributor == "multiprocessing"
-        self._finished: dict[str, int] = {}
-        self._begun = False
-        self._last = self._looked = time.monotonic()
-
-    def moved(self) -> None:
-        self._last = time.monotonic()
-
-    def look(self, shards: set[str], names: set[str]) -> None:
-        now = time.monotonic()
-        if now - self._looked < min(_LOOK_S, self._timeout_s / 4):
-            return
-        self._looked = now
-        states = read_states(self._staging, sorted(name[:-5] for name in names if name.endswith(".beat")))
-        for shard, state in states.items():
-            dead = self._replace_dead and is_dead(state.machine, state.process)
-            if dead and not (self._staging / f"{shard}_stats.json").exists():
-                raise _WorkerLostError(shard)
-        finished = {shard: state.finished for shard, state in states.items()}
-        if finished != self._finished:
-            self._finished = finished
-            self.moved()
-        self._begun = self._begun or bool(states)
-        if now - self._last > (self._timeout_s if self._begun else max(self._timeout_s, _START_S)):
-            at_work = [
-                f"{shard} ({state.finished} samples answered; asking "
-                + (", ".join(f"{host} x{count} for {age:.0f} s" for host, count, age in state.hosts) or "no host")
-                + ")"
-                for shard, state in list(states.items())[:_SHARDS_NAMED]
-            ]
-            raise DownloadError(
-                f"no progress for {now - self._last:.0f} s (images.stall_timeout_s) with {len(shards)} shards to do; "
-                f"at work: {'; '.join(at_work) or 'no worker has begun a shard'}. Finished shards stay; run again to "
-                "go on"
-            )
-
-
 def _raise_failure(staging: Path, names: set[str]) -> None:
     """A shard that a worker gave up ends the stage, at once."""
     for name in sorted(names):
@@ -171,7 +121,7 @@ def _ended(staging: Path, process: subprocess.Popen[bytes], left: set[str]) -> E
     if shutil.disk_usage(staging).free < 1 << 20:
         return full_disk(staging.parents[2])
     return DownloadError(
-        f"img2dataset ended with status {process.returncode} before shards {sorted(left)[:_SHARDS_NAMED]} "
+        f"img2dataset ended with status {process.returncode} before shards {sorted(left)[:SHARDS_NAMED]} "
         f"({len(left)} in all) were done; its last lines:\n{tail(_log(staging))}"
     )
 

@@ -37,7 +37,8 @@ from img2dataset.writer import WebDatasetSampleWriter  # noqa: TID253
 
 from pipeline.compute.config import ComputeConfig
 from pipeline.core.processes import die_with_parent
-from pipeline.download.heartbeat import Beat, write_failure
+from pipeline.download.decoder import Decoder, IsolatedDecoder
+from pipeline.download.heartbeat import Beat, was_lost, write_failure
 from pipeline.download.resize import Resizer
 from pipeline.web.opener import GuardedOpener, installed
 from pipeline.web.rules import Guard
@@ -94,6 +95,7 @@ class GuardedDownloader(Downloader):
 
     sample_writer_class: Any
     output_folder: str
+    resizer: Any
 
     def __init__(self, *, guard: Guard, **options: Any):
         super().__init__(sample_writer_class=None, **options)
@@ -103,9 +105,12 @@ class GuardedDownloader(Downloader):
         """Fetch one shard. A failure is left beside it as a file that names the error, and the shard is given back."""
         number, path = row
         _settle_in_worker()
-        shard, staging = f"{number:0{self.oom_shard_count}d}", Path(self.output_folder)
+        shard, staging, resizer = f"{number:0{self.oom_shard_count}d}", Path(self.output_folder), self.resizer
+        isolate = was_lost(staging, shard)
+        decoder = IsolatedDecoder(resizer, self.guard.sample_timeout_s) if isolate else Decoder(resizer)
         try:
-            with installed(self.guard) as opener, Beat(staging, shard, opener):
+            with installed(self.guard) as opener, decoder, Beat(staging, shard, opener, decoder):
+                self.resizer = decoder
                 self.sample_writer_class = functools.partial(StrictWriter, opener=opener)
                 self._fetch(number, shard, Path(path), staging)
             return True, row
@@ -114,7 +119,7 @@ class GuardedDownloader(Downloader):
             write_failure(staging, shard, error)
             return False, row
         finally:
-            self.output_folder, self.sample_writer_class = str(staging), None
+            self.output_folder, self.sample_writer_class, self.resizer = str(staging), None, resizer
             Path(path).unlink(missing_ok=True)
 
     def _fetch(self, number: int, shard: str, listed: Path, staging: Path) -> None:
@@ -176,6 +181,8 @@ def make_downloader(job: FetchJob) -> GuardedDownloader:
         extract_exif=False,
         output_folder=job.staging,
         column_list=COLUMNS,
+        # img2dataset hands the value of this column to the resizer, which learns by it whose bytes it gets.
+        blurring_bbox_col="sample_id",
         timeout=job.timeout_s,
         # Key width follows from this; at least 10, for one digit.
         number_sample_per_shard=max(job.samples_per_shard, 10),

@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,6 +127,14 @@ def connect(addresses: list[Address], *, silence_s: float | None, deadline: floa
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
     raise last or OSError("the name has no address")
+
+
+def host_of(url: str) -> str:
+    """The host that a URL names, in lower case; nothing if it names none or cannot be understood."""
+    try:
+        return urllib.parse.urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def unresolved(hosts: list[str], *, timeout_s: float) -> list[str]:

@@ -5,7 +5,7 @@ any of its distributors, and goes on with a reason that many samples share and a
 ``[too_large] more bytes than allowed: 50,000,001``. Tables hold the status and ``reason: detail`` apart.
 """
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ Failure = Literal[
 """Statuses of samples that have no image; those are the ones that can be fetched again."""
 
 SUCCESS = "success"
-LOST = "failed_in_worker"
+LOST: Final = "failed_in_worker"
 
 STATUSES: dict[str, str] = {
     SUCCESS: "The image is in the tar.",
@@ -33,7 +33,7 @@ STATUSES: dict[str, str] = {
     "opted_out": "The server asks not to use the image, by an `X-Robots-Tag` header or by its robots.txt.",
     "too_large": "More bytes or more pixels than allowed. Neither is read or decoded past the limit.",
     "too_slow": "The answer was not complete within the time for one sample.",
-    LOST: "The worker stumbled over this sample in a way that it did not foresee.",
+    LOST: "The worker stumbled over this sample: it broke the decoder, kept it for too long, or was not foreseen.",
 }
 assert set(get_args(Failure)) == set(STATUSES) - {SUCCESS}
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
+from tests.pipeline.download.pictures import jpeg_of_scans
+
 WEB, CLOSED, SILENT, GARBAGE = "pictures.test", "closed.test", "silent.test", "garbage.test"
 MAX_BYTES = 300_000
 GATE = threading.Event()
@@ -91,6 +93,8 @@ CASES: list[Case] = [
     _page("zero bytes", "/empty", "failed_to_resize", "not an image in a known format"),
     _page("a truncated JPEG", "/truncated", "failed_to_resize", "damaged image"),
     _page("a truncated GIF", "/truncated-gif", "failed_to_resize", "damaged image"),
+    _page("a JPEG of 5,000 scans", "/scans", "failed_to_resize", "too many scans"),
+    _page("two pictures in one JPEG, the first of 5,000 scans", "/scans-twice", "failed_to_resize", "too many scans"),
     _page("an elongated image", "/elongated", "failed_to_resize", "aspect ratio too large"),
     _page("a JPEG called text/plain", "/plain", "success"),
     _page("a URL with spaces and letters beyond ASCII", "/un pré/é", "success"),
@@ -136,6 +140,15 @@ def _bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")  # fmt: skip
 
 
+def _mpo(first: bytes) -> bytes:
+    """What Pillow takes for several pictures in one file: an index in a segment of the first."""
+    two = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(two, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    start = two.getvalue().index(b"MPF\0") - 4
+    size = int.from_bytes(two.getvalue()[start + 2 : start + 4], "big")
+    return first[:2] + two.getvalue()[start : start + 2 + size] + first[2:]
+
+
 def _files() -> dict[str, bytes]:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
     jpeg, turned = _encode(photo, "JPEG"), _red_over_blue().transpose(Image.Transpose.ROTATE_90)
@@ -157,6 +170,8 @@ def _files() -> dict[str, bytes]:
         "/truncated": jpeg[: len(jpeg) // 2],
         "/truncated-gif": gif[: len(gif) // 2],
         "/bomb": _bomb(),
+        "/scans": jpeg_of_scans(5000),
+        "/scans-twice": _mpo(jpeg_of_scans(5000)),
         "/elongated": _encode(Image.new("RGB", (500, 2)), "PNG"),
         "/cmyk": _encode(_red_over_blue("CMYK"), "JPEG", quality=95),
         "/gray": _encode(_red_over_blue("L"), "PNG"),

@@ -19,11 +19,14 @@ import pytest
 from pipeline.core.errors import DownloadError, StorageError
 from pipeline.core.query import QueryConfig
 from pipeline.core.tars import index_tar
+from pipeline.download import watchdog
 from pipeline.download.config import ImagesConfig
+from pipeline.download.jpeg_scans import MOST_SCANS
 from pipeline.download.stage import download_images
 from pipeline.source.stage import import_pairs
 from pipeline.storage.result import read_result
-from tests.pipeline.download.hostile import GATE, WEB, Hostile, hostile_server
+from tests.pipeline.download.hostile import GATE, WEB, Hostile, _Handler, hostile_server
+from tests.pipeline.download.pictures import jpeg_of_scans
 from tests.pipeline.download.test_hostile import write_list
 
 pytestmark = pytest.mark.slow
@@ -146,7 +149,7 @@ def test_a_worker_that_is_killed_too_often_ends_the_stage(server: Hostile, tmp_p
     stage.kill_worker_at_gate(server)
     status, errors = stage.end()
     assert status != 0
-    assert "DownloadError: shard 00000: its worker was killed 1 times" in errors
+    assert "DownloadError: shard 00000: its worker was killed, and was lost 1 times" in errors
     assert not list((root / "images").glob("*.tar"))
 
 
@@ -175,6 +178,22 @@ def test_a_hang_ends_with_what_hung(server: Hostile, tmp_path: Path) -> None:
         DownloadError, match=rf"no progress for \d+ s .*at work: 0000\d \(\d+ samples.* asking {WEB} x\d"
     ):
         download_images(root, config)
+    assert_whole(root)
+
+
+def test_a_sample_that_keeps_its_worker_busy_fails_alone(
+    server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many scans as are allowed, each over 64 megapixels: ten seconds of libjpeg. The next attempt knows better."""
+    root = tmp_path / "root"
+    monkeypatch.setitem(_Handler.files, "/slow", jpeg_of_scans(MOST_SCANS, side=8000))
+    monkeypatch.setattr(watchdog, "_GRACE_S", 1.0)
+    make_pairs(root, ["/good"] * 15 + ["/slow"] + ["/good"] * (PER_SHARD - 16))
+    result = download_images(root, config_for(server, sample_timeout_s=2, worker_restarts=1))
+    assert result.stats == {"downloaded": PER_SHARD - 1, "failed": 1, "failed_in_worker": 1}
+    [failed] = [row for row in tables(root) if row["status"] != "success"]
+    assert (failed["url"], failed["error"]) == (f"http://{WEB}/slow", "decoding did not end in time: 2 s")
+    assert f"decoding sample {failed['sample_id']} (http://{WEB}/slow)" in caplog.text
     assert_whole(root)
 
 
