@@ -1,6 +1,7 @@
 """The settings as a Dagster resource, derived field by field from the plain ones, so that there is one definition."""
 
 import functools
+import typing
 from typing import Any, Literal, get_args, get_origin
 
 import dagster as dg
@@ -21,12 +22,16 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
             annotation = _as_dagster(annotation, dg.Config)
             default = annotation(**default.model_dump())
-        elif annotation is Size:
-            # Dagster knows numbers and texts; `resolve` reads this text.
-            annotation, default = str, str(default)
-        elif get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
-            # Dagster knows a choice, but no list of choices; here too `resolve` checks.
-            annotation = list[str]
+        else:
+            if annotation is Size:
+                # Dagster knows numbers and texts; `resolve` reads this text.
+                annotation, default = str, str(default)
+            elif get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
+                # Dagster knows a choice, but no list of choices; here too `resolve` checks.
+                annotation = list[str]
+            if get_origin(annotation) is not Literal:
+                # A null comes as far as `resolve`, which says in a line where it may not be; of a choice, Dagster does.
+                annotation = typing.Optional[annotation]  # noqa: UP045 - an expression, not an annotation
         fields[name] = (annotation, pydantic.Field(default, description=field.description))
     return pydantic.create_model(model.__name__, __base__=base, __doc__=model.__doc__, **fields)
 

@@ -20,4 +20,5 @@ class ClustersConfig(Section):
     train_samples: int | None = Field(
         None,
         description="Embeddings that k-means is fitted on; none means all. faiss would cap silently at 256 a cluster.",
+        ge=1,
     )

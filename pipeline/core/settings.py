@@ -5,9 +5,19 @@ texts such as ``512MB``, ``4GB``, ``1.5TB``, in powers of 1000.
 """
 
 import re
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pipeline.core.errors import ConfigError
@@ -23,6 +33,16 @@ class Section(BaseModel):
     """A frozen group of settings; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic takes true for 1."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = {kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)}
+        if isinstance(value, bool) and bool not in kinds and any(issubclass(kind, int | float) for kind in kinds):
+            raise PydanticCustomError("number", "Input should be a number")
+        return value
 
     def content(self) -> dict[str, Any]:
         """The fields that decide what a stage makes, for its fingerprint, under the names that they had at first."""
@@ -82,6 +102,6 @@ def parse_size(value: int | str, *, what: str) -> int:
 
 
 def _checked(value: Any) -> Any:
-    if isinstance(value, str) and not _TEXT.fullmatch(value):
+    if not isinstance(value, str | int) or (isinstance(value, str) and not _TEXT.fullmatch(value)):
         raise PydanticCustomError("size", "Input should be a size such as 512MB or 4GB")
     return value

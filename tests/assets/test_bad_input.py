@@ -64,6 +64,14 @@ def test_a_threshold_out_of_range_is_refused_by_the_first_step(tmp_path: Path) -
     assert not (tmp_path / "root").exists()
 
 
+@pytest.mark.parametrize(("section", "field"), [("balance", "threshold"), ("student", "steps"), ("source", "lists")])
+def test_a_null_where_there_must_be_a_value_is_named(tmp_path: Path, section: str, field: str) -> None:
+    base = small_settings(tmp_path).model_dump(mode="json")[section]
+    _, kind, text = failure(tmp_path / "root", "source_pairs", **{section: {**base, field: None}})
+    assert kind == "ConfigError" and text.startswith(f"pipeline.core.errors.ConfigError: {section}.{field}: ")
+    assert "got None" in text and len(text.splitlines()) == 1
+
+
 def test_an_unknown_teacher_does_not_wait_for_the_download(copied: SmallRun) -> None:
     marks = (copied.root / ".marks" / "images" / "complete.json").read_text()
     step, kind, text = failure(copied.root, "images", teacher={"model": "ViT-Z-99"}, images={"image_size": 32})
