@@ -1,8 +1,7 @@
 """The settings as a Dagster resource, derived field by field from the plain ones, so that there is one definition."""
 
 import functools
-import typing
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 import dagster as dg
 import pydantic
@@ -31,7 +30,7 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
                 annotation = list[str]
             if get_origin(annotation) is not Literal:
                 # A null comes as far as `resolve`, which says in a line where it may not be; of a choice, Dagster does.
-                annotation = typing.Optional[annotation]  # noqa: UP045 - an expression, not an annotation
+                annotation = cast(Any, annotation) | None
         fields[name] = (annotation, pydantic.Field(default, description=field.description))
     return pydantic.create_model(model.__name__, __base__=base, __doc__=model.__doc__, **fields)
 

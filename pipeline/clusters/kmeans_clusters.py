@@ -77,6 +77,8 @@ def cluster_embeddings(
     if keep is not None:
         ids = ids[np.isin(ids, pq.read_table(keep, columns=["sample_id"])["sample_id"].to_numpy())]
     chosen = _training_sample(ids, train_samples, seed)
+    if clusters < 1 or not len(chosen):
+        raise ConfigError(f"{clusters} clusters asked of {len(chosen)} images; both have to be 1 at least")
     if clusters > len(chosen):
         raise ConfigError(f"{clusters} clusters asked of {len(chosen)} images; k-means needs as many at least")
     sample = _read_rows(files, chosen)

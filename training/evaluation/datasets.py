@@ -68,10 +68,12 @@ def read_evaluation_set(folder: Path) -> EvaluationSet:
     if not folder.is_dir():
         raise ConfigError(f"evaluation set {folder}: no such folder")
     name = folder.resolve().name
-    classnames, templates = _lines(folder / CLASSNAMES_FILE), _lines(folder / TEMPLATES_FILE)
-    for template in templates:
+    classnames, templates = _file_lines(folder / CLASSNAMES_FILE), _file_lines(folder / TEMPLATES_FILE)
+    for number, template in enumerate(templates, start=1):
         if PLACEHOLDER not in template:
-            raise ConfigError(f"{folder / TEMPLATES_FILE}: expected {PLACEHOLDER} in every line, got {template!r}")
+            raise ConfigError(
+                f"{folder / TEMPLATES_FILE}, line {number}: expected {PLACEHOLDER} in every line, got {template!r}"
+            )
     if not (folder / TEST).is_dir():
         raise ConfigError(f"evaluation set {folder}: no folder {TEST}/ in it")
     return EvaluationSet(
@@ -83,11 +85,32 @@ def read_evaluation_set(folder: Path) -> EvaluationSet:
     )
 
 
-def _lines(path: Path) -> tuple[str, ...]:
+def _file_lines(path: Path) -> tuple[str, ...]:
     """The lines of a text file without blank ones at its end; empty if there is no such file."""
     if not path.exists():
         return ()
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
+    try:
+        lines = _lines(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path}, {error}") from error
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        # A class id is the number of a line, so all that follow would have the name of another.
+        raise ConfigError(f"{path}, line {lines.index('') + 1}: blank, but more lines follow")
+    return tuple(lines)
+
+
+def _lines(data: bytes) -> list[str]:
+    """Of UTF-8 with whatever mark and line ends; nothing else that Unicode takes for a line's end is one.
+
+    Raises ``ValueError`` with the first line that is not UTF-8.
+    """
+    try:
+        return [line.strip() for line in data.decode("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line}: not UTF-8, at {error.object[error.start : error.start + 8]!r}") from error
 
 
 def _read_split(folder: Path, dataset: str, classes: int) -> Split:
@@ -129,7 +152,7 @@ def _tars(folder: Path) -> list[Path]:
 def _number(path: Path) -> int | None:
     if not path.exists():
         return None
-    text = path.read_text().strip()
+    text = path.read_bytes().decode("utf-8-sig", "replace").strip()
     if not text.isdecimal():
         raise ShardError(f"{path}: expected a number, got {text!r}")
     return int(text)
@@ -202,7 +225,10 @@ def _label(text: bytes, classes: int, where: str) -> int:
 
 
 def _captions(text: bytes, where: str) -> tuple[str, ...]:
-    captions = tuple(line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip())
+    try:
+        captions = tuple(line for line in _lines(text) if line)
+    except ValueError as error:
+        raise ShardError(f"{where}: txt, {error}") from error
     if not captions:
         raise ShardError(f"{where}: txt holds no caption")
     return captions

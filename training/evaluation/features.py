@@ -94,5 +94,5 @@ def _pixels(clip: LoadedClip, member: ImageMember) -> Tensor:
             data = file.read(member.size)
         with Image.open(io.BytesIO(data)) as image:
             return clip.preprocess(image)
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ShardError(f"{member.tar}, key {member.key}: no readable image: {error!r}") from error

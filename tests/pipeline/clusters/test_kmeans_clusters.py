@@ -122,6 +122,8 @@ def test_embeddings_of_mixed_widths_or_repeated_ids_are_refused(tmp_path: Path) 
 
 def test_more_clusters_than_images_is_refused(tmp_path: Path) -> None:
     path, _ = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="0 clusters asked of 400 images; both have to be 1"):
+        cluster_embeddings(path, tmp_path, clusters=0)
     with pytest.raises(ConfigError, match="401 clusters asked of 400 images"):
         cluster_embeddings(path, tmp_path, clusters=401)
     with pytest.raises(ConfigError, match="30 clusters asked of 20 images"):

@@ -38,6 +38,13 @@ def test_unreadable_image_names_tar_and_key(color_clip, make_set, one_sample):
         image_features(color_clip, split, batch_size=8)
 
 
+def test_an_image_beyond_pillows_limit_names_tar_and_key(color_clip, make_set, samples, monkeypatch):
+    split = read_evaluation_set(make_set("colors", test=[samples(1)])).test
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 2)
+    with pytest.raises(ShardError, match=r"0\.tar, key .*DecompressionBomb"):
+        image_features(color_clip, split, batch_size=8)
+
+
 def test_features_that_are_not_finite_are_refused(color_clip, make_set, samples):
     split = read_evaluation_set(make_set("colors", test=[samples(1)])).test
     broken = dataclasses.replace(color_clip, preprocess=lambda image: torch.full((3, 4, 4), torch.nan))

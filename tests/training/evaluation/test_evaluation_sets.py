@@ -131,3 +131,37 @@ def test_colliding_keys(make_set, one_sample):
 def test_template_without_placeholder(make_set, samples):
     with pytest.raises(ConfigError, match="in every line"):
         read_evaluation_set(make_set("colors", test=[samples(1)], templates=["a photo of {}"]))
+
+
+def test_lines_are_lines_whoever_wrote_the_file(make_set, samples, one_sample):
+    caption = "one \u2028 line\r\nanother\x0bone\r\n"
+    folder = make_set("colors", test=[[one_sample("a", "red", label="0", caption=caption)]])
+    names = "\ufeffred\u2028ish\r\ngr\u00fcn\r\nblue\x0c green\r\n\r\n"
+    (folder / "classnames.txt").write_bytes(names.encode())
+    found = read_evaluation_set(folder)
+    assert found.classnames == ("red\u2028ish", "gr\u00fcn", "blue\x0c green")
+    assert found.test.captions == (("one \u2028 line", "another\x0bone"),)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("classnames.txt", b"red\n\nblue\n", r"classnames\.txt, line 2: blank, but more lines follow"),
+        ("classnames.txt", "red\ngrün\n".encode("latin-1"), r"classnames\.txt, line 2: not UTF-8, at b'.xfcn"),
+        ("zeroshot_classification_templates.txt", b"{c}\nno place\n", r"templates\.txt, line 2: expected \{c\}"),
+        ("zeroshot_classification_templates.txt", b"{c} \xe9\n", r"templates\.txt, line 1: not UTF-8"),
+    ],
+)
+def test_a_wrong_line_is_named(make_set, samples, file, content, message):
+    folder = make_set("colors", test=[samples(1)])
+    (folder / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_evaluation_set(folder)
+
+
+def test_captions_of_another_encoding_are_named(make_set, samples):
+    folder = make_set("colors", test=[samples(1)])
+    sample = {"__key__": "a", "png": b"x", "txt": "eins\ngrün".encode("latin-1")}
+    write_tar(folder / "test" / "0.tar", [sample])
+    with pytest.raises(ShardError, match=r"0\.tar, key a: txt, line 2: not UTF-8"):
+        read_evaluation_set(folder)
