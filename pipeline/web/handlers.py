@@ -9,8 +9,9 @@ import urllib.request
 from email.message import Message
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from pipeline.web.addresses import BoundedMixin, connect, resolve
+from pipeline.web.addresses import BoundedMixin, connect, host_of, resolve
 from pipeline.web.outcomes import SampleError
+from pipeline.web.pacing import Pacing
 
 if TYPE_CHECKING:
     from pipeline.web.rules import Guard
@@ -73,9 +74,9 @@ class _HTTPSConnection(_HTTPConnection, http.client.HTTPSConnection):
 
 
 class _HTTPHandler(urllib.request.HTTPHandler):
-    def __init__(self, guard: "Guard"):
+    def __init__(self, guard: "Guard", pacing: Pacing):
         super().__init__()
-        self._guard = guard
+        self._guard, self._pacing = guard, pacing
 
     def http_open(self, request: Any) -> http.client.HTTPResponse:
         _check(request.full_url)
@@ -85,16 +86,20 @@ class _HTTPHandler(urllib.request.HTTPHandler):
             made.open_through(self._guard, request.deadline)
             return made
 
-        return self.do_open(connection, request)
+        host = host_of(request.full_url)
+        self._pacing.check(host)
+        response = self.do_open(connection, request)
+        self._pacing.heard(host, response.status, response.headers.get("Retry-After"))
+        return response
 
 
 class _HTTPSHandler(urllib.request.HTTPSHandler):
-    def __init__(self, guard: "Guard"):
+    def __init__(self, guard: "Guard", pacing: Pacing):
         context = ssl.create_default_context()
         context.sslsocket_class = _BoundedTLSSocket
         context.set_alpn_protocols(["http/1.1"])
         super().__init__(context=context)
-        self._guard, self._tls = guard, context
+        self._guard, self._pacing, self._tls = guard, pacing, context
 
     def https_open(self, request: Any) -> http.client.HTTPResponse:
         _check(request.full_url)
@@ -104,7 +109,11 @@ class _HTTPSHandler(urllib.request.HTTPSHandler):
             made.open_through(self._guard, request.deadline)
             return made
 
-        return self.do_open(connection, request, context=self._tls)
+        host = host_of(request.full_url)
+        self._pacing.check(host)
+        response = self.do_open(connection, request, context=self._tls)
+        self._pacing.heard(host, response.status, response.headers.get("Retry-After"))
+        return response
 
 
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
@@ -147,12 +156,12 @@ class _UnknownHandler(urllib.request.BaseHandler):
         raise SampleError("refused_address", "scheme is not allowed", request.type)
 
 
-def director(guard: "Guard") -> urllib.request.OpenerDirector:
-    """An opener that knows the guard's schemes alone."""
+def director(guard: "Guard", pacing: Pacing) -> urllib.request.OpenerDirector:
+    """An opener that knows the guard's schemes alone, and asks hosts no sooner than they like."""
     opener = urllib.request.OpenerDirector()
     by_scheme: dict[str, Any] = {
-        "http": lambda: _HTTPHandler(guard),
-        "https": lambda: _HTTPSHandler(guard),
+        "http": lambda: _HTTPHandler(guard, pacing),
+        "https": lambda: _HTTPSHandler(guard, pacing),
         "file": urllib.request.FileHandler,
         "data": urllib.request.DataHandler,
     }

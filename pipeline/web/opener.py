@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from email.message import Message
 from typing import Any
 
+from pipeline.web.addresses import host_of
 from pipeline.web.handlers import director, failure
 from pipeline.web.outcomes import SampleError
+from pipeline.web.pacing import HostRestsError, Pacing, jittered
 from pipeline.web.robots import RobotsCache, opted_out
 from pipeline.web.rules import Guard
 
@@ -56,33 +58,46 @@ class GuardedOpener:
         self.guard = guard
         self.finished = 0
         self.in_flight: dict[int, tuple[str, float]] = {}
-        self._aborted = False
-        self._director = director(guard)
+        self._aborted = threading.Event()
+        self._pacing = Pacing()
+        self._director = director(guard, self._pacing)
         self._robots = RobotsCache(guard.agent, self._robots_text) if guard.robots_txt else None
 
     def abort(self) -> None:
         """Let every further call fail at once: what is fetched could not be stored."""
-        self._aborted = True
+        self._aborted.set()
 
     def open(self, fullurl: Any, data: None = None, timeout: Any = None) -> Fetched:
         """Fetch a URL or a ``Request``; ``timeout`` is how many seconds the server may stay silent."""
-        if self._aborted:
-            raise SampleError("failed_in_worker", "the shard was given up")
         deadline = time.monotonic() + self.guard.sample_timeout_s
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         me = threading.get_ident()
         self.in_flight[me] = (url, time.monotonic())
         try:
-            for left in range(self.guard.retries, -1, -1):
-                try:
-                    return self._attempt(url, timeout, deadline)
-                except SampleError as error:
-                    if not (left and error.transient):
-                        raise
-            raise AssertionError("the last attempt returns or raises")
+            return self._attempts(url, timeout, deadline)
         finally:
             del self.in_flight[me]
             self.finished += 1
+
+    def _attempts(self, url: str, timeout: float | None, deadline: float) -> Fetched:
+        """Attempts until one succeeds, fails for good, or was the last; each after the time that the host is due."""
+        failed = 0
+        while not self._aborted.is_set():
+            try:
+                return self._attempt(url, timeout, deadline)
+            except SampleError as error:
+                if isinstance(error, HostRestsError):
+                    # Nothing was asked, so nothing has failed: the sample waits, if it has the time.
+                    wait_s = error.wait_s + jittered(1.0)
+                else:
+                    failed += 1
+                    wait_s = self._pacing.back_off_s(host_of(url), failed)
+                    if failed > self.guard.retries or not error.transient:
+                        raise
+                if time.monotonic() + wait_s >= deadline:
+                    raise
+            self._aborted.wait(wait_s)
+        raise SampleError("failed_in_worker", "the shard was given up")
 
     def _attempt(self, url: str, timeout: float | None, deadline: float) -> Fetched:
         try:
