@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.core.settings import Section, runtime
 from pipeline.web.outcomes import Failure
+from pipeline.web.rules import trusted
 
 
 class ImagesConfig(Section):
@@ -67,3 +68,8 @@ class ImagesConfig(Section):
     retry_statuses: list[Failure] = runtime(
         [], "Fetch pairs of these statuses again, in shards that are done too; images that are there stay as they are."
     )
+
+    @field_validator("connect_to")
+    @classmethod
+    def _trusted(cls, connect_to: dict[str, str]) -> dict[str, str]:
+        return trusted(connect_to)

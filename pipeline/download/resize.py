@@ -27,6 +27,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _BY_OPENCV = {"JPEG", "PNG", "WEBP", "BMP", "TIFF"}
 # Pillow calls a JPEG with further pictures behind the first an MPO.
 _JPEG = {"JPEG", "MPO"}
+# libjpeg writes no longer ones.
+_LONGEST_SIDE = 65_500
+# Pillow's modes for them: their range is nowhere said, so that they are no picture yet.
+_DEEP = {"F": "32-bit float", "I": "32-bit integer"}
 # What decoders raise on bytes that lie about themselves.
 _DECODER_ERRORS = (
     OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, MemoryError, struct.error, cv2.error
@@ -99,6 +103,8 @@ class Resizer:
         """Pixels in OpenCV's order, blue first."""
         if opened.format in _BY_OPENCV and not opened.has_transparency_data:
             image = cv2.imdecode(np.frombuffer(stream.getbuffer(), np.uint8), cv2.IMREAD_COLOR)
+            if image is None and opened.mode in _DEEP:
+                raise SampleError("failed_to_resize", "pixels are not of 8 or 16 bits", _DEEP[opened.mode])
             if image is None:
                 raise ValueError(f"{opened.format} of {opened.width} x {opened.height} cannot be decoded")
             if image.shape[0] * image.shape[1] != opened.width * opened.height:
@@ -116,9 +122,12 @@ class Resizer:
         side = min(height, width) if self.mode in ("keep_ratio", "center_crop") else max(height, width)
         smaller = side > self.image_size
         if self.mode == "no" or (self.only_if_bigger and not smaller):
+            _check_stored(width, height)
             return image
         scale = self.image_size / side
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if self.mode != "center_crop":
+            _check_stored(*size)
         if size != (width, height):
             method = cv2.INTER_AREA if smaller else cv2.INTER_LANCZOS4
             image = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
@@ -134,6 +143,11 @@ class Resizer:
         return image
 
 
+def _check_stored(width: int, height: int) -> None:
+    if max(width, height) > _LONGEST_SIDE:
+        raise SampleError("too_large", "side too long for JPEG", f"{width} x {height}, at most {_LONGEST_SIDE}")
+
+
 def _what(stream: io.BytesIO) -> str:
     """A word on what was served instead of an image."""
     start = stream.getvalue()[:512].lstrip().lower()
@@ -143,4 +157,8 @@ def _what(stream: io.BytesIO) -> str:
         return "SVG"
     if start.startswith((b"<!doctype html", b"<html")):
         return "HTML"
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if start.startswith((b"ii*\0", b"mm\0*")):
+        return "TIFF of a kind that Pillow does not read"
     return "unknown bytes"

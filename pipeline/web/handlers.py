@@ -178,9 +178,13 @@ def director(guard: "Guard", pacing: Pacing) -> urllib.request.OpenerDirector:
 
 
 def _check(url: str) -> None:
-    """A URL with a user name in it is refused: it looks like one host and means another."""
-    if "@" in urllib.parse.urlsplit(url).netloc:
+    """A URL with a user name in it is refused: it looks like one host and means another; so does a port that is none,
+    of which the resolver takes the last 16 bits."""
+    parts = urllib.parse.urlsplit(url)
+    if "@" in parts.netloc:
         raise SampleError("refused_address", "URL carries a user name")
+    if parts.port == 0:
+        raise ValueError("port 0")
 
 
 def failure(error: Exception) -> SampleError:  # noqa: PLR0911 - a table, one line an outcome
@@ -198,7 +202,7 @@ def failure(error: Exception) -> SampleError:  # noqa: PLR0911 - a table, one li
         return SampleError(status, "no answer in time", transient=True)
     if isinstance(cause, ConnectionError):
         return SampleError(status, "connection failed", cause.strerror or cause, transient=True)
-    if isinstance(cause, http.client.InvalidURL | ValueError):
+    if isinstance(cause, http.client.InvalidURL | ValueError) or cause == "no host given":
         return SampleError(status, "malformed URL", cause)
     if isinstance(cause, http.client.IncompleteRead):
         return SampleError(status, "body cut short", cause, transient=True)

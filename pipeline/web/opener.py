@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.web.addresses import host_of
 from pipeline.web.handlers import director, failure
-from pipeline.web.outcomes import SampleError
+from pipeline.web.outcomes import LOST, SampleError
 from pipeline.web.pacing import HostRestsError, Pacing, jittered
 from pipeline.web.robots import RobotsCache, opted_out
 from pipeline.web.rules import Guard
@@ -110,6 +110,10 @@ class GuardedOpener:
                 return Fetched(read_bounded(response, self.guard.max_bytes), response.headers)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise failure(error) from error
+        except SampleError:
+            raise
+        except Exception as error:
+            raise SampleError(LOST, "unforeseen error", f"{type(error).__name__}: {error}") from error
 
     def _request(self, url: str, deadline: float) -> urllib.request.Request:
         if not url.isascii() or " " in url:
@@ -124,7 +128,11 @@ class GuardedOpener:
         request = self._request(url, time.monotonic() + self.guard.sample_timeout_s)
         try:
             with self._director.open(request, timeout=self.guard.sample_timeout_s) as response:
-                return response.status, read_at_most(response, _ROBOTS_BYTES).decode(errors="replace")
+                body = read_at_most(response, _ROBOTS_BYTES)
+                if len(body) == _ROBOTS_BYTES:
+                    # A rule that was cut would be another rule.
+                    body = body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
+                return response.status, body.decode(errors="replace")
         except urllib.error.HTTPError as error:
             error.close()
             return error.code, ""

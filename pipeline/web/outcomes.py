@@ -53,11 +53,17 @@ class SampleError(Exception):
 
 
 def split_outcomes(status: "pa.ChunkedArray", error: "pa.ChunkedArray") -> tuple["pa.ChunkedArray", "pa.ChunkedArray"]:
-    """Status and error of each row, from img2dataset's status and a text that may begin with one of ours."""
+    """Status and error of each row, from img2dataset's status and a text that begins with one of ours.
+
+    One that does not comes from urllib, which looks at a URL before it asks the guard. A sample that img2dataset left
+    out, on an error of its own, has no text at all.
+    """
     import pyarrow.compute as pc
 
     parts = pc.extract_regex(error, r"(?s)^\[(?P<status>[a-z_]+)\] (?P<error>.*)$")
+    foreign = pc.binary_join_element_wise("malformed URL", pc.if_else(pc.equal(error, ""), None, error), ": ")
+    unsaid = pc.if_else(pc.equal(status, SUCCESS), None, "unforeseen error: see img2dataset.log")
     return (
         pc.coalesce(pc.struct_field(parts, "status"), status),
-        pc.coalesce(pc.struct_field(parts, "error"), error),
+        pc.coalesce(pc.struct_field(parts, "error"), foreign, unsaid),
     )

@@ -15,8 +15,10 @@ _AGENT_LINE = re.compile(r"\s*user(?:-|\s*)agent\s*[:\s](?P<name>[^#]*)", re.IGN
 _ALLOW_ALL, _DISALLOW_ALL = "", "User-agent: *\nDisallow: /"
 # No crawler's name.
 _OTHERS = "?"
-# What parsed rules may take together, in characters of their text; one without any counts as so many.
-_CHARACTERS_KEPT, _ORIGIN_CHARACTERS = 1 << 23, 1 << 10
+# Bytes that parsed rules may take together, and what they take at most, as measured: an origin by itself, and each
+# byte, line and wildcard of its text, which becomes part of a compiled expression.
+_BYTES_KEPT = 1 << 26
+_ORIGIN_BYTES, _BYTES_A_BYTE, _BYTES_A_LINE, _BYTES_A_WILDCARD = 2048, 10, 256, 700
 
 
 def opted_out(headers: Iterable[str], agent: str, directives: Iterable[str]) -> str | None:
@@ -45,7 +47,7 @@ def _token(name: str) -> str:
 
 
 class RobotsCache:
-    """robots.txt of each origin, fetched once per process; of those used last, ``_CHARACTERS_KEPT`` of text are kept.
+    """robots.txt of each origin, fetched once per process; those used last are kept, in ``_BYTES_KEPT`` bytes.
 
     ``fetch`` returns the HTTP status and the text for a URL, or raises. As RFC 9309 has it: no robots.txt allows
     everything, a server in trouble (5xx) nothing. One that cannot be reached will not give its images either.
@@ -54,8 +56,8 @@ class RobotsCache:
     def __init__(self, agent: str, fetch: Callable[[str], tuple[int, str]]):
         self._agent, self._fetch = _token(agent), fetch
         self._rules: OrderedDict[str, tuple[Protego, int]] = OrderedDict()
-        self._characters = 0
-        self._lock = threading.Lock()
+        self._bytes = 0
+        self._lock, self._parsing = threading.Lock(), threading.Lock()
 
     def allows(self, url: str) -> bool:
         """Whether ``url`` may be fetched. Raises what ``fetch`` raises."""
@@ -72,17 +74,26 @@ class RobotsCache:
         status, text = self._fetch(f"{origin}/robots.txt")
         if status >= 400:
             text = _DISALLOW_ALL if status >= 500 else _ALLOW_ALL
-        rules = parse_robots(text, self._agent)
+        # One at a time: while it is parsed, a text takes several times what its rules take.
+        with self._parsing:
+            rules = parse_robots(text, self._agent)
         with self._lock:
             # Another thread may have read the same.
             _, before = self._rules.pop(origin, (None, 0))
-            size = _ORIGIN_CHARACTERS + len(text)
+            size = _size(text)
             self._rules[origin] = rules, size
-            self._characters += size - before
-            while self._characters > _CHARACTERS_KEPT:
+            self._bytes += size - before
+            while self._bytes > _BYTES_KEPT:
                 _, (_, size) = self._rules.popitem(last=False)
-                self._characters -= size
+                self._bytes -= size
         return rules
+
+
+def _size(text: str) -> int:
+    """Bytes that the parsed rules of a text take at most."""
+    by_length = _BYTES_A_BYTE * len(text.encode(errors="replace"))
+    lines = len(text.splitlines())
+    return _ORIGIN_BYTES + by_length + _BYTES_A_LINE * lines + _BYTES_A_WILDCARD * (text.count("*") + text.count("$"))
 
 
 def parse_robots(text: str, agent: str) -> Protego:

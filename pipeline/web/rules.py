@@ -28,11 +28,24 @@ class Guard:
     robots_txt: bool = False
 
     def __post_init__(self) -> None:
-        for host, address in self.connect_to.items():
-            if not address.rpartition(":")[2].isdigit():
-                raise ConfigError(f"connect_to[{host!r}] is {address!r}, expected address:port")
+        object.__setattr__(self, "connect_to", trusted(self.connect_to))
 
     @property
     def user_agent(self) -> str:
         """Who asks: the agent's token, the program that fetches, and where to complain."""
         return f"{self.agent} (img2dataset{f'; +{self.contact}' if self.contact else ''})"
+
+
+def trusted(connect_to: Mapping[str, str]) -> dict[str, str]:
+    """``connect_to`` with hosts in lower case, which is how URLs name them whatever they write.
+
+    Raises :class:`ConfigError` for an address without a port, and for one host with two addresses.
+    """
+    found: dict[str, str] = {}
+    for host, address in connect_to.items():
+        name, _, port = address.rpartition(":")
+        if not (name and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 1 << 16):
+            raise ConfigError(f"connect_to[{host!r}] is {address!r}, expected address:port")
+        if found.setdefault(host.lower(), address) != address:
+            raise ConfigError(f"connect_to has two addresses for {host.lower()!r}: {found[host.lower()]}, {address}")
+    return found

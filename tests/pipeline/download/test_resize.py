@@ -76,3 +76,23 @@ def test_damaged_files_are_failures_not_errors(kind: str, cut: int) -> None:
         jpeg, *_, error = resizer()(io.BytesIO(data))
         assert (jpeg is None) == (error is not None)
         assert error is None or error.startswith(("[failed_to_resize]", "[too_large]"))
+
+
+@pytest.mark.parametrize("mode", ["no", "keep_ratio"])
+def test_a_side_that_jpeg_cannot_hold_is_named(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (70_000, 64)).save(buffer, "PNG")
+    error = "[too_large] side too long for JPEG: 70000 x 64, at most 65500"
+    assert resizer(mode=mode, max_aspect_ratio=1e9)(buffer)[5] == error
+    assert resizer(mode="border", max_aspect_ratio=1e9)(buffer)[1:] == (64, 64, 70_000, 64, None)
+
+
+@pytest.mark.parametrize(("kind", "what"), [(np.float32, "32-bit float"), (np.int32, "32-bit integer")])
+def test_a_depth_that_is_no_picture_is_named(kind: type, what: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(2000).reshape(40, 50).astype(kind)).save(buffer, "TIFF")
+    assert resizer()(buffer)[5] == f"[failed_to_resize] pixels are not of 8 or 16 bits: {what}"
+
+
+def test_an_unforeseen_error_is_told_by_its_name() -> None:
+    assert resizer(image_size="wide")(picture(80, 60))[5].startswith("[failed_in_worker] unforeseen error: TypeError: ")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.core.errors import ConfigError
+from pipeline.download.config import ImagesConfig
 from pipeline.web.opener import GuardedOpener, installed
 from pipeline.web.outcomes import SampleError
 from pipeline.web.rules import Guard
@@ -141,3 +142,51 @@ def test_the_environments_proxies_are_not_used(server: str, monkeypatch: pytest.
 def test_a_map_without_a_port_is_named() -> None:
     with pytest.raises(ConfigError, match="expected address:port"):
         Guard(connect_to={"demo.test": "localhost"})
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:", ":80", "localhost:0", "localhost:99999", "localhost:²", "localhost:-1"]
+)
+def test_a_map_to_no_port_is_named(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"connect_to\['demo.test'\] is .*expected address:port"):
+        Guard(connect_to={"demo.test": address})
+
+
+def test_hosts_of_the_map_may_be_written_in_any_case(server: str) -> None:
+    guard = Guard(connect_to={"Demo.TEST": server})
+    assert fetch(guard, "http://demo.test/x") == fetch(guard, "http://DEMO.test/x") == b"ok"
+    assert ImagesConfig(connect_to={"Demo.TEST": server}).connect_to == {"demo.test": server}
+    with pytest.raises(ConfigError, match=r"two addresses for 'demo.test': a:1, b:2"):
+        Guard(connect_to={"demo.test": "a:1", "DEMO.test": "b:2"})
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:99999/", "malformed URL: Port out of range 0-65535"),
+        ("http://127.0.0.1:0/", "malformed URL: port 0"),
+        ("http://127.0.0.1:-1/", "malformed URL: Port could not be cast"),
+        ("http:///x", "malformed URL: no host given"),
+        ("http://[/", "malformed URL: Invalid IPv6 URL"),
+        ("http://a..b/", "malformed URL: encoding with 'idna' codec failed"),
+    ],
+)
+def test_what_is_no_url_is_said(url: str, reason: str) -> None:
+    with pytest.raises(SampleError) as error:
+        fetch(Guard(allow_private_addresses=True), url)
+    assert str(error.value).startswith(f"[failed_to_download] {reason}")
+
+
+def test_an_unforeseen_error_is_told_by_its_name(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr("pipeline.web.opener.read_bounded", stumble)
+    with pytest.raises(SampleError, match=r"^\[failed_in_worker\] unforeseen error: RecursionError:$"):
+        fetch(Guard(allow_private_addresses=True), f"http://{server}/x")
+
+
+def test_a_long_robots_txt_is_cut_between_rules(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    monkeypatch.setattr("pipeline.web.opener._ROBOTS_BYTES", len(b"User-agent: clip-cid\nDisallow: /"))
+    opener = GuardedOpener(Guard(allow_private_addresses=True, robots_txt=True))
+    assert opener.open(f"http://{server}/a").read() == b"ok"

@@ -1,3 +1,4 @@
+import gc
 import tracemalloc
 
 import pytest
@@ -91,17 +92,40 @@ def test_what_a_status_means(status: int, allowed: bool) -> None:
 
 
 def test_what_was_used_last_is_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(robots, "_CHARACTERS_KEPT", 3 * (robots._ORIGIN_CHARACTERS + 40))
+    text = "User-agent: *\nDisallow: /b\n"
+    monkeypatch.setattr(robots, "_BYTES_KEPT", 3 * robots._size(text))
     asked: list[str] = []
 
     def fetch(url: str) -> tuple[int, str]:
         asked.append(url)
-        return 200, "User-agent: *\nDisallow: /b\n".ljust(40)
+        return 200, text
 
     cache = RobotsCache(AGENT, fetch)
     for host in ("a", "b", "a", "c", "a", "d", "a", "b"):
         assert cache.allows(f"http://{host}.test/a")
     assert asked == [f"http://{host}.test/robots.txt" for host in ("a", "b", "c", "d", "b")]
+
+
+@pytest.mark.parametrize(
+    "line", ["Allow:/%d", "Disallow: /*a%d*b$", "Allow:*%d*", "Disallow: /%dツツツ*", "Sitemap:%d"]
+)
+def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.setattr(robots, "_BYTES_KEPT", 2 << 20)
+    text = "User-agent: *\n" + "\n".join(line % number for number in range(400))
+    # What Python and protego keep for themselves is there before it is counted.
+    allows(text, "/a")
+    tracemalloc.start()
+    try:
+        cache = RobotsCache(AGENT, lambda _: (200, text))
+        for number in range(40):
+            cache.allows(f"http://{number}.test/abc")
+        # protego's rules hold each other.
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(cache._rules) > 1
+    assert kept < 2 << 20
 
 
 def test_rules_take_no_more_than_in_proportion_to_their_text() -> None:
