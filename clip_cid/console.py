@@ -27,7 +27,7 @@ P = ParamSpec("P")
 
 
 def reported(command: Callable[P, dict[str, Any]]) -> Callable[P, None]:
-    """A subcommand whose result is printed: ``summary`` for people, all of it for machines.
+    """A subcommand whose result is printed: ``summary`` for people, all of it for machines, without its ``exit_code``.
 
     An error on purpose is one line and an exit code; anything else says how to see more.
     """
@@ -49,7 +49,10 @@ def reported(command: Callable[P, dict[str, Any]]) -> Callable[P, None]:
             text = f"{type(error).__name__}: {_one_line(error)}; --debug shows where"
             _fail(text, FAILED, as_json=as_json, debug=debug)
         else:
+            code = result.pop("exit_code", 0)
             print(json.dumps(result, default=str) if as_json else result["summary"], flush=True)
+            if code:
+                raise typer.Exit(code)
 
     return wrapped
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.disk import storage_errors
+from pipeline.core.errors import PipelineError
 from pipeline.core.openmp import limit_spinning
 from training.job.training_job import TrainingJob
 from training.launch.leave import leave
@@ -93,7 +94,8 @@ def _report(job: TrainingJob, error: Exception) -> None:
     """
     try:
         with job.failure_file.open("x") as file:
-            file.write(json.dumps({"type": type(error).__name__, "message": str(error)}))
+            damaged = str(error.damaged) if isinstance(error, PipelineError) and error.damaged else None
+            file.write(json.dumps({"type": type(error).__name__, "message": str(error), "damaged": damaged}))
     except FileExistsError:
         pass
     except OSError as fault:

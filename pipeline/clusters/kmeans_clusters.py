@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.core import schema
+from pipeline.core import parquet, schema
 from pipeline.core.errors import ConfigError, EmbeddingError
 from pipeline.vectors.read import EmbeddingFile, checked_batches, inspect, list_matrix, unique_ids
 
@@ -75,7 +74,7 @@ def cluster_embeddings(
     files = inspect(embeddings)
     ids = unique_ids(files)
     if keep is not None:
-        ids = ids[np.isin(ids, pq.read_table(keep, columns=["sample_id"])["sample_id"].to_numpy())]
+        ids = ids[np.isin(ids, parquet.read_table(keep, columns=["sample_id"])["sample_id"].to_numpy())]
     chosen = _training_sample(ids, train_samples, seed)
     if clusters < 1 or not len(chosen):
         raise ConfigError(f"{clusters} clusters asked of {len(chosen)} images; both have to be 1 at least")
@@ -148,18 +147,18 @@ def _write(output: Path, ids: np.ndarray, labels: np.ndarray, distances: np.ndar
         pa.array(centroids.reshape(-1)), type=table_schema.field("centroid").type
     )
     numbers = pa.array(np.arange(len(centroids), dtype=np.int32))
-    pq.write_table(
+    parquet.write_table(
         pa.Table.from_arrays([numbers, vectors], schema=table_schema),
         output / "centroids.parquet",
         row_group_size=schema.EMBEDDING_ROW_GROUP,
     )
     assignments = pa.Table.from_arrays([ids, labels, distances], schema=schema.CLUSTER_ASSIGNMENTS)
-    pq.write_table(assignments, output / "cluster_assignments.parquet", compression="zstd")
+    parquet.write_table(assignments, output / "cluster_assignments.parquet", compression="zstd")
 
 
 def cluster_sizes(assignments: Path, clusters: int) -> np.ndarray:
     """Images per cluster (clusters,), empty ones included."""
-    counts = pc.value_counts(pq.read_table(assignments, columns=["cluster_id"])["cluster_id"])
+    counts = pc.value_counts(parquet.read_table(assignments, columns=["cluster_id"])["cluster_id"])
     sizes = np.zeros(clusters, np.int64)
     sizes[counts.field("values").to_numpy()] = counts.field("counts").to_numpy()
     return sizes
@@ -167,7 +166,7 @@ def cluster_sizes(assignments: Path, clusters: int) -> np.ndarray:
 
 def nearest_centroids(embeddings: Sequence[Path], centroids: Path) -> pa.Table:
     """``sample_id, cluster_id`` of every embedding, whether it was clustered or not, ordered by ``sample_id``."""
-    matrix = list_matrix(pq.read_table(centroids)["centroid"], what=str(centroids))
+    matrix = list_matrix(parquet.read_table(centroids)["centroid"], what=str(centroids))
     # Not by faiss: this is called where torch is. The nearest has the largest of x . c - |c|^2 / 2.
     half_norms = np.einsum("ij,ij->i", matrix, matrix) / 2
     rows = max(_PRODUCT_ELEMENTS // len(matrix), 1)

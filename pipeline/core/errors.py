@@ -1,8 +1,18 @@
 """Every error that a user can cause or must act on. Each message names what was got and what was expected."""
 
+from pathlib import Path
+
 
 class PipelineError(Exception):
-    """Base of all errors raised on purpose by this project."""
+    """Base of all errors raised on purpose by this project.
+
+    ``damaged``: the file whose bytes are not those that were written, if that is the cause; a stage that meets it sees
+    to it that the next run makes the file anew.
+    """
+
+    def __init__(self, *args: object, damaged: Path | None = None):
+        super().__init__(*args)
+        self.damaged = damaged
 
 
 class ConfigError(PipelineError, ValueError):

@@ -1,6 +1,7 @@
 """DuckDB, the way every stage uses it: in memory, over Parquet, with limits, and with queries that have names."""
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from importlib import resources
@@ -9,8 +10,9 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.core import parquet
+from pipeline.core.errors import ShardError
 from pipeline.core.settings import Section, Size, runtime
 
 
@@ -24,6 +26,8 @@ class QueryConfig(Section):
 
 
 _BATCH_ROWS = 65_536
+# What DuckDB raises for some damaged files, without saying which.
+_WITHOUT_A_NAME = (duckdb.Error, duckdb.InvalidInputException)
 
 
 @contextlib.contextmanager
@@ -40,7 +44,25 @@ def connect(config: QueryConfig, *, scratch: Path) -> Iterator[duckdb.DuckDBPyCo
         if config.threads:
             connection.execute(f"SET threads = {config.threads}")
         connection.execute("SET enable_progress_bar = false")
-        yield connection
+        with _decoding({}):
+            yield connection
+
+
+@contextlib.contextmanager
+def _decoding(parameters: dict[str, Any]) -> Iterator[None]:
+    """A damaged file that DuckDB names, or else one of those that it was given, becomes an error that blames it."""
+    try:
+        yield
+    except duckdb.Error as error:
+        paths = [Path(name) for name in re.findall(r'file "([^"]+\.parquet)"', str(error))]
+        if not paths and type(error) in _WITHOUT_A_NAME:
+            given = [value if isinstance(value, list) else [value] for value in parameters.values()]
+            paths = [Path(name) for names in given for name in names if str(name).endswith(".parquet")]
+        for path in paths:
+            fault = parquet.fault_of(path)
+            if fault:
+                raise ShardError(fault, damaged=path) from error
+        raise
 
 
 def sql(package: str, name: str) -> str:
@@ -67,14 +89,15 @@ def stream(
     rows: int = _BATCH_ROWS,
 ) -> Iterator[pa.RecordBatch]:
     """Batches of about ``rows`` rows of a query's result, in its order, cast to ``schema`` if one is given."""
-    for batch in connection.sql(query, params=parameters).to_arrow_reader(rows):
-        yield (
-            batch
-            if schema is None
-            else pa.RecordBatch.from_arrays(
-                [batch.column(field.name).cast(field.type) for field in schema], schema=schema
+    with _decoding(parameters):
+        for batch in connection.sql(query, params=parameters).to_arrow_reader(rows):
+            yield (
+                batch
+                if schema is None
+                else pa.RecordBatch.from_arrays(
+                    [batch.column(field.name).cast(field.type) for field in schema], schema=schema
+                )
             )
-        )
 
 
 def cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
@@ -94,9 +117,10 @@ def cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
 
 def one(connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
     """The first row of a query's result by column name, or none."""
-    result = connection.execute(query, parameters)
-    # Fetched to the end: DuckDB refuses the next query while a result is open.
-    rows = result.fetchall()
+    with _decoding(parameters):
+        result = connection.execute(query, parameters)
+        # Fetched to the end: DuckDB refuses the next query while a result is open.
+        rows = result.fetchall()
     return dict(zip([column[0] for column in result.description], rows[0])) if rows else None
 
 
@@ -105,8 +129,8 @@ def write(
 ) -> int:
     """Write a query's result as Parquet with exactly ``schema`` and return the number of its rows."""
     rows = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with parquet.writer(path, schema, compression="zstd") as file:
         for batch in stream(connection, query, parameters, schema):
-            writer.write_batch(batch)
+            file.write_batch(batch)
             rows += batch.num_rows
     return rows

@@ -89,6 +89,9 @@ TAR_INDEX = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
+        # Of extension and content of each member, in their order; not of headers, which hold times and sum themselves.
+        # Indexes of earlier versions lack it, and their samples are read unverified.
+        pa.field("crc32", pa.uint32()),
     ]
 )
 

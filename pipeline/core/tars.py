@@ -11,14 +11,14 @@ import json
 import mmap
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.core import schema
+from pipeline.core import parquet, schema
 from pipeline.core.errors import ShardError
 
 _BLOCK = 512
@@ -27,7 +27,7 @@ _GAP_BYTES, _READ_BYTES = 256 << 10, 32 << 20
 
 
 def index_tar(path: Path) -> pa.Table:
-    """Read a tar to its end and return ``sample_id, key, offset, size`` of every sample, ordered by key.
+    """Read a tar to its end and return ``sample_id, key, offset, size, crc32`` of every sample, ordered by key.
 
     ``sample_id`` is taken from the sample's ``.json`` member. Raises :class:`ShardError` if the tar is cut short or a
     sample has no ``sample_id``.
@@ -39,8 +39,10 @@ def index_tar(path: Path) -> pa.Table:
                 key, _, extension = member.name.rpartition("/")[2].partition(".")
                 row = rows.setdefault(key, {"offset": member.offset, "sample_id": None})
                 row["end"] = _end_of(member)
+                content = data[member.start : member.start + member.size]
+                row["crc32"] = _checksum(extension, content, row.get("crc32", 0))
                 if extension == "json":
-                    row["sample_id"] = int(json.loads(data[member.start : member.start + member.size])["sample_id"])
+                    row["sample_id"] = int(json.loads(content)["sample_id"])
         except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
             raise ShardError(
                 f"{path}: not a readable WebDataset tar with sample_id in each .json: {error!r}"
@@ -53,12 +55,14 @@ def index_tar(path: Path) -> pa.Table:
     if unknown:
         raise ShardError(f"{path}: {len(unknown)} samples have no .json member, e.g. key {unknown[0]}")
     keys = sorted(rows)
-    columns = {name: [rows[key][name] for key in keys] for name in ("sample_id", "offset", "end")}
-    sizes = [end - offset for end, offset in zip(columns["end"], columns["offset"])]
-    return pa.table(
-        {"sample_id": columns["sample_id"], "key": keys, "offset": columns["offset"], "size": sizes},
-        schema=schema.TAR_INDEX,
-    )
+    columns = {name: [rows[key][name] for key in keys] for name in ("sample_id", "offset", "end", "crc32")}
+    sizes = [end - offset for end, offset in zip(columns.pop("end"), columns["offset"])]
+    return pa.table({**columns, "key": keys, "size": sizes}, schema=schema.TAR_INDEX)
+
+
+def _checksum(extension: str, content: bytes, before: int) -> int:
+    """The CRC32 of a sample, continued by a member."""
+    return zlib.crc32(content, zlib.crc32(extension.encode(), before))
 
 
 class _Member(NamedTuple):
@@ -131,6 +135,19 @@ def _plain_members(data: Any) -> list[_Member] | None:
     return members
 
 
+class Place(NamedTuple):
+    """Where a sample lies in its tar, and what it sums to; no sum leaves it unverified."""
+
+    offset: int
+    size: int
+    crc32: int | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Place":
+        """That of a row of an index, which earlier versions wrote without sums."""
+        return cls(row["offset"], row["size"], row.get("crc32"))
+
+
 class TarReader:
     """Random access to the samples of one tar; thread-safe, since every read names its position."""
 
@@ -145,50 +162,71 @@ class TarReader:
         if hasattr(self, "_file"):
             os.close(self._file)
 
-    def sample(self, offset: int, size: int) -> dict[str, bytes]:
-        """The members of the sample at ``offset``, by extension, e.g. ``{"jpg": ..., "txt": ..., "json": ...}``."""
-        return self._split(self._read(offset, size), offset)
+    def sample(self, offset: int, size: int, crc32: int | None = None) -> dict[str, bytes]:
+        """The members of the sample at ``offset``, by extension, e.g. ``{"jpg": ..., "txt": ..., "json": ...}``.
 
-    def samples(self, places: Sequence[tuple[int, int]]) -> list[dict[str, bytes]]:
-        """The samples at each ``(offset, size)``, in the order asked for.
+        Raises :class:`ShardError` where there is none, or one that does not sum to ``crc32``.
+        """
+        return self._split(self._read(offset, size), offset, crc32)
+
+    def samples(self, places: Sequence[Place]) -> list[dict[str, bytes]]:
+        """The samples at each place, in the order asked for.
 
         Those that lie near to one another are read in one go, so that a tar whose samples are asked for in about its
         own order is read from front to back.
         """
         found: list[dict[str, bytes]] = [{} for _ in places]
         for run in _runs(places):
-            start = places[run[0]][0]
-            data = memoryview(self._read(start, max(sum(places[number]) for number in run) - start))
+            start = places[run[0]].offset
+            data = memoryview(self._read(start, max(sum(places[number][:2]) for number in run) - start))
             for number in run:
-                offset, size = places[number]
-                found[number] = self._split(bytes(data[offset - start : offset - start + size]), offset)
+                offset, size, crc32 = places[number]
+                found[number] = self._split(bytes(data[offset - start : offset - start + size]), offset, crc32)
         return found
 
     def _read(self, offset: int, size: int) -> bytes:
         data = os.pread(self._file, size, offset)
         if len(data) != size:
-            raise ShardError(f"{self.path}: truncated, wanted {size} bytes at {offset}, got {len(data)}")
+            raise ShardError(
+                f"{self.path}: truncated, wanted {size} bytes at {offset}, got {len(data)}", damaged=self.path
+            )
         return data
 
-    def _split(self, data: bytes, offset: int) -> dict[str, bytes]:
-        return read_sample(data, where=f"{self.path}, offset {offset}")
+    def _split(self, data: bytes, offset: int, crc32: int | None) -> dict[str, bytes]:
+        try:
+            return read_sample(data, where=f"{self.path}, offset {offset}", crc32=crc32)
+        except ShardError as error:
+            error.damaged = self.path
+            raise
 
 
-def read_sample(data: bytes, *, where: str) -> dict[str, bytes]:
-    """The members of one sample by extension, from its bytes in a tar; ``where`` they came from is for errors."""
+def read_sample(data: bytes, *, where: str, crc32: int | None = None) -> dict[str, bytes]:
+    """The members of one sample by extension, from its bytes in a tar; ``where`` they came from is for errors.
+
+    Raises :class:`ShardError` for what is no sample, or does not sum to ``crc32``.
+    """
     try:
         found = _members(data)
-    except tarfile.TarError as error:
+        members = {
+            name.rpartition("/")[2].partition(".")[2]: data[start : start + size] for name, _, start, size in found
+        }
+    except (tarfile.TarError, UnicodeDecodeError) as error:
         raise ShardError(f"{where}: no tar member there: {error}") from error
-    return {name.rpartition("/")[2].partition(".")[2]: data[start : start + size] for name, _, start, size in found}
+    if crc32 is not None:
+        checksum = 0
+        for extension, content in members.items():
+            checksum = _checksum(extension, content, checksum)
+        if checksum != crc32:
+            raise ShardError(f"{where}: the sample was damaged since it was written, its checksum is another")
+    return members
 
 
-def _runs(places: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+def _runs(places: Sequence[Place]) -> Iterator[list[int]]:
     """Numbers of the places, in runs that one read serves: ordered by offset, without large gaps, bounded in size."""
     run: list[int] = []
     start = end = 0
-    for number in sorted(range(len(places)), key=lambda number: places[number][0]):
-        offset, size = places[number]
+    for number in sorted(range(len(places)), key=lambda number: places[number].offset):
+        offset, size, _ = places[number]
         if run and (offset - end > _GAP_BYTES or offset + size - start > _READ_BYTES):
             yield run
             run = []
@@ -232,7 +270,9 @@ def append_samples(old: Path, end: int, samples: Iterable[tuple[str, Mapping[str
         file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
 
 
-def read_index(paths: Iterable[Path]) -> Iterator[tuple[str, pa.Table]]:
-    """``(shard, index)`` for each index file, in the order of their names."""
-    for path in sorted(paths):
-        yield path.stem, pq.read_table(path)
+def read_index(path: Path) -> pa.Table:
+    """The index of a tar with all its columns; ``crc32`` is null where an earlier version has written none."""
+    table = parquet.read_table(path)
+    if "crc32" not in table.column_names:
+        table = table.append_column(schema.TAR_INDEX.field("crc32"), pa.nulls(table.num_rows, pa.uint32()))
+    return table

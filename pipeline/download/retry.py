@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core import schema
-from pipeline.core.tars import TarReader, append_samples, index_tar
+from pipeline.core import parquet, schema
+from pipeline.core.tars import Place, TarReader, append_samples, index_tar
 from pipeline.storage.roots import storage_of
 
 
@@ -36,12 +36,12 @@ def merge_shard(root: Path, shard: str, fetched: pa.Table, fetched_tar: Path, ta
 
     ``fetched`` are statuses of some of the shard's pairs, with keys of their own; the pairs keep the keys they had.
     """
-    before = pq.read_table(root / "images" / f"{shard}.parquet").cast(schema.IMAGES)
+    before = parquet.read_table(root / "images" / f"{shard}.parquet").cast(schema.IMAGES)
     again = pc.is_in(before["sample_id"], fetched["sample_id"])
     keys = dict(zip(*(before.filter(again)[name].to_pylist() for name in ("sample_id", "key"))))
     renamed = pa.array([keys[sample_id] for sample_id in fetched["sample_id"].to_pylist()], pa.string())
     fetched = fetched.set_column(fetched.column_names.index("key"), schema.IMAGES.field("key"), renamed)
-    index = pq.read_table(root / "images" / "index" / f"{shard}.parquet")
+    index = parquet.read_table(root / "images" / "index" / f"{shard}.parquet")
     end = pc.max(pc.add(index["offset"], index["size"])).as_py() or 0
     append_samples(root / "images" / f"{shard}.tar", end, _samples(fetched_tar, keys), target)
     merged = pa.concat_tables([before.filter(pc.invert(again)), fetched])
@@ -52,7 +52,7 @@ def _samples(tar: Path, keys: dict[int, str]) -> Iterator[tuple[str, dict[str, b
     """Samples of a tar under the keys they had, which their metadata repeats."""
     reader = TarReader(tar)
     for row in index_tar(tar).to_pylist():
-        members = reader.sample(row["offset"], row["size"])
+        members = reader.sample(*Place.of(row))
         key = keys[row["sample_id"]]
         members["json"] = json.dumps(json.loads(members["json"]) | {"key": key}, indent=4).encode()
         yield key, members

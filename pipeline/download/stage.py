@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.compute.config import ComputeConfig
-from pipeline.core import schema
-from pipeline.core.errors import ConfigError, DownloadError, MissingInputError
+from pipeline.core import parquet, schema
+from pipeline.core.errors import ConfigError, DownloadError, PipelineError
 from pipeline.core.files import file_digest
 from pipeline.core.progress import Progress
 from pipeline.core.tars import index_tar
@@ -124,8 +124,8 @@ def _finish_shard(output: Output, shard: str, tar: Path, statuses: pa.Table, *, 
     succeeded = statuses.filter(pc.equal(statuses["status"], SUCCESS))
     if not index["sample_id"].equals(succeeded["sample_id"]):
         raise DownloadError(f"shard {shard}: {index.num_rows} samples in the tar, {succeeded.num_rows} in its table")
-    pq.write_table(index, output.path(f"images/index/{shard}.parquet"))
-    pq.write_table(statuses, output.path(f"images/{shard}.parquet"), compression="zstd")
+    parquet.write_table(index, output.path(f"images/index/{shard}.parquet"))
+    parquet.write_table(statuses, output.path(f"images/{shard}.parquet"), compression="zstd")
     output.rows = statuses.num_rows
     counts = Counter(statuses["status"].to_pylist())
     downloaded = counts.pop(SUCCESS, 0)
@@ -147,8 +147,8 @@ def _previous(root: Path, name: str) -> pa.Table | None:
     """The table that is about to be replaced, if there is one that can be read."""
     try:
         storage_of(root).fetch([name])
-        return pq.read_table(root / name, columns=["sample_id", "status", "sha256"])
-    except (OSError, pa.ArrowException, MissingInputError):
+        return parquet.read_table(root / name, columns=["sample_id", "status", "sha256"])
+    except (OSError, pa.ArrowException, PipelineError):
         return None
 
 
@@ -157,7 +157,7 @@ def _statuses(staging: Path, shard: str, source: Path) -> pa.Table:
     order of arrival). A sample on which its worker stumbled has no row there; it gets one here."""
     table = pq.read_table(staging / f"{shard}.parquet")
     table = table.rename_columns(["error" if name == "error_message" else name for name in table.column_names])
-    asked = pq.read_table(source)
+    asked = parquet.read_table(source)
     lost = asked.filter(pc.invert(pc.is_in(asked["sample_id"], table["sample_id"])))
     lost = lost.append_column("status", pa.array([LOST] * lost.num_rows, pa.string()))
     table = pa.concat_tables([table, lost], promote_options="default").sort_by(

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.clip.model import load_clip
+from pipeline.clip.model import WEIGHTS_FILE, load_clip
 from pipeline.core.devices import gpu_memory_returned
+from pipeline.core.errors import TeacherError
+from pipeline.core.files import file_digest
 from pipeline.core.tars import TarReader
 from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.embeddings.encoder import Encoder, Moment, min_cosine, require_cosine
@@ -110,8 +112,10 @@ _KEPT: list[None] = []
 
 @functools.lru_cache(maxsize=1)
 def _open(folder: Path, weights_hash: str, config: str) -> Embedder:
-    # The hash is there so that another teacher in the same folder is not mistaken for the one before.
-    del weights_hash
+    # The hash is there, too, so that another teacher in the same folder is not mistaken for the one before.
+    weights = folder / WEIGHTS_FILE
+    if weights.is_file() and file_digest(weights) != weights_hash:
+        raise TeacherError(f"{weights}: damaged or replaced, not the weights with hash {weights_hash}", damaged=weights)
     return Embedder(folder, EmbeddingsConfig.model_validate_json(config))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.clip.preprocessing import Preprocessing, decode_image
 from pipeline.clip.views import AugmentationConfig, View, apply_view, draw_view
 from pipeline.core.errors import ShardError
-from pipeline.core.tars import TarReader
+from pipeline.core.tars import Place, TarReader
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ class Loader:
         shape = (len(rows) * max(self.views, 1), self.preprocessing.height, self.preprocessing.width, 3)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
         # Started before the parts, so a part never waits for something that has no thread.
-        samples = pool.submit(reader.samples, [(row["offset"], row["size"]) for row in rows])
+        samples = pool.submit(reader.samples, [Place.of(row) for row in rows])
         parts = [
             pool.submit(self._decode, reader, rows[start : start + _PART], samples, start, pixels)
             for start in range(0, len(rows), _PART)

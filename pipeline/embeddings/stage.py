@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.clip.views import as_columns
 from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
-from pipeline.core import schema
+from pipeline.core import parquet, schema
 from pipeline.core.errors import EmbeddingError
 from pipeline.core.files import fingerprint_of
 from pipeline.core.progress import Progress
-from pipeline.core.tars import TarReader
+from pipeline.core.tars import TarReader, read_index
 from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
@@ -192,7 +191,7 @@ def _embed(
     from pipeline.embeddings.embedder import Embedder, cpu_threads
 
     teacher = read_info(task.root)
-    rows = [row for row in pq.read_table(_index(task.root, task.shard)).to_pylist() if _wanted(task, row)]
+    rows = [row for row in read_index(_index(task.root, task.shard)).to_pylist() if _wanted(task, row)]
     embedder = Embedder.open(teacher_folder(task.root), teacher.weights_hash, task.config)
     reader = TarReader(task.root / "images" / f"{task.shard}.tar")
     metadata = {key: str(value) for key, value in dataclasses.asdict(teacher).items()}
@@ -217,7 +216,7 @@ def _inputs(root: Path) -> dict[str, str]:
 
 def _kept_ids(pairs: list[Path]) -> dict[str, np.ndarray]:
     """Ids of the kept images by shard, ascending."""
-    kept = pa.concat_tables(pq.read_table(path, columns=["sample_id", "shard"]) for path in pairs)
+    kept = pa.concat_tables(parquet.read_table(path, columns=["sample_id", "shard"]) for path in pairs)
     ids, shards = kept["sample_id"].to_numpy(), kept["shard"].combine_chunks().dictionary_encode()
     codes = shards.indices.to_numpy()
     order = np.lexsort((ids, codes))

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.clip.model import LoadedClip, load_clip
 from pipeline.clip.precision import full_precision
 from pipeline.clip.preprocessing import decode_image
 from pipeline.clip.views import FIELDS, View, apply_view
+from pipeline.core import parquet
 from pipeline.core.devices import gpu_memory_returned
 from pipeline.core.errors import EmbeddingError
-from pipeline.core.tars import read_sample
+from pipeline.core.tars import Place, read_index, read_sample
 from pipeline.embeddings.stage import EMBEDDINGS, VIEWS
 from pipeline.storage.result import read_result
 from pipeline.storage.roots import storage_of
@@ -28,7 +30,7 @@ def live_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str,
     found: dict[str, list[float]] = {"image": [], "text": []}
     clip = load_clip(teacher_folder(root), device=device)
     for path, wanted in _chosen(root, EMBEDDINGS, samples):
-        stored = pq.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
+        stored = parquet.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
         for row, members in _with_members(root, path.stem, stored):
             live_image = _embed_image(clip, decode_image(members["jpg"]))
             live_text = _embed_text(clip, members["txt"].decode())
@@ -44,7 +46,7 @@ def live_view_cosines(root: Path, *, samples: int, device: str = "auto") -> dict
     clip = None
     for path, wanted in _chosen(root, VIEWS, samples):
         clip = clip or load_clip(teacher_folder(root), device=device)
-        stored = pq.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
+        stored = parquet.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
         for row, members in _with_members(root, path.stem, stored):
             view = apply_view(decode_image(members["jpg"]), View(**{name: row[name] for name in FIELDS}))
             cosines.append(_cosine(_embed_image(clip, view), row["image_embedding"]))
@@ -55,7 +57,7 @@ def _chosen(root: Path, table: str, samples: int) -> Iterator[tuple[Path, list[i
     """Files from first to last, and ids from each, evenly spaced."""
     files = read_result(root, table).parquet(table)
     for path in _spread(files, _SHARDS):
-        ids = np.unique(pq.read_table(path, columns=["sample_id"])["sample_id"].to_numpy())
+        ids = np.unique(parquet.read_table(path, columns=["sample_id"])["sample_id"].to_numpy())
         yield path, [int(id_) for id_ in _spread(ids.tolist(), -(-samples // min(_SHARDS, len(files))))]
 
 
@@ -71,15 +73,17 @@ def _with_members(
     """Each row with the members of its sample."""
     ids, storage = list({row["sample_id"] for row in rows}), storage_of(root)
     storage.fetch([f"images/index/{shard}.parquet"])
-    index = pq.read_table(root / "images" / "index" / f"{shard}.parquet", filters=[("sample_id", "in", ids)])
-    places = {row["sample_id"]: (row["offset"], row["size"]) for row in index.to_pylist()}
+    index = read_index(root / "images" / "index" / f"{shard}.parquet")
+    wanted = index.filter(pc.is_in(index["sample_id"], pa.array(ids)))
+    places = {row["sample_id"]: Place.of(row) for row in wanted.to_pylist()}
     missing = set(ids) - set(places)
     if missing:
         raise EmbeddingError(f"images/{shard}.tar has no sample {min(missing)}, which has an embedding")
     # Parts of the tar are asked for, not the tar: it may be in an object store.
     name = f"images/{shard}.tar"
     for row in rows:
-        yield row, read_sample(storage.part(name, *places[row["sample_id"]]), where=name)
+        offset, size, crc32 = places[row["sample_id"]]
+        yield row, read_sample(storage.part(name, offset, size), where=name, crc32=crc32)
 
 
 def _embed_image(clip: LoadedClip, image: Any) -> np.ndarray:

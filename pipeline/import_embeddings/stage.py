@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core import query, schema
+from pipeline.core import parquet, query, schema
 from pipeline.core.errors import EmbeddingError
 from pipeline.core.files import file_identity, fingerprint_of
 from pipeline.core.query import QueryConfig
@@ -87,7 +87,7 @@ def import_embeddings(
                         pairs = _pairs(connection, number)
                         target = output.path(f"teacher_embeddings/{part.name}.parquet")
                         bad = _write(target, part, pairs, {"name": teacher}, drop_bad=drop_bad)
-                        pq.write_table(
+                        parquet.write_table(
                             pairs.select(schema.SOURCE_PAIRS.names).filter(~bad),
                             output.path(f"source_pairs/{part.name}.parquet"),
                             compression="zstd",

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from pipeline.core import parquet
 from pipeline.core.errors import EmbeddingError
 from pipeline.graph.forest import Edges
 from pipeline.vectors.read import EmbeddingFile, checked_batches, inspect
@@ -84,7 +84,7 @@ def _order(files: list[EmbeddingFile]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ids(file: EmbeddingFile) -> np.ndarray:
-    column = pq.read_table(file.path, columns=["sample_id"])["sample_id"]
+    column = parquet.read_table(file.path, columns=["sample_id"])["sample_id"]
     if column.null_count:
         raise EmbeddingError(f"{file.path}: {column.null_count} rows without a sample_id")
     return column.to_numpy().astype(np.int64, copy=False)

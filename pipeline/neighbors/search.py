@@ -16,11 +16,10 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.compute.devices import expected
 from pipeline.compute.map import ComputeConfig
-from pipeline.core import schema
+from pipeline.core import parquet, schema
 from pipeline.core.devices import Wanted
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings import parse_size
@@ -152,6 +151,6 @@ def _write(ids: np.ndarray, forest: Edges, output: Path, max_distance: float) ->
     table = pa.Table.from_arrays([ids[forest.a], ids[forest.b], forest.distance], schema=table_schema)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
+    parquet.write_table(table, temporary, compression="zstd")
     temporary.replace(output)
     return len(forest)

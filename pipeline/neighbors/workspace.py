@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
+from pipeline.core import parquet
 from pipeline.core.devices import Device, Wanted
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import file_identity, fingerprint_of, write_text_atomically
@@ -84,7 +85,7 @@ class BaseForest:
 
     def ids(self) -> np.ndarray:
         """The ids that the forest covers, ascending."""
-        columns = [pq.read_table(path, columns=["sample_id"])["sample_id"].to_numpy() for path in self.embeddings]
+        columns = [parquet.read_table(path, columns=["sample_id"])["sample_id"].to_numpy() for path in self.embeddings]
         return np.sort(np.concatenate([np.empty(0, np.int64), *columns]))
 
     def reach(self) -> float:
@@ -92,7 +93,7 @@ class BaseForest:
 
     def edges(self, ids: np.ndarray) -> Edges:
         """The forest's edges in the row numbers of ``ids``."""
-        table = pq.read_table(self.forest)
+        table = parquet.read_table(self.forest)
         a, b = (np.searchsorted(ids, table[end].to_numpy()) for end in ("id_a", "id_b"))
         return Edges(a=a, b=b, distance=table["distance"].to_numpy())
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.clip.views import FIELDS as VIEW_FIELDS
 from pipeline.core.errors import ShardError
-from pipeline.core.tars import TarReader
+from pipeline.core.tars import Place, TarReader
 from pipeline.vectors.read import list_matrix
 
 _OPEN_TARS = 64
@@ -34,7 +34,7 @@ def training_samples(
     shown = _by_sample(views, table["sample_id"].to_numpy()) if views is not None else None
     rows = table.drop_columns(["image_embedding", "text_embedding"]).to_pylist()
     for number, row in enumerate(rows):
-        stored = reader(row["source_shard"]).sample(row["offset"], row["size"])
+        stored = reader(row["source_shard"]).sample(*Place.of(row))
         sample = {
             "__key__": f"{first + number:09d}",
             "jpg": stored["jpg"],

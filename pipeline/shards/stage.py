@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core import query
+from pipeline.core import parquet, query
 from pipeline.core.errors import ShardError
 from pipeline.core.manifest import ShardsManifest, read_manifest
 from pipeline.core.progress import Progress
@@ -60,7 +60,7 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *,
             "index": query.files(images.parquet("index")),
             "pairs": query.files(pairs),
             "assignments": query.files(clusters.parquet("cluster_assignments")),
-            "embeddings": query.files(embeddings.parquet("teacher_embeddings")),
+            "embeddings": query.files(embeddings.verified("teacher_embeddings")),
             "seed": config.seed,
         }
         scratch = root / ".tmp" / "training_shards"
@@ -96,7 +96,7 @@ def _views(
     if result is None:
         return itertools.repeat(None)
     chosen = {name: parameters[name] for name in ("pairs", "seed")}
-    files = {"views": query.files(result.parquet("teacher_views"))}
+    files = {"views": query.files(result.verified("teacher_views"))}
     return query.cut(query.stream(connection, query.sql("pipeline.shards", "training_views"), chosen | files), rows)
 
 
@@ -104,7 +104,7 @@ def _write_shard(stage: Stage, root: Path, name: str, table: pa.Table, *, first:
     with stage.output(name) as output:
         tar = output.path(f"training_shards/{name}.tar")
         output.rows = write_tar(tar, training_samples(root, table, first, views=views))
-        pq.write_table(index_tar(tar), output.path(f"training_shards/index/{name}.parquet"))
+        parquet.write_table(index_tar(tar), output.path(f"training_shards/index/{name}.parquet"))
         output.stats = {"samples": output.rows}
 
 

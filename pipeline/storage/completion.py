@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.core.errors import StorageError
+from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.storage.protocol import Storage
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,11 @@ def rows_by_table(paths: Iterable[Path]) -> dict[str, int]:
 def is_table(name: str) -> bool:
     """Whether a file's bytes enter the digest: those of a tar hold times, so its index speaks for it."""
     return name.endswith((".parquet", ".json", ".safetensors"))
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """The digest of a shard that is made of these files."""
+    return fingerprint_of([file_digest(path) for path in paths if is_table(path.name)])
 
 
 def damaged(mark: Mark, sizes: Mapping[str, int]) -> list[str]:

@@ -3,14 +3,17 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import MissingInputError
+from pipeline.core.errors import MissingInputError, ShardError
 from pipeline.storage.completion import (
     Mark,
     complete_mark,
     damaged,
+    digest_of,
+    is_table,
     read_marks,
 )
 from pipeline.storage.roots import storage_of
@@ -68,6 +71,29 @@ class StageResult:
         paths = self.paths(table)
         storage_of(self.root).fetch(self._names(paths))
         return paths
+
+    def verified(self, table: str) -> list[Path]:
+        """The same after :meth:`check`, for readers that look at no checksum, as DuckDB."""
+        self.check()
+        return self.parquet(table)
+
+    def check(self) -> None:
+        """Compare the bytes of all shards with the digests that they were completed with; tars are left out.
+
+        Raises :class:`ShardError` that names a file of the first shard that is another.
+        """
+        marks = list(self.shard_marks().values())
+        storage_of(self.root).fetch(name for mark in marks for name in mark.files if is_table(name))
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(lambda mark: digest_of(self.root / name for name in mark.files), marks)
+            for mark, digest in zip(marks, digests):
+                if digest != mark.digest:
+                    names = [name for name in mark.files if is_table(name)]
+                    also = f" (or {', '.join(names[1:])})" if names[1:] else ""
+                    raise ShardError(
+                        f"{self.root / names[0]}{also}: damaged, its bytes are not those that were written",
+                        damaged=self.root / names[0],
+                    )
 
     def paths(self, table: str) -> list[Path]:
         """The same, whether there are local copies of them or not."""

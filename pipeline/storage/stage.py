@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.disk import storage_errors
-from pipeline.core.files import file_digest, fingerprint_of
+from pipeline.core.files import fingerprint_of
 from pipeline.storage.catalog import follow_move, write_catalog
 from pipeline.storage.completion import (
     COMPLETE,
     Mark,
     complete_mark,
     damaged,
-    is_table,
+    digest_of,
     mark_name,
     newer_version,
     read_marks,
@@ -42,6 +42,7 @@ from pipeline.storage.completion import (
     shard_of,
     sum_stats,
 )
+from pipeline.storage.damage import mended_next_time
 from pipeline.storage.result import StageResult
 from pipeline.storage.roots import storage_of
 
@@ -86,11 +87,15 @@ class Stage:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Hold the stage's lock, so that two runs on one root take turns; storage faults become typed errors."""
+        """Hold the stage's lock, so that two runs on one root take turns; storage faults become typed errors.
+
+        Where an error blames a damaged file under the root, the next run makes that file anew.
+        """
         with storage_errors(f"root {self.root}"), self._storage.locked(self.name):
             self._started = time.monotonic()
             shutil.rmtree(self._temporary(), ignore_errors=True)
-            yield
+            with mended_next_time(self.root):
+                yield
             shutil.rmtree(self._temporary(), ignore_errors=True)
 
     def each(self, write: Callable[["Output"], None]) -> StageResult:
@@ -153,7 +158,7 @@ class Stage:
         yield output
         mark = Mark(
             fingerprint=self._shard_fingerprint(shard),
-            digest=fingerprint_of([file_digest(output.path(name)) for name in output.names() if is_table(name)]),
+            digest=digest_of(output.path(name) for name in output.names()),
             rows=output.rows,
             files={name: output.path(name).stat().st_size for name in output.names()},
             seconds=round(time.monotonic() - started, 3),

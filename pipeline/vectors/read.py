@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.core import parquet
 from pipeline.core.errors import EmbeddingError
 
 # float16 storage moves the length of a unit vector by up to about 5e-4.
@@ -67,16 +67,17 @@ def checked_batches(file: EmbeddingFile, *, column: str = "image_embedding") -> 
     """
     faults = _Faults()
     # Reading ahead as pyarrow does it by default keeps all of the file that it has read.
-    parquet = pq.ParquetFile(file.path, pre_buffer=False)
-    batches = parquet.iter_batches(_BATCH_ROWS, columns=["sample_id", column], use_threads=False)
-    for batch in _read_ahead(batches):
-        nulls = batch.column(column).null_count
-        if faults.add_nulls(nulls):
-            continue
-        matrix = list_matrix(batch.column(column), what=f"{file.path}, column {column}")
-        faults.add(matrix)
-        if not faults.found:
-            yield batch.column("sample_id").to_numpy(zero_copy_only=False), matrix
+    with parquet.reading(file.path, EmbeddingError):
+        opened = parquet.open_file(file.path, pre_buffer=False)
+        batches = opened.iter_batches(_BATCH_ROWS, columns=["sample_id", column], use_threads=False)
+        for batch in _read_ahead(batches):
+            nulls = batch.column(column).null_count
+            if faults.add_nulls(nulls):
+                continue
+            matrix = list_matrix(batch.column(column), what=f"{file.path}, column {column}")
+            faults.add(matrix)
+            if not faults.found:
+                yield batch.column("sample_id").to_numpy(zero_copy_only=False), matrix
     faults.raise_for(file)
 
 
@@ -103,7 +104,7 @@ def read_vectors(embeddings: Path | Sequence[Path], *, column: str = "image_embe
 
 def unique_ids(files: Sequence[EmbeddingFile]) -> np.ndarray:
     """The ``sample_id`` (N,) of all files, ascending; :class:`EmbeddingError` if there is none, or one twice."""
-    columns = [pq.read_table(file.path, columns=["sample_id"])["sample_id"].to_numpy() for file in files]
+    columns = [parquet.read_table(file.path, columns=["sample_id"])["sample_id"].to_numpy() for file in files]
     ids = np.sort(np.concatenate(columns))
     if not len(ids):
         raise EmbeddingError(f"no embeddings: {len(files)} files without a row")
@@ -143,10 +144,8 @@ def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _inspect(path: Path, column: str) -> EmbeddingFile:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise EmbeddingError(f"{path}: not a readable Parquet file: {error}") from error
+    with parquet.reading(path, EmbeddingError):
+        file = parquet.open_file(path)
     missing = {"sample_id", column} - set(file.schema_arrow.names)
     if missing:
         raise EmbeddingError(f"{path}: no column {sorted(missing)}; it has {file.schema_arrow.names}")

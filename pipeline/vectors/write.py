@@ -6,9 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.core import schema
+from pipeline.core import parquet, schema
 
 
 class EmbeddingWriter:
@@ -21,7 +20,7 @@ class EmbeddingWriter:
 
     def __enter__(self) -> Self:
         # Vectors do not repeat and hardly compress: a dictionary and statistics would only cost time.
-        self._writer = pq.ParquetWriter(
+        self._writer = parquet.writer(
             self._path, self.schema, compression="zstd", use_dictionary=False, write_statistics=["sample_id"]
         )
         return self

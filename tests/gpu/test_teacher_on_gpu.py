@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from benchmarks.gpu.photographs import write_photographs
-from pipeline.clip.model import load_clip
+from pipeline.clip.model import WEIGHTS_FILE, load_clip
 from pipeline.clip.preprocessing import decode_image
+from pipeline.core.files import file_digest
 from pipeline.core.tars import TarReader, index_tar
 from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.embeddings.embedder import Embedder, teacher_kept
@@ -104,7 +105,9 @@ def test_blocks_are_compiled_once_and_give_the_same(
 
 def test_a_gpu_is_free_when_the_teacher_is_let_go(folder: Path, tar: Path) -> None:
     def run() -> None:
-        embedder = Embedder.open(folder, "hash", EmbeddingsConfig(device="cuda", batch_size=16))
+        embedder = Embedder.open(
+            folder, file_digest(folder / WEIGHTS_FILE), EmbeddingsConfig(device="cuda", batch_size=16)
+        )
         list(embedder.run(TarReader(tar), index_tar(tar).to_pylist()))
 
     with teacher_kept():

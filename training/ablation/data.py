@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.balance.rules.random_subset import kept_by_chance
 from pipeline.clusters.kmeans_clusters import nearest_centroids
-from pipeline.core import query
+from pipeline.core import parquet, query
 from pipeline.core.query import QueryConfig
 from pipeline.core.tars import index_tar, write_tar
 from pipeline.shards.config import ShardsConfig
@@ -37,13 +36,14 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
     def write(output: Output) -> None:
         embeddings = results["teacher_embeddings"].parquet("teacher_embeddings")
         groups = pa.concat_tables(
-            pq.read_table(path, columns=["sample_id", "kept"]) for path in results["balance"].parquet("balance_groups")
+            parquet.read_table(path, columns=["sample_id", "kept"])
+            for path in results["balance"].parquet("balance_groups")
         )
         every = groups["sample_id"].to_numpy()
         kept = every[groups["kept"].to_numpy(zero_copy_only=False)]
         labels = output.path(f"{FOLDER}/labels.parquet")
         nearest = nearest_centroids(embeddings, results["clusters"].parquet("centroids")[0])
-        pq.write_table(nearest.filter(np.isin(nearest["sample_id"].to_numpy(), every)), labels)
+        parquet.write_table(nearest.filter(np.isin(nearest["sample_id"].to_numpy(), every)), labels)
         parameters = {
             "index": query.files(results["images"].parquet("index")),
             "pairs": query.files(results["images"].parquet("images")),
@@ -62,7 +62,7 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
                 index = index_tar(tar)
                 for name, ids in members.items():
                     chosen = index.filter(np.isin(index["sample_id"].to_numpy(), ids))
-                    pq.write_table(chosen, output.path(f"{FOLDER}/{name}/{number:05d}.parquet"))
+                    parquet.write_table(chosen, output.path(f"{FOLDER}/{name}/{number:05d}.parquet"))
         output.stats = {name: len(ids) for name, ids in members.items()}
 
     return stage.each(write)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.core import parquet
 from pipeline.core.query import QueryConfig
 from pipeline.shards.config import ShardsConfig
 from pipeline.storage.result import StageResult, read_result
@@ -80,7 +80,7 @@ def run_ablation(
                 trained = run_training(job)
             with stage.output(name) as output:
                 table = _measure(cells[name], trained.export, config, evaluation, datasets)
-                pq.write_table(table, output.path(f"{TABLE}/{name}.parquet"))
+                parquet.write_table(table, output.path(f"{TABLE}/{name}.parquet"))
                 output.rows = table.num_rows
                 output.stats = {"trained_s": trained.training_s}
             shutil.rmtree(job.output, ignore_errors=True)
@@ -93,7 +93,7 @@ def summary(files: list[Path], *, task: str = "zero_shot", metric: str = "top1")
     """``data, losses, mean, spread, seeds`` of one metric; ``spread`` is the standard deviation over seeds."""
     values: dict[tuple[str, str], list[float]] = {}
     for path in files:
-        for row in pq.read_table(path).to_pylist():
+        for row in parquet.read_table(path).to_pylist():
             if (row["task"], row["metric"]) == (task, metric):
                 values.setdefault((row["data"], row["losses"]), []).append(row["value"])
     return [

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pipeline.clip.preprocessing import Preprocessing
 from pipeline.clip.views import View, apply_view
+from pipeline.core import parquet
 from pipeline.core.errors import EmbeddingError, ShardError
-from pipeline.core.tars import TarReader
+from pipeline.core.tars import TarReader, read_index
 from training.data.order import WINDOW_SHARDS
 from training.losses.active import Needs
 
@@ -54,7 +55,7 @@ class TrainingSet:
         missing = [path for path in self._tars if not path.is_file()]
         if missing:
             raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
-        self.shard_rows = [pq.read_metadata(path).num_rows for path in self._indexes]
+        self.shard_rows = [self._rows(path) for path in self._indexes]
         self.preprocessing, self._needs, self._tokenizer = preprocessing, needs, tokenizer
         self._teacher_dim, self._clusters, self.views = teacher_dim, clusters, views
         self._index = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_index)
@@ -104,8 +105,8 @@ class TrainingSet:
         return self._cacheable
 
     def _read(self, shard: int, row: int, view: int) -> dict[str, Any]:
-        sample_id, key, offset, size = (column[row] for column in self._index(shard))
-        members = self._reader(shard).sample(int(offset), int(size))
+        sample_id, key, offset, size, crc32 = (column[row] for column in self._index(shard))
+        members = self._reader(shard).sample(int(offset), int(size), crc32)
         return {"sample_id": int(sample_id), **self._decode(members, f"{self._tars[shard]}, key {key}", view)}
 
     def _decode(self, members: dict[str, bytes], where: str, view: int) -> dict[str, Any]:
@@ -132,11 +133,17 @@ class TrainingSet:
         return decoded
 
     def _read_index(self, shard: int) -> tuple[Any, ...]:
-        table = pq.read_table(self._indexes[shard], columns=["sample_id", "key", "offset", "size"])
+        table = read_index(self._indexes[shard])
         ids = table["sample_id"].to_numpy()
         if len(np.unique(ids)) != len(ids):
             raise ShardError(f"{self._indexes[shard]}: a sample_id occurs more than once in this shard")
-        return ids, table["key"].to_pylist(), table["offset"].to_numpy(), table["size"].to_numpy()
+        places = table["offset"].to_numpy(), table["size"].to_numpy(), table["crc32"].to_pylist()
+        return ids, table["key"].to_pylist(), *places
+
+    @staticmethod
+    def _rows(path: Path) -> int:
+        with parquet.reading(path):
+            return int(pq.read_metadata(path).num_rows)
 
     def _open(self, shard: int) -> TarReader:
         return TarReader(self._tars[shard])

@@ -1,12 +1,13 @@
 """Batches of a rank, loaded ahead; which view of a sample each epoch shows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.errors import PipelineError
 from training.data.batch import Batch
 from training.data.dataset import TrainingSet
 from training.data.order import SampleOrder
@@ -39,16 +40,33 @@ def batches(
         multiprocessing_context="fork" if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    # Started here, so that processes are at work before the first batch is asked for.
+    return _raised(iter(loader))
 
 
-class _Steps(torch.utils.data.Dataset[Batch]):
-    """A data set whose items are the batches of this rank."""
+def _raised(loaded: Iterable[Batch | PipelineError]) -> Iterator[Batch]:
+    for batch in loaded:
+        if isinstance(batch, PipelineError):
+            raise batch
+        yield batch
+
+
+class _Steps(torch.utils.data.Dataset[Batch | PipelineError]):
+    """A data set whose items are the batches of this rank, or the error in the place of one.
+
+    An error that a process of the loader raised would come as another, of the same type but with a stack for a text.
+    """
 
     def __init__(self, samples: TrainingSet, order: SampleOrder, *, rank: int, ranks: int):
         self._samples, self._order, self._rank, self._ranks = samples, order, rank, ranks
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | PipelineError:
+        try:
+            return self._batch(step)
+        except PipelineError as error:
+            return error
+
+    def _batch(self, step: int) -> Batch:
         part = self._order.part(step, rank=self._rank, ranks=self._ranks)
         # By shard, so that reads are local; the order within a batch means nothing to any loss.
         places = [(int(shard), int(row)) for shard, row in part[np.lexsort(part.T[::-1])]]

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from pipeline.core import parquet
 from pipeline.core.errors import ConfigError
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.stage import Output, Stage
@@ -24,6 +23,8 @@ def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path
     def write(output: Output) -> None:
         from training.evaluation.run import evaluate
 
+        for result in results.values():
+            result.check()
         table = evaluate(
             {name: result.folder(name) for name, result in results.items()},
             datasets,
@@ -31,7 +32,7 @@ def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path
             batch_size=config.batch_size,
             device=config.device,
         )
-        pq.write_table(table, output.path("evaluation/evaluation.parquet"))
+        parquet.write_table(table, output.path("evaluation/evaluation.parquet"))
         output.rows = table.num_rows
 
     return stage.each(write)

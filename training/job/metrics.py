@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.core import schema
+from pipeline.core import parquet, schema
 from pipeline.core.files import move_into_place, write_text_atomically
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def write_table(rows: list[dict[str, Any]], path: Path) -> None:
         for name in (*first, *terms, *last)
     ]
     temporary = path.with_name(f".{path.name}")
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), temporary)
+    parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), temporary)
     move_into_place({path: temporary})
 
 

@@ -144,7 +144,8 @@ def _raise_failure(job: TrainingJob, process: subprocess.Popen[bytes], log_file:
             raise full_disk(job.output) from None
         kind = getattr(errors, failure["type"], None)
         if isinstance(kind, type) and issubclass(kind, PipelineError):
-            raise kind(f"{job.name}: {failure['message']}")
+            damaged = failure.get("damaged")
+            raise kind(f"{job.name}: {failure['message']}", damaged=Path(damaged) if damaged else None)
         raise TrainingError(f"{job.name}: {failure['type']}: {failure['message']}\n{tail(log_file)}")
     if process.returncode or not job.result_file.exists():
         raise TrainingError(

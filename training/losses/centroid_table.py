@@ -1,13 +1,15 @@
 """The table of centroids, of which a rank reads no more than it holds."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipeline.core import parquet
 from pipeline.core.errors import ShardError
 from training.config import ClusterConfig
 from training.losses.centroids import Centroids, share_of
@@ -28,8 +30,9 @@ class CentroidTable:
     def open(cls, path: Path) -> "CentroidTable":
         """Look at a table without reading it; :class:`ShardError` if it is none of centroids."""
         try:
-            file = pq.ParquetFile(path)
-            first = next(file.iter_batches(1, columns=["cluster_id", "centroid"]), None)
+            with parquet.reading(path):
+                file = parquet.open_file(path)
+                first = next(file.iter_batches(1, columns=["cluster_id", "centroid"]), None)
         except (OSError, KeyError, ValueError) as error:
             raise ShardError(f"{path}: not a table of cluster_id and centroid: {error}") from error
         if first is None or first.num_columns != 2:
@@ -43,8 +46,7 @@ class CentroidTable:
         """
         rows = range(self.total) if rows is None else rows
         result, seen = torch.empty((len(rows), self.width), dtype=dtype), np.zeros(self.total, dtype=bool)
-        parquet = pq.ParquetFile(self.path, pre_buffer=False)
-        for batch in parquet.iter_batches(_BATCH_ROWS, columns=["cluster_id", "centroid"]):
+        for batch in self._batches():
             ids = batch["cluster_id"].to_numpy()
             if ids.min() < 0 or ids.max() >= self.total:
                 break
@@ -56,6 +58,11 @@ class CentroidTable:
         if not seen.all():
             raise ShardError(f"{self.path}: cluster_id must run from 0 to {self.total - 1} without gaps")
         return result
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        with parquet.reading(self.path):
+            file = parquet.open_file(self.path, pre_buffer=False)
+            yield from file.iter_batches(_BATCH_ROWS, columns=["cluster_id", "centroid"])
 
 
 def load_centroids(table: CentroidTable, config: ClusterConfig) -> Centroids:

@@ -4,10 +4,11 @@ import io
 import tarfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import ShardError
-from pipeline.core.tars import TarReader, index_tar, write_tar
+from pipeline.core.tars import Place, TarReader, index_tar, read_index, write_tar
 
 
 def _read(path: Path) -> list[dict[str, bytes]]:
@@ -81,3 +82,42 @@ def test_a_damaged_header_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(data)
     with pytest.raises(ShardError, match="no tar member there"):
         TarReader(tmp_path / "a.tar").sample(row["offset"], row["size"])
+
+
+def test_a_flipped_bit_in_any_member_is_noticed_by_its_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, _samples())
+    whole = path.read_bytes()
+    row = index_tar(path).to_pylist()[2]
+    for content in (b"j" * 500, b"caption", b'{"sample_id": 2}'):
+        damaged = bytearray(whole)
+        damaged[whole.index(content, row["offset"]) + 3] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ShardError, match=r"a\.tar, offset \d+: .* checksum is another") as raised:
+            TarReader(path).sample(*Place.of(row))
+        assert raised.value.damaged == path
+        with pytest.raises(ShardError, match="checksum is another"):
+            TarReader(path).samples([Place.of(row)])
+        # What an earlier version has indexed is read as it is.
+        assert TarReader(path).sample(row["offset"], row["size"])
+        assert TarReader(path).samples([Place(row["offset"], row["size"])])
+
+
+def test_equal_samples_have_equal_checksums_whenever_they_were_written(tmp_path: Path) -> None:
+    for name, mtime in (("a.tar", 1), ("b.tar", 1_700_000_000.5)):
+        with tarfile.open(tmp_path / name, "w", format=tarfile.PAX_FORMAT) as tar:
+            info = tarfile.TarInfo("7.json")
+            info.size, info.mtime = 16, mtime
+            tar.addfile(info, io.BytesIO(b'{"sample_id": 2}'))
+    first, second = (index_tar(tmp_path / name)["crc32"].to_pylist() for name in ("a.tar", "b.tar"))
+    assert first == second
+
+
+def test_an_index_of_an_earlier_version_has_no_checksums(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", _samples())
+    index = index_tar(tmp_path / "a.tar")
+    for name, table in (("new", index), ("old", index.drop_columns("crc32"))):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    assert read_index(tmp_path / "new.parquet").equals(index)
+    old = read_index(tmp_path / "old.parquet")
+    assert old.schema.names == index.schema.names and old["crc32"].null_count == 4

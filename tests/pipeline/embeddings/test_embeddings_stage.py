@@ -190,7 +190,7 @@ def test_killed_in_the_middle_of_a_shard_and_started_again_gives_the_same_bytes(
     assert {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))} == expected
 
 
-def test_an_image_that_cannot_be_decoded_is_named_and_nothing_of_its_shard_appears(copied: SmallRun) -> None:
+def test_an_image_that_was_damaged_is_named_and_nothing_of_its_shard_appears(copied: SmallRun) -> None:
     shutil.rmtree(copied.root / ".marks" / "teacher_embeddings")
     shutil.rmtree(copied.root / "teacher_embeddings")
     row = pq.read_table(copied.root / "images/index/00001.parquet").to_pylist()[40]
@@ -199,8 +199,11 @@ def test_an_image_that_cannot_be_decoded_is_named_and_nothing_of_its_shard_appea
     start = data.index(b"\xff\xd8\xff", row["offset"])
     data[start : start + 300] = bytes(300)
     tar.write_bytes(data)
-    with pytest.raises(ShardError, match=rf"images/00001\.tar, key {row['key']}: no readable jpg and txt member"):
+    said = rf"images/00001\.tar, offset {row['offset']}: .* run again: shard 00001 of stage images is made anew"
+    with pytest.raises(ShardError, match=said):
         embed_images(copied.root, copied.settings.embeddings, copied.settings.compute)
+    with pytest.raises(MissingInputError, match="stage 'images' is not complete"):
+        read_result(copied.root, "images")
     assert [path.name for path in (copied.root / "teacher_embeddings").glob("*.parquet")] == ["00000.parquet"]
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from pipeline.clip.model import CONFIG_FILE, WEIGHTS_FILE, _nothing_drawn, load_
 from pipeline.clip.precision import full_precision
 from pipeline.compute.config import ComputeConfig
 from pipeline.core.errors import EmbeddingError, TeacherError
+from pipeline.core.files import file_digest
 from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.embeddings.encoder import Encoder, Moment, min_cosine, require_cosine
 from pipeline.embeddings.loader import Batch
 from pipeline.embeddings.stage import embed_images
 from pipeline.storage.result import read_result
+from pipeline.teacher.stage import read_info
 from tests.conftest import SmallRun
 
 VISION = {"layers": 2, "width": 32, "image_size": 32, "patch_size": 16, "head_width": 16}
@@ -231,13 +234,20 @@ def test_bf16_stays_close_and_what_does_not_is_refused(tmp_path: Path) -> None:
             require_cosine(bad, precision="bf16", device="cpu")
 
 
-def test_the_stage_refuses_a_precision_that_turns_embeddings(copied: SmallRun) -> None:
+def test_the_stage_refuses_other_weights_and_a_precision_that_turns_embeddings(
+    finished: SmallRun, copied: SmallRun
+) -> None:
     """Weights beyond the range of fp16: every embedding is infinite there."""
     path = copied.root / "teacher" / WEIGHTS_FILE
     weights = safetensors.torch.load_file(path)
     weights["text_projection"] *= 1e9
     safetensors.torch.save_file(weights, path)
     config = EmbeddingsConfig(precision="fp16")
+    with pytest.raises(TeacherError, match=f"{WEIGHTS_FILE}: damaged or replaced.*run again: shard teacher"):
+        embed_images(copied.root, config, ComputeConfig())
+    shutil.copytree(finished.root / ".marks" / "teacher", copied.root / ".marks" / "teacher", dirs_exist_ok=True)
+    info = copied.root / "teacher" / "teacher.json"
+    info.write_text(info.read_text().replace(read_info(copied.root).weights_hash, file_digest(path)))
     with pytest.raises(EmbeddingError, match="precision fp16 on cpu: least cosine to fp32 is nan"):
         embed_images(copied.root, config, ComputeConfig())
     changed = EmbeddingsConfig(precision="bf16")

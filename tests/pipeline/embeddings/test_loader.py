@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.clip.preprocessing import Preprocessing
 from pipeline.clip.views import AugmentationConfig
 from pipeline.core.errors import ShardError, TeacherError
-from pipeline.core.tars import TarReader, index_tar, write_tar
+from pipeline.core.tars import Place, TarReader, index_tar, write_tar
 from pipeline.embeddings.loader import Loader
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -109,6 +109,8 @@ def test_what_cannot_be_decoded_is_named(tar: Path, tmp_path: Path) -> None:
         damaged[start : start + length] = bytes(length)
         (tmp_path / "damaged.tar").write_bytes(damaged)
         with pytest.raises(ShardError, match=r"damaged\.tar, key 00009: no readable jpg and txt member"):
+            list(loader().batches(TarReader(tmp_path / "damaged.tar"), index_tar(tmp_path / "damaged.tar").to_pylist()))
+        with pytest.raises(ShardError, match=r"damaged\.tar, offset \d+: .* damaged since it was written"):
             list(loader().batches(TarReader(tmp_path / "damaged.tar"), rows))
     (tmp_path / "cut.tar").write_bytes(data[: len(data) // 2])
     with pytest.raises(ShardError, match=r"cut\.tar: truncated, wanted \d+ bytes at \d+, got \d+"):
@@ -126,7 +128,7 @@ def test_neighbors_in_a_tar_are_read_in_one_go(tar: Path) -> None:
             self.reads += 1
             return super()._read(offset, size)
 
-    places = [(row["offset"], row["size"]) for row in index_tar(tar).to_pylist()]
+    places = [Place.of(row) for row in index_tar(tar).to_pylist()]
     reader, plain = Counting(tar), TarReader(tar)
     assert reader.samples(places) == [plain.sample(*place) for place in places]
     assert reader.reads == 1

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from pipeline.clip.preprocessing import Preprocessing
 from pipeline.core import schema
 from pipeline.core.errors import EmbeddingError, ShardError
+from pipeline.core.tars import index_tar
 from training.config import LossesConfig
 from training.data.dataset import TrainingSet, preflight
 from training.data.loader import batches
@@ -90,6 +91,35 @@ def test_samples_are_compared_with_teacher_and_centroids(shards: Path) -> None:
         preflight(_open(shards, clusters=3))
 
 
+def _index_again(folder: Path) -> None:
+    """What the first tar holds now is what was written."""
+    pq.write_table(index_tar(folder / "00000.tar"), folder / "index" / "00000.parquet")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_that_a_process_of_the_loader_meets_is_the_same_error(
+    tmp_path: Path, write_shards: Callable[..., Path], workers: int
+) -> None:
+    folder = write_shards(tmp_path / "shards", shards=1, rows=8)
+    data = bytearray((folder / "00000.tar").read_bytes())
+    data[data.index(b"\xff\xd8\xff") + 300] ^= 1
+    (folder / "00000.tar").write_bytes(data)
+    samples = _open(folder)
+    order = SampleOrder(samples.shard_rows, batch_size=8, seed=0)
+    with pytest.raises(ShardError, match=r"^[^\n]*00000\.tar, offset 0: [^\n]*$") as raised:
+        list(batches(samples, order, start=0, stop=1, rank=0, ranks=1, workers=workers))
+    assert raised.value.damaged == folder / "00000.tar"
+
+
+def test_an_index_of_an_earlier_version_leaves_samples_unverified(
+    tmp_path: Path, write_shards: Callable[..., Path]
+) -> None:
+    folder = write_shards(tmp_path / "shards", shards=2, rows=2)
+    index = folder / "index" / "00000.parquet"
+    pq.write_table(pq.read_table(index).drop_columns("crc32"), index)
+    assert [_open(folder).sample(shard, 0)["sample_id"] for shard in (0, 1)] == [0, 2]
+
+
 def test_an_embedding_that_is_not_finite_names_tar_and_key(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
     folder = write_shards(tmp_path / "shards", shards=1, rows=3)
     data = bytearray((folder / "00000.tar").read_bytes())
@@ -97,6 +127,7 @@ def test_an_embedding_that_is_not_finite_names_tar_and_key(tmp_path: Path, write
     start = last + 10 + int.from_bytes(data[last + 8 : last + 10], "little")
     data[start : start + 2] = np.float16(np.nan).tobytes()
     (folder / "00000.tar").write_bytes(data)
+    _index_again(folder)
     with pytest.raises(EmbeddingError, match=r"00000\.tar, key 000000002: .* is not a finite vector"):
         preflight(_open(folder))
 
@@ -120,11 +151,16 @@ def test_missing_shards_and_damaged_images_are_named(tmp_path: Path, write_shard
     start = data.index(b"\xff\xd8\xff")
     data[start : start + 200] = b"\0" * 200
     (folder / "00000.tar").write_bytes(data)
+    with pytest.raises(ShardError, match=r"00000\.tar, offset 0: .* damaged since it was written") as raised:
+        _open(folder).sample(0, 0)
+    assert raised.value.damaged == folder / "00000.tar"
+    _index_again(folder)
     with pytest.raises(ShardError, match=r"00000\.tar, key 000000000: cannot be decoded"):
         _open(folder).sample(0, 0)
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[: len(whole) // 2])
     (folder / "00000.tar").write_bytes(whole)
+    _index_again(folder)
     with pytest.raises(ShardError, match=r"00001\.tar: truncated, wanted \d+ bytes at \d+, got \d+"):
         preflight(_open(folder, teacher_dim=24, clusters=4))
     (folder / "00001.tar").unlink()

@@ -1,0 +1,95 @@
+"""Damage in Parquet is told by whoever reads it."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core import parquet, query, schema
+from pipeline.core.errors import EmbeddingError, ShardError
+from pipeline.core.query import QueryConfig
+from pipeline.vectors.read import checked_batches, inspect
+from pipeline.vectors.write import EmbeddingWriter
+
+ROWS, WIDTH = 400, 64
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("embeddings") / "00000.parquet"
+    vectors = np.random.default_rng(0).normal(size=(ROWS, WIDTH))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with EmbeddingWriter(path, schema.teacher_embeddings(WIDTH)) as writer:
+        writer.add({"sample_id": np.arange(ROWS), "image_embedding": vectors, "text_embedding": vectors})
+    return path
+
+
+def in_batches(path: Path) -> list[Any]:
+    (file,) = inspect(path)
+    found = [*checked_batches(file), *checked_batches(file, column="text_embedding")]
+    return [array.tolist() for pair in found for array in pair]
+
+
+def whole(path: Path) -> list[Any]:
+    return parquet.read_table(path).to_pylist()
+
+
+@pytest.mark.parametrize(("read", "kind"), [(in_batches, EmbeddingError), (whole, ShardError)])
+def test_no_flipped_bit_of_a_page_is_used(
+    embeddings: Path, tmp_path: Path, read: Callable[[Path], list[Any]], kind: type[Exception]
+) -> None:
+    content, expected = embeddings.read_bytes(), read(embeddings)
+    path, drawn, unharmed = tmp_path / "flipped.parquet", random.Random(0), 0
+    # The footer says where pages are: what is damaged there is mostly told, but not by a checksum.
+    pages = len(content) - int.from_bytes(content[-8:-4], "little") - 8
+    for _ in range(100):
+        flipped = bytearray(content)
+        flipped[drawn.randrange(4, pages)] ^= 1 << drawn.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            assert read(path) == expected
+            unharmed += 1
+        except kind as error:
+            assert str(path) in str(error) and error.damaged == path  # type: ignore[attr-defined]
+    assert unharmed < 10, "only bits of headers of pages that nobody asks for may be any"
+
+
+def test_equal_tables_are_equal_bytes_with_checksums_too(tmp_path: Path) -> None:
+    table = pa.table({"a": list(range(1000))})
+    for name in ("a", "b"):
+        parquet.write_table(table, tmp_path / name, compression="zstd")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_files_without_checksums_are_read_as_they_are(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert parquet.read_table(tmp_path / "a.parquet").equals(table)
+    assert parquet.fault_of(tmp_path / "a.parquet") is None
+
+
+def test_what_is_no_damage_blames_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        parquet.read_table(tmp_path / "nowhere.parquet")
+    parquet.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(pa.ArrowInvalid):
+        parquet.read_table(tmp_path / "a.parquet", columns=["b"])
+
+
+@pytest.mark.parametrize("start", [20, 200, 8000])
+def test_a_file_that_duckdb_cannot_decode_is_named(tmp_path: Path, start: int) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"a": np.random.default_rng(0).integers(0, 99, 9999)}), path, compression="zstd")
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + bytes(400) + content[start + 400 :])
+    with (
+        pytest.raises(ShardError, match=r"a\.parquet: not a readable Parquet file") as raised,
+        query.connect(QueryConfig(), scratch=tmp_path) as connection,
+    ):
+        query.one(connection, "SELECT sum(a) FROM read_parquet($paths)", {"paths": query.files([path])})
+    assert raised.value.damaged == path
