@@ -12,7 +12,9 @@ from pipeline.core.errors import PipelineError, StorageError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The system's numbers for a full disk; an exhausted quota and a limit on file size are one too."""
 
-_REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
+REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
+"""Its numbers for a place that may be read at most."""
+
 # Libraries of other languages keep the system's words at most; numpy and DuckDB have their own.
 _FULL_WORDS = re.compile(
     "|".join(
@@ -29,7 +31,7 @@ def storage_errors(where: Path | str) -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:
-        if _is_full(error) or (isinstance(error, OSError) and error.errno in _REFUSED):
+        if _is_full(error) or (isinstance(error, OSError) and error.errno in REFUSED):
             raise storage_error(where, error) from error
         raise
 

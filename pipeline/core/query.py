@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.core import parquet
+from pipeline.core.disk import REFUSED
 from pipeline.core.errors import ShardError
 from pipeline.core.settings import Section, Size, runtime
 
@@ -32,13 +33,12 @@ _WITHOUT_A_NAME = (duckdb.Error, duckdb.InvalidInputException)
 
 @contextlib.contextmanager
 def connect(config: QueryConfig, *, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory connection that spills to a folder under ``scratch`` which is removed at the end.
+    """An in-memory connection that spills to a folder under ``scratch``, which is removed at the end.
 
     A database file is not used on purpose: DuckDB locks it against every other process, readers too.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="duckdb-", dir=scratch) as folder,
+        _folder_to_spill(scratch) as folder,
         duckdb.connect(config={"memory_limit": str(config.memory_limit), "temp_directory": folder}) as connection,
     ):
         if config.threads:
@@ -46,6 +46,17 @@ def connect(config: QueryConfig, *, scratch: Path) -> Iterator[duckdb.DuckDBPyCo
         connection.execute("SET enable_progress_bar = false")
         with _decoding({}):
             yield connection
+
+
+def _folder_to_spill(scratch: Path) -> tempfile.TemporaryDirectory[str]:
+    """Under ``scratch``; where that may only be read, as in an archived root, in the system's temporary folder."""
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix="duckdb-", dir=scratch)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        return tempfile.TemporaryDirectory(prefix="duckdb-")
 
 
 @contextlib.contextmanager

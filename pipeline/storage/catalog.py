@@ -1,13 +1,17 @@
 """``catalog.sql``: the tables under a root as DuckDB views."""
 
 import contextlib
+import logging
 import re
 from pathlib import Path, PurePosixPath
 
+from pipeline.core.disk import REFUSED
 from pipeline.core.files import write_text_atomically
 from pipeline.storage.completion import complete_mark
 from pipeline.storage.protocol import Storage
 from pipeline.storage.roots import storage_of
+
+log = logging.getLogger(__name__)
 
 FILE = "catalog.sql"
 PLACE_VARIABLE = "clip_cid_root"
@@ -58,7 +62,12 @@ def follow_move(root: Path) -> None:
         return
     with contextlib.suppress(FileNotFoundError):
         if _place(storage) not in (Path(root) / FILE).read_text():
-            write_catalog(root)
+            try:
+                write_catalog(root)
+            except OSError as error:
+                if error.errno not in REFUSED:
+                    raise
+                log.warning("%s: cannot be written, and says where the root was before", Path(root) / FILE)
 
 
 def _place(storage: Storage) -> str:

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,8 +10,9 @@ from pipeline.core.errors import ShardError
 from pipeline.core.tars import TarReader, index_tar
 from pipeline.shards.stage import read_manifest
 from pipeline.storage.result import read_result
+from pipeline.storage.stage import Stage
 from pipeline.teacher.stage import read_info
-from tests.conftest import SmallRun, run_shards, small_settings
+from tests.conftest import SmallRun, run_embeddings, run_shards, small_settings
 
 
 def samples(run: SmallRun) -> list[dict]:
@@ -79,3 +81,35 @@ def test_index_notices_a_missing_end_of_archive(finished: SmallRun, tmp_path: ob
     cut.write_bytes(source.read_bytes()[: last["offset"] + last["size"]])
     with pytest.raises(ShardError, match="end-of-archive"):
         index_tar(cut)
+
+
+def test_no_damaged_embedding_gets_into_a_training_shard(copied: SmallRun) -> None:
+    """DuckDB, which joins them, looks at no checksum: a flipped bit in a vector would be a number like any other."""
+    path = copied.root / "teacher_embeddings" / "00001.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:])
+    before = read_result(copied.root, "training_shards").digest
+    shutil.rmtree(copied.root / ".marks" / "training_shards")
+    said = r"teacher_embeddings/00001\.parquet: damaged.*shard 00001 of stage teacher_embeddings is made anew"
+    with pytest.raises(ShardError, match=said):
+        run_shards(copied.settings)
+    assert run_embeddings(copied.settings).computed == 1
+    assert path.read_bytes() == whole
+    run_shards(copied.settings)
+    assert read_result(copied.root, "training_shards").digest == before
+
+
+def test_an_overwritten_training_shard_is_made_anew(copied: SmallRun) -> None:
+    """By the stage that reads it, here one that stands for the training."""
+    tar = copied.root / "training_shards" / "00002.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(bytes(len(whole)))
+    stage = Stage(copied.root, "reader", version=1, config=1, inputs={"a": 1})
+    row = pq.read_table(copied.root / "training_shards/index/00002.parquet").to_pylist()[3]
+    with (
+        pytest.raises(ShardError, match=r"00002\.tar, .*shard 00002 of stage training_shards is made anew"),
+        stage.running(),
+    ):
+        TarReader(tar).sample(row["offset"], row["size"], row["crc32"])
+    assert run_shards(copied.settings).computed == 1
+    assert tar.read_bytes() == whole

@@ -1,6 +1,7 @@
 """What rots under a root is named, and made anew by the next run."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from pipeline.core import parquet
 from pipeline.core.errors import ConfigError, PipelineError, ShardError
 from pipeline.core.tars import Place, TarReader, index_tar, read_index, write_tar
 from pipeline.storage.result import read_result
+from pipeline.storage.roots import open_root
 from pipeline.storage.stage import Output, Stage
 from pipeline.storage.verify import forget_damaged, verify_root
+from tests.s3 import Store
 
 
 def numbers(root: Path) -> Stage:
@@ -166,6 +169,22 @@ def test_files_of_an_earlier_version_are_verified_as_far_as_they_can_be(tmp_path
     flip(tmp_path / "images" / "index" / "a.parquet")
     assert forget_damaged(tmp_path, verify_root(tmp_path).damage) == 1
     assert numbers(tmp_path).pending() == ["a"]
+
+
+def test_a_damaged_copy_of_a_whole_object_is_only_copied_anew(s3: Store) -> None:
+    root = open_root(s3.url, s3.machine("a"))
+    write_numbers(root)
+    path = root / "images" / "a.parquet"
+    whole, times = path.read_bytes(), path.stat()
+    flip(path)
+    # A disk that loses a bit leaves the time alone.
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with (
+        pytest.raises(ShardError, match="it was copied anew from the store: run again"),
+        Stage(root, "other", version=1, config=1, inputs={"a": 1}).running(),
+    ):
+        parquet.read_table(path)
+    assert path.read_bytes() == whole and numbers(root).is_complete()
 
 
 def test_a_folder_without_marks_is_no_root(tmp_path: Path) -> None:

@@ -193,6 +193,16 @@ def test_a_failure_that_could_not_be_written_down_is_one_of_the_disk(
         _raise_failure(job, ended, tmp_path / "training.log")
 
 
+def test_a_rank_passes_on_which_file_is_damaged(job: TrainingJob, tmp_path: Path) -> None:
+    job = job.model_copy(update={"output": tmp_path})
+    train._report(job, ShardError("a.tar: damaged", damaged=tmp_path / "a.tar"))
+    ended = subprocess.Popen(["false"])
+    ended.wait()
+    with pytest.raises(ShardError, match=r"student: a\.tar: damaged") as raised:
+        _raise_failure(job, ended, tmp_path / "training.log")
+    assert raised.value.damaged == tmp_path / "a.tar"
+
+
 @pytest.mark.slow
 def test_bad_input_is_a_typed_error_of_the_caller(job: TrainingJob, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a multiple of ranks"):
