@@ -25,7 +25,8 @@ COMPLETE = "complete"
 class Mark:
     """The record that a shard, or a whole stage, is done. ``seconds``: of writing the shard; of the run that completed
     the stage, without those that were killed before. ``tables``: rows of each table; ``shards``: for a whole stage, the
-    digest of each of its shards; ``version``: that of the stage, 0 in marks of earlier versions of this project."""
+    digest of each of its shards; ``version``: that of the stage, 0 in marks of earlier versions of this project;
+    ``files_digest``: that of the files where ``digest`` is of what they were before their tables were rewritten."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -38,6 +39,7 @@ class Mark:
     tables: dict[str, int] = dataclasses.field(default_factory=dict)
     shards: dict[str, str] = dataclasses.field(default_factory=dict)
     version: int = 0
+    files_digest: str = ""
 
 
 def mark_name(stage: str, shard: str) -> str:

@@ -195,6 +195,7 @@ class Stage:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rewrite(self.root / name, path)
             sizes = {name: path.stat().st_size for name, path in made.items()}
+            files_digest = digest_of(made.get(name, self.root / name) for name in mark.files)
             self._storage.check_lock(self.name)
             # If this is cut off, sizes are not those of the mark that is left, and the shard is computed.
             self._storage.remove([self._mark_name(COMPLETE)])
@@ -202,7 +203,12 @@ class Stage:
             stats = {rename.get(key, key): value for key, value in mark.stats.items()}
             fingerprint = self._shard_fingerprint(shard)
             fresh = dataclasses.replace(
-                mark, fingerprint=fingerprint, files=mark.files | sizes, stats=stats, version=self._version
+                mark,
+                fingerprint=fingerprint,
+                files=mark.files | sizes,
+                stats=stats,
+                version=self._version,
+                files_digest=files_digest,
             )
             self._write_mark(shard, fresh)
 

@@ -88,7 +88,9 @@ def _faults(storage: Storage, mark: Mark) -> dict[str, str]:
         return lost
     with storage.borrowed(mark.files):
         paths = {name: storage.root / name for name in mark.files}
-        found = _changed_tables({name: path for name, path in paths.items() if is_table(name)}, mark.digest)
+        found = _changed_tables(
+            {name: path for name, path in paths.items() if is_table(name)}, mark.files_digest or mark.digest
+        )
         for name, path in paths.items():
             if path.suffix == ".tar":
                 fault = _tar_fault(path, paths.values())
