@@ -9,9 +9,8 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.core import query
+from pipeline.core import parquet, query
 from pipeline.core.errors import BlocklistError
 from pipeline.core.files import file_digest
 from pipeline.storage.result import StageResult
@@ -65,7 +64,7 @@ def block(
 def blocked_ids(balance: StageResult) -> np.ndarray:
     """The ids that a finished balance has blocked, ascending."""
     (path,) = balance.parquet("blocked_pairs")
-    return pq.read_table(path, columns=["sample_id"])["sample_id"].to_numpy()
+    return parquet.read_table(path, columns=["sample_id"])["sample_id"].to_numpy()
 
 
 def write_unblocked_index(index: Sequence[Path], blocked: np.ndarray, folder: Path) -> int:
@@ -73,9 +72,9 @@ def write_unblocked_index(index: Sequence[Path], blocked: np.ndarray, folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     left = 0
     for path in index:
-        table = pq.read_table(path)
+        table = parquet.read_table(path)
         table = table.filter(pa.array(~np.isin(table["sample_id"].to_numpy(), blocked)))
-        pq.write_table(table, folder / path.name)
+        parquet.write_table(table, folder / path.name)
         left += table.num_rows
     return left
 

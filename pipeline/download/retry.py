@@ -23,7 +23,7 @@ def write_retry_lists(root: Path, shards: Iterable[str], statuses: Sequence[str]
     shards = list(shards)
     storage_of(root).fetch(f"images/{shard}.parquet" for shard in shards)
     for shard in shards:
-        table = pq.read_table(root / "images" / f"{shard}.parquet", columns=[*schema.SOURCE_PAIRS.names, "status"])
+        table = parquet.read_table(root / "images" / f"{shard}.parquet", columns=[*schema.SOURCE_PAIRS.names, "status"])
         chosen = table.filter(pc.is_in(table["status"], pa.array(statuses, pa.string())))
         if chosen.num_rows:
             lists[shard] = folder / f"{shard}.parquet"

@@ -7,9 +7,8 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.core import query, schema
+from pipeline.core import parquet, query, schema
 from pipeline.core.errors import SourceError
 from pipeline.core.query import QueryConfig
 from pipeline.source.config import SourceConfig
@@ -38,7 +37,7 @@ def import_pairs(root: Path, config: SourceConfig, query_config: QueryConfig, *,
             bad = _load(connection, config, found, root / ".tmp")
             output.stats = _counts(connection, config, found) | {"bad_lines": bad}
             for index, table in enumerate(_shards(connection, config)):
-                pq.write_table(table, output.path(f"source_pairs/{index:05d}.parquet"), compression="zstd")
+                parquet.write_table(table, output.path(f"source_pairs/{index:05d}.parquet"), compression="zstd")
                 output.rows += table.num_rows
 
     return stage.each(write)
