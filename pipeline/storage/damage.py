@@ -38,7 +38,7 @@ def forget(root: Path, path: Path) -> str | None:
         return None
     if storage.remote and _only_the_copy(storage, name):
         return "it was copied anew from the store: run again"
-    for stage in storage.folders(".marks"):
+    for stage in stages_with_marks(storage):
         for shard, mark in read_marks(storage, stage, shards_with_marks(storage, stage)).items():
             if shard != COMPLETE and name in mark.files:
                 forget_shard(storage, stage, shard)
@@ -50,6 +50,11 @@ def forget_shard(storage: Storage, stage: str, shard: str) -> None:
     """Remove the marks that say that a shard, and so its stage, is done."""
     log.info("%s: shard %s is no longer marked as complete", stage, shard)
     storage.remove([mark_name(stage, COMPLETE), mark_name(stage, shard)])
+
+
+def stages_with_marks(storage: Storage) -> list[str]:
+    """Stages that have left a mark. What was drawn is remembered beside them, and is no stage."""
+    return [name for name in storage.folders(".marks") if name != "page"]
 
 
 def shards_with_marks(storage: Storage, stage: str) -> list[str]:

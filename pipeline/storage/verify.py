@@ -14,7 +14,7 @@ from pipeline.core.errors import ConfigError, ShardError
 from pipeline.core.progress import Progress
 from pipeline.core.tars import Place, TarReader, read_index
 from pipeline.storage.completion import COMPLETE, Mark, damaged, digest_of, is_table, mark_name, read_marks
-from pipeline.storage.damage import forget_shard, shards_with_marks
+from pipeline.storage.damage import forget_shard, shards_with_marks, stages_with_marks
 from pipeline.storage.protocol import Storage
 from pipeline.storage.roots import storage_of
 
@@ -49,7 +49,7 @@ def verify_root(root: Path) -> Verified:
     storage = storage_of(root)
     found: list[Damage] = []
     marks: list[tuple[str, str, Mark]] = []
-    for stage in storage.folders(".marks"):
+    for stage in stages_with_marks(storage):
         names = shards_with_marks(storage, stage)
         readable = read_marks(storage, stage, names)
         found += [

@@ -63,6 +63,9 @@ def test_tables_are_rewritten_and_nothing_is_computed(copied: SmallRun, monkeypa
     assert all(pq.read_table(copied.root / table / f"{table}.parquet").equals(new[table]) for table in new)
     assert run_clusters(copied.settings).computed == run_shards(copied.settings).computed == 0
     assert balance_pairs(copied.root, copied.settings.balance, copied.settings.query).computed == 0
+    # What was drawn is remembered beside the marks, in another form.
+    (copied.root / ".marks" / "page").mkdir(exist_ok=True)
+    (copied.root / ".marks" / "page" / "concepts.json").write_text('{"drawn": "from"}')
     # Their digest is that of the tables before; what they are now is known too.
     assert verify_root(copied.root).damage == []
 
