@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import file_digest, file_identity, fingerprint_of
+from pipeline.storage.completion import REMEMBERED
 from pipeline.storage.result import StageResult
 from pipeline.storage.roots import storage_of
 
@@ -18,7 +19,7 @@ def remembered(
 
     ``files`` are names under the root that it has to have left there.
     """
-    storage, place = storage_of(root), f".marks/page/{name}.json"
+    storage, place = storage_of(root), f"{REMEMBERED}/{name}.json"
     fingerprint = fingerprint_of(_code(), made_from)
     known = json.loads(storage.texts([place]).get(place, "{}"))
     if known.get("fingerprint") == fingerprint and len(storage.sizes(files)) == len(files):

@@ -20,8 +20,8 @@ MIN_COSINE = 0.999
 """Bound of what a lower precision may turn an embedding by."""
 
 # Captions are encoded in parts of about equal length, so that few are as long as the longest of the batch. A GPU is
-# given more at a time: with less than this the host takes longer to ask for a layer than the GPU to do it (an H100,
-# ViT-bigG-14: 256 captions in four parts took 1.75 times as long as whole ones at once).
+# given more at a time: on an H100 256 captions in four parts took 1.75 times as long as all of them at full length
+# (ViT-bigG-14), since each part asks for all layers anew.
 _TEXT_PARTS, _GPU_TEXTS = 4, 512
 
 

@@ -84,11 +84,8 @@ def insert_parquet(
     lost = f"({url_text} IS NULL AND {url} IS NOT NULL OR {caption_text} IS NULL AND {caption} IS NOT NULL)"
     try:
         # Text needs no second look, and lists of it may be large.
-        refused = (
-            0
-            if values["url"] + values["caption"] == (url, url, caption, caption)
-            else _one(connection, f"SELECT count(*) FROM {scan} WHERE {lost}")
-        )
+        text = url == url_text and caption == caption_text
+        refused = 0 if text else _one(connection, f"SELECT count(*) FROM {scan} WHERE {lost}")
         if refused and not config.skip_bad_lines:
             raise SourceError(_refusal(listed, {"bytes that are not UTF-8": refused}))
         connection.execute(

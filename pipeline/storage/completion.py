@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 COMPLETE = "complete"
 """The name of the mark of a whole stage, among those of its shards."""
 
+REMEMBERED = ".marks/page"
+"""What was drawn and compared, kept beside the marks of stages; it is none."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mark:

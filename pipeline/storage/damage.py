@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import file_digest
-from pipeline.storage.completion import COMPLETE, mark_name, read_marks, shard_of
+from pipeline.storage.completion import COMPLETE, REMEMBERED, mark_name, read_marks, shard_of
 from pipeline.storage.protocol import Storage
 from pipeline.storage.roots import storage_of
 
@@ -53,8 +53,8 @@ def forget_shard(storage: Storage, stage: str, shard: str) -> None:
 
 
 def stages_with_marks(storage: Storage) -> list[str]:
-    """Stages that have left a mark. What was drawn is remembered beside them, and is no stage."""
-    return [name for name in storage.folders(".marks") if name != "page"]
+    """Stages that have left a mark."""
+    return [name for name in storage.folders(".marks") if f".marks/{name}" != REMEMBERED]
 
 
 def shards_with_marks(storage: Storage, stage: str) -> list[str]:

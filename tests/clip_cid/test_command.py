@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from assets.definitions import defs as code_location
 from assets.jobs import JOBS as DAGSTER_JOBS
 from clip_cid import __version__
 from clip_cid.app import app
@@ -84,6 +85,10 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
 
 def test_jobs_are_those_of_the_code_location() -> None:
     assert sorted(JOBS) == sorted(job.name for job in DAGSTER_JOBS)
+    checked = {"images", "student", "baseline", "ablation_results"}
+    for job in DAGSTER_JOBS:
+        resolved = code_location.resolve_job_def(job.name).asset_layer.selected_asset_keys
+        assert checked & {key.path[-1] for key in resolved} == set(JOBS[job.name]), job.name
 
 
 def test_forest_and_balance_are_the_librarys(tmp_path: Path) -> None:
