@@ -27,6 +27,8 @@ BENCHMARKS = (
     "encoder",
     "embedding",
     "parquet_layout",
+    "lists",
+    "checksums",
     "demo",
 )
 """Modules of this package, each with ``measure() -> list[dict]``."""

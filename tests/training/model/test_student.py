@@ -1,5 +1,6 @@
 """Building a student and exporting it."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -54,6 +55,30 @@ def test_an_export_gives_equal_embeddings(model_file: Path, tmp_path: Path) -> N
     torch.testing.assert_close(logits[2] * logits[0] @ logits[1].T, expected, atol=1e-6, rtol=1e-6)
     preprocess = json.loads((tmp_path / "export/open_clip_config.json").read_text())["preprocess_cfg"]
     assert preprocess["size"] == 32 and loaded.logit_scale.ndim == 0
+
+
+def test_a_student_is_compiled_block_by_block_and_stays_the_same(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.utils import counters
+
+    plain, compiled = _build(model_file), _build(model_file)
+    torch._dynamo.reset()
+    counters.clear()
+    # What is made of a graph is left out: it would take a C++ compiler.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    compiled.compile()
+    image, tokens = torch.randn(2, 3, 32, 32), torch.randint(1, 1000, (2, 8))
+    gradients = []
+    for student in (plain, compiled):
+        features = student(image, tokens)
+        (features.image * features.text).sum().backward()
+        gradients.append({name: value.grad for name, value in student.named_parameters() if value.grad is not None})
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-6, rtol=1e-5)
+    # One graph for the blocks of images, one for those of captions, however many there are.
+    assert counters["stats"]["unique_graphs"] == 2
+    torch._dynamo.reset()
 
 
 def test_the_demo_student_is_found() -> None:
