@@ -1,18 +1,23 @@
-"""Every table's columns, in one place. Tables join by ``sample_id`` alone, never by position."""
+"""Every table's columns, in one place.
+
+What is said of pixels is keyed by ``image_id``, what is said of a caption by ``sample_id``: a pair of an image and one
+caption. Tables join by these two alone, never by position.
+"""
 
 import pyarrow as pa
 
 SAMPLE_ID = pa.field("sample_id", pa.int64(), nullable=False)
+IMAGE_ID = pa.field("image_id", pa.int64(), nullable=False)
 
-SOURCE_PAIRS = pa.schema([SAMPLE_ID, pa.field("url", pa.string()), pa.field("caption", pa.string())])
+# Pairs of one image stand in one shard, one after the other. No URL: the image was there already.
+SOURCE_PAIRS = pa.schema([SAMPLE_ID, IMAGE_ID, pa.field("url", pa.string()), pa.field("caption", pa.string())])
 
 IMAGES = pa.schema(
     [
-        SAMPLE_ID,
+        IMAGE_ID,
         pa.field("shard", pa.string()),
         pa.field("key", pa.string()),
         pa.field("url", pa.string()),
-        pa.field("caption", pa.string()),
         pa.field("status", pa.string()),
         pa.field("error", pa.string()),
         pa.field("width", pa.int32()),
@@ -31,7 +36,7 @@ NEAR_DUPLICATES = pa.schema(
 
 BALANCE_GROUPS = pa.schema(
     [
-        SAMPLE_ID,
+        IMAGE_ID,
         pa.field("group_id", pa.int64(), nullable=False),
         pa.field("group_size", pa.int64(), nullable=False),
         pa.field("distance_to_center", pa.float32(), nullable=False),
@@ -42,6 +47,7 @@ BALANCE_GROUPS = pa.schema(
 BALANCED_PAIRS = pa.schema(
     [
         SAMPLE_ID,
+        IMAGE_ID,
         pa.field("url", pa.string()),
         pa.field("caption", pa.string()),
         pa.field("shard", pa.string()),
@@ -56,16 +62,29 @@ BALANCED_PAIRS = pa.schema(
 REMOVED_PAIRS = pa.schema(
     [
         SAMPLE_ID,
-        pa.field("kept_sample_id", pa.int64(), nullable=False),
+        IMAGE_ID,
+        pa.field("kept_image_id", pa.int64(), nullable=False),
         pa.field("distance_to_center", pa.float32(), nullable=False),
     ]
 )
 
-BLOCKED_PAIRS = pa.schema([SAMPLE_ID, pa.field("matched", pa.string(), nullable=False)])
+BLOCKED_PAIRS = pa.schema([SAMPLE_ID, IMAGE_ID, pa.field("matched", pa.string(), nullable=False)])
+
+FILTERED_PAIRS = pa.schema([SAMPLE_ID, IMAGE_ID, pa.field("reason", pa.string(), nullable=False)])
+
+EVALUATION_LEAKS = pa.schema(
+    [
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        IMAGE_ID,
+        pa.field("distance", pa.float32(), nullable=False),
+    ]
+)
 
 CLUSTER_ASSIGNMENTS = pa.schema(
     [
-        SAMPLE_ID,
+        IMAGE_ID,
         pa.field("cluster_id", pa.int32(), nullable=False),
         pa.field("distance", pa.float32(), nullable=False),
     ]
@@ -85,13 +104,15 @@ EVALUATION = pa.schema(
 # Where a sample's bytes lie in its tar; kept beside the tars so that any sample can be read without a scan.
 TAR_INDEX = pa.schema(
     [
-        SAMPLE_ID,
+        IMAGE_ID,
         pa.field("key", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         # Of extension and content of each member, in their order; not of headers, which hold times and sum themselves.
         # Indexes of earlier versions lack it, and their samples are read unverified.
         pa.field("crc32", pa.uint32()),
+        # Where the tar lies, if not under the root: images that were there before.
+        pa.field("tar", pa.string()),
     ]
 )
 
@@ -108,28 +129,21 @@ MACHINE_METRICS = ("samples_per_second", "data_stall", "memory_gb")
 EMBEDDING_ROW_GROUP = 8192
 
 
-def teacher_embeddings(image_dim: int, text_dim: int | None = None) -> pa.Schema:
-    """Columns of ``teacher_embeddings``: L2-normalized float16 vectors, fixed-size lists of ``image_dim``."""
-    return pa.schema(
-        [
-            SAMPLE_ID,
-            pa.field("image_embedding", _vector(image_dim), nullable=False),
-            pa.field("text_embedding", _vector(text_dim or image_dim), nullable=False),
-        ]
-    )
+def teacher_embeddings(dim: int) -> pa.Schema:
+    """Columns of ``teacher_embeddings``: an L2-normalized float16 vector of ``dim`` per image, a fixed-size list."""
+    return pa.schema([IMAGE_ID, pa.field("image_embedding", _vector(dim), nullable=False)])
 
 
-def imported_embeddings(image_dim: int, text_dim: int) -> pa.Schema:
-    """Columns of ``teacher_embeddings`` that came from elsewhere: with ``text_dim`` 0 those of images alone."""
-    whole = teacher_embeddings(image_dim, text_dim or None)
-    return whole if text_dim else pa.schema(list(whole)[:-1])
+def caption_embeddings(dim: int) -> pa.Schema:
+    """Columns of ``caption_embeddings``: the same per caption."""
+    return pa.schema([SAMPLE_ID, IMAGE_ID, pa.field("text_embedding", _vector(dim), nullable=False)])
 
 
 def teacher_views(dim: int) -> pa.Schema:
-    """Columns of ``teacher_views``: a row per sample and view, with what made the view (``pipeline.clip.View``)."""
+    """Columns of ``teacher_views``: a row per image and view, with what made the view (``pipeline.clip.View``)."""
     return pa.schema(
         [
-            SAMPLE_ID,
+            IMAGE_ID,
             pa.field("view", pa.int32(), nullable=False),
             pa.field("crop_left", pa.int32(), nullable=False),
             pa.field("crop_top", pa.int32(), nullable=False),
