@@ -243,7 +243,7 @@ def _batch(pair: str) -> Any:
 
     size = _size(pair)
     return Batch(
-        sample_ids=list(range(size)),
+        image_ids=list(range(size)),
         image=torch.randn(size, 3, 48, 48),
         text=torch.randint(1, 49407, (size, 16)),
         teacher_image=torch.randn(size, _WIDTH),

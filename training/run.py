@@ -124,6 +124,7 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         teacher_dim=job.teacher_dim,
         clusters=centroids.total if centroids else None,
         views=job.views,
+        seed=config.seed,
     )
     preflight(samples)
     order = SampleOrder(samples.shard_rows, batch_size=config.batch_size, seed=config.seed)

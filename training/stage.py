@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipeline.balance.blocklist import blocked_ids, write_unblocked_index
+from pipeline.balance.unused import unused_pairs, write_captioned_index
 from pipeline.core.files import fingerprint_of
 from pipeline.core.manifest import read_manifest
 from pipeline.storage.result import StageResult, read_result
@@ -63,31 +63,30 @@ def train_student(
 def train_baseline(
     root: Path, config: StudentConfig, *, session: Session = nullcontext, on_metrics: MetricsCallback | None = None
 ) -> StageResult:
-    """Stage ``baseline``: the same student, steps and batch, contrastive loss alone, on every downloaded pair that is
-    not blocked."""
-    images, balance = read_result(root, "images"), read_result(root, "balance")
-    blocked = blocked_ids(balance)
+    """Stage ``baseline``: the same student, steps and batch, contrastive loss alone, on every downloaded image with all
+    its captions, but for what is blocked or filtered."""
+    images, source, balance = (read_result(root, name) for name in ("images", "source_pairs", "balance"))
     output = (root / "runs" / "baseline").resolve()
     alone = LossesConfig(
         contrastive=config.losses.contrastive, cluster=ClusterConfig(weight=0), instance=InstanceConfig(weight=0)
     )
     config = config.model_copy(update={"losses": alone})
+    unused = unused_pairs(balance)
     job = TrainingJob(
         name="baseline",
         student=config,
         shards=(root / "images").resolve(),
-        # The tars hold blocked pairs too, but what is not in the index is never read.
-        index=output / "index" if len(blocked) else None,
+        # The tars hold blocked images too, but what is not in the index is never read.
+        index=output / "index",
         # Not the digest of the balance: another threshold leaves the baseline as it is.
-        inputs=fingerprint_of(images.digest, blocked.tolist()) if len(blocked) else images.digest,
+        inputs=fingerprint_of(images.digest, source.digest, unused.tolist()),
         teacher=_teacher(root, config),
         output=output,
     )
 
     def prepare() -> None:
-        images.folder("images/index")
-        if job.index is not None:
-            write_unblocked_index(images.parquet("index"), blocked, job.index)
+        assert job.index is not None
+        write_captioned_index(images.parquet("index"), source.parquet("source_pairs"), unused, job.index)
 
     live: dict[str, Any] = {"session": session, "on_metrics": on_metrics}
     return _train(root, job, config, samples=images, metrics_table="baseline_metrics", prepare=prepare, **live)

@@ -193,7 +193,14 @@ class _Bench:
         count = self.sizes.batches[-1]
         exact, pixels = Encoder(self._drawn("fp32")), self._pixels(count)
         tokens = exact.tokenizer(captions(count))
-        batch = Batch(sample_ids=list(range(count)), pixels=pixels, tokens=tokens, views=[])
+        batch = Batch(
+            image_ids=list(range(count)),
+            pixels=pixels,
+            tokens=tokens,
+            sample_ids=list(range(count)),
+            image_of=list(range(count)),
+            views=[],
+        )
         cosine = min_cosine(self.eager, exact, batch, batch_size=count)
         taken = seconds(lambda: exact.images(pixels, batch_size=count), self.device, rounds=1)
         return {

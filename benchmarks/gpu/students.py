@@ -84,7 +84,7 @@ def random_batch(config: dict[str, Any], rows: int, device: str, *, width: int =
     text = torch.randint(1, end, (rows, length), device=device)
     text[:, -1] = end
     return Batch(
-        sample_ids=list(range(rows)),
+        image_ids=list(range(rows)),
         image=torch.randint(256, (rows, size, size, 3), dtype=torch.uint8, device=device),
         text=text,
         teacher_image=torch.randn(rows, width, device=device),

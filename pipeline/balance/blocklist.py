@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
-from pipeline.core import parquet, query
+from pipeline.core import query
 from pipeline.core.errors import BlocklistError
 from pipeline.core.files import file_digest
-from pipeline.storage.result import StageResult
 
 _ID = re.compile(r"[+-]?\d{1,19}")
 _URL = re.compile(r"https?://\S+", re.IGNORECASE)
-_COLUMNS = ("sample_id", "url")
+_IDS = ("sample_id", "image_id")
+_COLUMNS = (*_IDS, "url")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,24 +33,22 @@ def blocklist_digests(files: Sequence[Path | str]) -> list[str]:
     return sorted({file_digest(path) for path in _present(files)})
 
 
-def block(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[Path | str], images: Sequence[Path] | None
-) -> BlockedCounts:
-    """Make the table ``blocked`` (``sample_id, matched``) of the images in the view ``embeddings`` that are listed.
+def block(connection: duckdb.DuckDBPyConnection, files: Sequence[Path | str], *, urls_known: bool) -> BlockedCounts:
+    """Make the table ``blocked`` (``image_id, matched``) of the images in the view ``embeddings`` that are listed.
 
-    A Parquet or CSV file has a column ``sample_id`` or ``url`` or both; any other file is text with one id or one
-    http(s) URL a line, where empty lines and those that begin with # are passed over. URLs are compared as they stand,
-    without blanks around them, with those of the table ``images``. Raises :class:`BlocklistError` for a file that is
-    missing, unreadable, without a usable column or entry, for URLs without ``images``, and if no image is left.
+    A Parquet or CSV file has a column ``sample_id``, ``image_id`` or ``url``, or several; any other file is text with
+    one id or one http(s) URL a line, where empty lines and those that begin with # are passed over. A pair that is
+    listed blocks its image. URLs are compared as they stand, without blanks around them, with those of the table
+    ``images``. Raises :class:`BlocklistError` for a file that is missing, unreadable, without a usable column or entry,
+    for URLs that nothing is known of, and if no image is left.
     """
     connection.execute(query.sql("pipeline.balance", "blocklist_tables"))
     for path in _present(files):
         _read(connection, path)
     urls = _count(connection, "listed_urls")
-    if urls and images is None:
+    if urls and not urls_known:
         raise BlocklistError(f"the blocklist names {urls} URLs, but the table images, which knows them, is not given")
-    if urls and images is not None:
-        query.view(connection, "images", list(images))
+    if urls:
         connection.execute(query.sql("pipeline.balance", "block_urls"))
     connection.execute(query.sql("pipeline.balance", "block_ids"))
     counts = query.one(connection, query.sql("pipeline.balance", "blocked_counts"), {})
@@ -59,24 +56,6 @@ def block(
     if counts["blocked"] == counts.pop("images"):
         raise BlocklistError(f"the blocklist blocks all {counts['blocked']} images")
     return BlockedCounts(**counts)
-
-
-def blocked_ids(balance: StageResult) -> np.ndarray:
-    """The ids that a finished balance has blocked, ascending."""
-    (path,) = balance.parquet("blocked_pairs")
-    return parquet.read_table(path, columns=["sample_id"])["sample_id"].to_numpy()
-
-
-def write_unblocked_index(index: Sequence[Path], blocked: np.ndarray, folder: Path) -> int:
-    """Copies of tar indexes under ``folder`` without the ``blocked`` ids; returns the number of samples left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    left = 0
-    for path in index:
-        table = parquet.read_table(path)
-        table = table.filter(pa.array(~np.isin(table["sample_id"].to_numpy(), blocked)))
-        parquet.write_table(table, folder / path.name)
-        left += table.num_rows
-    return left
 
 
 def _present(files: Sequence[Path | str]) -> list[Path]:
@@ -149,18 +128,16 @@ def _read_text(path: Path) -> pa.Table:
 def _add(rows: duckdb.DuckDBPyRelation, path: Path) -> None:
     usable = [name for name in _COLUMNS if name in rows.columns]
     if not usable:
-        raise BlocklistError(f"blocklist {path}: no column sample_id or url; it has {rows.columns}")
+        raise BlocklistError(f"blocklist {path}: no column sample_id, image_id or url; it has {rows.columns}")
     listed = 0
     for name in usable:
         values = rows.filter(f"trim(\"{name}\"::VARCHAR) <> ''").project(f'trim("{name}"::VARCHAR) AS entry')
-        if name == "sample_id":
-            values = values.project("entry, try_cast(entry AS BIGINT) AS sample_id")
-            wrong, example = values.filter("sample_id IS NULL").aggregate("count(*), min(entry)").fetchall()[0]
+        if name in _IDS:
+            values = values.project("entry, try_cast(entry AS BIGINT) AS id")
+            wrong, example = values.filter("id IS NULL").aggregate("count(*), min(entry)").fetchall()[0]
             if wrong:
-                raise BlocklistError(
-                    f"blocklist {path}: {wrong} values of sample_id are no 64-bit integer: {example!r}"
-                )
-            values.project("sample_id").insert_into("listed_ids")
+                raise BlocklistError(f"blocklist {path}: {wrong} values of {name} are no 64-bit integer: {example!r}")
+            values.project("id").insert_into("listed_ids")
         else:
             values.insert_into("listed_urls")
         listed += values.aggregate("count(*)").fetchall()[0][0]

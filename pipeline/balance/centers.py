@@ -1,7 +1,7 @@
 """The central image of each group, from a stream of embeddings ordered by group, in memory that no group's size moves.
 
 The center is the member nearest (Euclidean) to the mean of its group's embeddings; ties go to the smallest
-``sample_id``. For that, coordinates are taken to a grid of 2^-28, as integers in float64: float16 lies on the grid as
+``image_id``. For that, coordinates are taken to a grid of 2^-28, as integers in float64: float16 lies on the grid as
 it is, float32 moves by at most 2e-9. Sums of such integers are exact below 2^53, that is for any group of up to 2^25
 members with one coordinate at 1 and for far larger ones in practice. So a mean does not depend on how the rows of a
 group were cut into batches, and equal vectors are equally far from it. Distances to the center are explicit
@@ -20,7 +20,7 @@ from pipeline.vectors.read import list_matrix
 
 CENTERS = pa.schema(
     [
-        schema.SAMPLE_ID,
+        schema.IMAGE_ID,
         pa.field("center_id", pa.int64(), nullable=False),
         pa.field("distance_to_center", pa.float32(), nullable=False),
     ]
@@ -56,7 +56,7 @@ def group_centers(
 ) -> Iterator[pa.RecordBatch]:
     """``CENTERS`` of all rows, in their order.
 
-    ``batches``: ``component, sample_id, image_embedding``, ordered by the first two. A group of more than ``elements``
+    ``batches``: ``component, image_id, image_embedding``, ordered by the first two. A group of more than ``elements``
     floats is written to a file under ``scratch`` and read again twice. The result does not depend on ``elements`` or
     on the size of the batches. Raises :class:`EmbeddingError` for nulls and mixed widths.
     """
@@ -89,7 +89,7 @@ def _parts(batches: Iterable[pa.RecordBatch], elements: int) -> Iterator[_Rows]:
     for batch in batches:
         matrix = list_matrix(batch.column("image_embedding"), what="image_embedding")
         # Ids are copied: a view of one column would keep the whole batch of DuckDB's alive, embeddings included.
-        rows = _Rows(batch.column("component").to_numpy(), batch.column("sample_id").to_numpy().copy(), matrix)
+        rows = _Rows(batch.column("component").to_numpy(), batch.column("image_id").to_numpy().copy(), matrix)
         step = max(1, elements // max(matrix.shape[1], 1))
         for start in range(0, len(rows), step):
             yield rows.cut(start, start + step)

@@ -29,22 +29,22 @@ def open_forest(connection: duckdb.DuckDBPyConnection, forest: Path, *, blocked:
 
 
 def label_components(connection: duckdb.DuckDBPyConnection, threshold: float) -> None:
-    """Make the relation ``components`` (``sample_id, component``) of all images with a neighbor within ``threshold``.
+    """Make the relation ``components`` (``image_id, component``) of all images with a neighbor within ``threshold``.
 
-    ``component`` is the smallest ``sample_id`` in it. Holds a few integers for each of these images, no embedding.
+    ``component`` is the smallest ``image_id`` in it. Holds a few integers for each of these images, no embedding.
     """
     text = "SELECT id_a, id_b FROM forest WHERE distance <= $threshold::FLOAT"
     edges = connection.sql(text, params={"threshold": threshold}).to_arrow_table()
     ids, a, b = _dense(edges)
     labels = components(len(ids), Edges(a=a, b=b, distance=np.empty(len(a), np.float32)))
     # Dense indices ascend with the ids, so the smallest node of a component has its smallest id.
-    connection.register("components", pa.table({"sample_id": ids, "component": ids[labels]}))
+    connection.register("components", pa.table({"image_id": ids, "component": ids[labels]}))
 
 
 def _leave_out_blocked(connection: duckdb.DuckDBPyConnection) -> None:
     edges = connection.sql("SELECT id_a, id_b, distance FROM forest").to_arrow_table()
     ids, a, b = _dense(edges)
-    blocked = connection.sql("SELECT sample_id FROM blocked").to_arrow_table()["sample_id"].to_numpy()
+    blocked = connection.sql("SELECT image_id FROM blocked").to_arrow_table()["image_id"].to_numpy()
     whole = Edges(a=a, b=b, distance=edges["distance"].to_numpy())
     left = without_nodes(len(ids), whole, np.isin(ids, blocked))
     table = pa.Table.from_arrays([ids[left.a], ids[left.b], left.distance], schema=schema.NEAR_DUPLICATES)

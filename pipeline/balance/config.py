@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from pipeline.core.settings import Section, renamed
 
+_SINCE_FIRST: dict[str, Any] = {"keep_by": [], "keep_per_group": 1, "captions": "own", "where": None}
+
 
 class BalanceConfig(Section):
     """The image semantic balance: one image per group of near-duplicates stays."""
@@ -35,10 +37,29 @@ class BalanceConfig(Section):
         lt=2,
         json_schema_extra=renamed(was="max_distance_to_centre"),
     )
+    keep_by: list[str] = Field(
+        [],
+        description="Which image of a group stays: the first by these terms of DuckDB's ORDER BY, such as "
+        "[width * height DESC, image_text_similarity DESC], ties by id; none means the central one. Not with rule "
+        "`random`.",
+    )
+    keep_per_group: int = Field(
+        1, description="How many images of a group stay. More than 1 with rule `connected_components` alone.", ge=1
+    )
+    captions: Literal["own", "group"] = Field(
+        "own",
+        description="`own`: a kept image has the captions that it came with; `group`: those of the images that it "
+        "stands for too, each text once.",
+    )
+    where: str | None = Field(
+        None,
+        description="DuckDB expression over what is known of a pair (attributes, scores, width, height, status, "
+        "image_text_similarity...), which must be true for pairs that are used. Others are listed in filtered_pairs.",
+    )
     blocklist: list[str] = Field(
         [],
-        description="Files of ids or URLs that must not be used: Parquet or CSV with a column `sample_id` or `url`, or "
-        "text with one of either a line. Their content decides what is recomputed, not their names.",
+        description="Files of ids or URLs that must not be used: Parquet or CSV with a column `sample_id`, `image_id` "
+        "or `url`, or text with one of either a line. Their content decides what is recomputed, not their names.",
     )
     cells: int = Field(
         16,
@@ -55,6 +76,10 @@ class BalanceConfig(Section):
     def _fits_together(self) -> Self:
         if self.rule == "random" and self.max_distance_to_center is not None:
             raise ValueError("max_distance_to_center has no meaning with rule random: it would change its removal rate")
+        if self.rule == "random" and self.keep_by:
+            raise ValueError("keep_by has no meaning with rule random: chance says which images stay")
+        if self.rule != "connected_components" and self.keep_per_group > 1:
+            raise ValueError(f"keep_per_group {self.keep_per_group} is for rule connected_components, not {self.rule}")
         return self
 
     def content(self) -> dict[str, Any]:
@@ -65,4 +90,7 @@ class BalanceConfig(Section):
             "random": {"cells", "cell_iterations"},
             "semdedup": set(),
         }[self.rule]
-        return {name: value for name, value in super().content().items() if name not in {*unused, "blocklist"}}
+        unchanged = {name for name, default in _SINCE_FIRST.items() if getattr(self, name) == default}
+        return {
+            name: value for name, value in super().content().items() if name not in {*unused, *unchanged, "blocklist"}
+        }

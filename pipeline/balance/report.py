@@ -13,8 +13,35 @@ _DIGITS = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """What the balance did not decide on: images that are blocked, and those of which no pair passed the filter;
+    ``filtered_pairs`` counts pairs of other images too."""
+
+    blocked: BlockedCounts
+    filtered_images: int
+    filtered_pairs: int
+
+    @classmethod
+    def of(cls, connection: duckdb.DuckDBPyConnection, blocked: BlockedCounts) -> "LeftOut":
+        """Counted in the tables ``filtered`` and ``filtered_images``; an image that is blocked too counts as that."""
+        counts = query.one(
+            connection,
+            "SELECT (SELECT count(*) FROM filtered_images ANTI JOIN blocked USING (image_id)) AS filtered_images, "
+            "(SELECT count(*) FROM filtered ANTI JOIN blocked USING (image_id)) AS filtered_pairs",
+            {},
+        )
+        assert counts is not None
+        return cls(blocked=blocked, **counts)
+
+    @property
+    def images(self) -> int:
+        return self.blocked.blocked + self.filtered_images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BalanceReport:
-    """``kept`` + ``removed`` + ``blocked`` = ``samples``; shares are of the images that are not blocked.
+    """``kept`` + ``removed`` + ``blocked`` + ``filtered`` = ``samples``, counted in images; shares are of those that
+    are neither blocked nor filtered. ``filtered_pairs`` of the ``pairs`` did not pass the filter.
 
     ``groups`` counts those of two or more images. Chaining shows in ``largest_group_share``, in
     ``max_distance_to_center`` and in ``removed_beyond_threshold``, the removed images that are farther than the
@@ -28,9 +55,12 @@ class BalanceReport:
     rule: str
     threshold: float
     samples: int
+    pairs: int
     kept: int
     removed: int
     blocked: int
+    filtered: int
+    filtered_pairs: int
     blocklist_entries: int
     blocklist_unmatched: int
     groups: int
@@ -52,17 +82,17 @@ def balance_report(
     *,
     rule: str,
     threshold: float,
-    blocked: BlockedCounts,
+    left_out: LeftOut,
     sweep: list[dict[str, float]],
 ) -> BalanceReport:
     """Statistics of the table ``balance_groups``.
 
     Args:
-        connection: one with the relations ``similarities`` and ``components``.
+        connection: one with the relations ``pairs``, ``pairs_left`` and ``components``.
         groups: the table's file.
         rule: name of the rule that made the groups.
         threshold: Euclidean distance at which they were made.
-        blocked: images that were left out before.
+        left_out: images that were left out before.
         sweep: ``threshold, removed, kept, removal_rate`` of other thresholds.
 
     Returns:
@@ -75,11 +105,15 @@ def balance_report(
         .to_arrow_table()
         .to_pylist()
     )
-    counts["samples"] += blocked.blocked
+    counts["samples"] += left_out.images
+    counts |= _one(connection, "count_pairs")
+    blocked = left_out.blocked
     return BalanceReport(
         rule=rule,
         threshold=threshold,
         blocked=blocked.blocked,
+        filtered=left_out.filtered_images,
+        filtered_pairs=left_out.filtered_pairs,
         blocklist_entries=blocked.entries,
         blocklist_unmatched=blocked.unmatched,
         group_sizes=_by_power_of_two(sizes),

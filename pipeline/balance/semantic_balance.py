@@ -10,12 +10,15 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.balance.blocklist import BlockedCounts, block
+from pipeline.balance.blocklist import block
 from pipeline.balance.centers import CENTERS
 from pipeline.balance.components import label_components, open_forest
 from pipeline.balance.config import BalanceConfig
-from pipeline.balance.embeddings import open_embeddings
-from pipeline.balance.report import BalanceReport, balance_report
+from pipeline.balance.election import elect, kept_members, repeat_removals
+from pipeline.balance.embeddings import EmbeddingFiles, open_embeddings
+from pipeline.balance.facts import PairTables, open_facts
+from pipeline.balance.filters import filter_pairs, forest_of_the_rest
+from pipeline.balance.report import BalanceReport, LeftOut, balance_report
 from pipeline.balance.rules.base import Problem
 from pipeline.balance.rules.registry import RULES
 from pipeline.balance.threshold import STEPS, check_choice, reach_of, sweep, threshold_for_removal
@@ -23,7 +26,7 @@ from pipeline.core import query, schema
 from pipeline.core.errors import ConfigError
 from pipeline.core.query import QueryConfig
 
-TABLES = ("balance_groups", "removed_pairs", "blocked_pairs")
+TABLES = ("balance_groups", "removed_pairs", "blocked_pairs", "filtered_pairs")
 
 
 def semantic_balance(
@@ -31,37 +34,49 @@ def semantic_balance(
     forest: Path,
     output: Path,
     *,
+    id_column: str = "sample_id",
     threshold: float | None = None,
     target_removal: float | None = None,
     max_distance_to_center: float | None = None,
     rule: Literal["connected_components", "semdedup", "random"] = "connected_components",
+    keep_by: Sequence[str] = (),
+    keep_per_group: int = 1,
+    captions: Literal["own", "group"] = "own",
+    where: str | None = None,
     blocklist: Sequence[Path | str] = (),
-    images: Sequence[Path] | None = None,
+    tables: PairTables | None = None,
     cells: int = 16,
     cell_iterations: int = 100,
     seed: int = 0,
     query_config: QueryConfig | None = None,
 ) -> BalanceReport:
-    """Write ``balance_groups``, ``removed_pairs`` and ``blocked_pairs`` as Parquet files into the folder ``output``.
+    """Write ``balance_groups``, ``removed_pairs``, ``blocked_pairs`` and ``filtered_pairs`` as Parquet files into the
+    folder ``output``; with ``tables`` also ``balanced_pairs``.
 
     By the default rule a group is a connected component of the forest at the threshold; its center is the member
-    nearest to the mean of its members, ties going to the smallest ``sample_id``; the center is kept. Give either
+    nearest to the mean of its members, ties going to the smallest ``image_id``; the center is kept. Give either
     ``threshold`` or ``target_removal``. DuckDB works within ``query_config.memory_limit`` and spills to a folder under
     ``output``; beside it, a few numbers are held per image that has a neighbor.
 
     Args:
-        embeddings: Parquet files, or a folder of them, with ``sample_id`` and ``image_embedding`` (unit vectors);
+        embeddings: Parquet files, or a folder of them, with ``image_id`` and ``image_embedding`` (unit vectors);
             similarities need a ``text_embedding`` beside it.
         forest: the file that :func:`pipeline.neighbors.near_duplicate_forest` has written for them.
         output: folder, made if need be.
+        id_column: column of the id, a 64-bit integer; the tables that are written call it so too.
         threshold: Euclidean distance in [0, 2) up to which images are near-duplicates.
         target_removal: share of the images to remove, in [0, 1), for which the threshold is solved.
         max_distance_to_center: members farther than this from their center are released; none means no bound.
+        keep_by: terms of ``ORDER BY`` by which the first of a group stays; none means the center.
+        keep_per_group: how many of a group stay.
+        captions: whether captions of removed images are given to the one that stands for them; needs ``tables``.
+        where: DuckDB expression that must be true for what is used, over the other columns of the files of embeddings,
+            or over ``tables``.
         rule: which images stand for which; ``cells``, ``cell_iterations`` and ``seed`` are read by some of the rules,
             as :class:`BalanceConfig` says.
         blocklist: files of ids or URLs (see :func:`pipeline.balance.blocklist.block`); their images are counted and
             left out of everything, before any share is taken.
-        images: files of the table of that name; with them ``balanced_pairs`` is written too.
+        tables: what is known of images and pairs.
         cells: k-means cells of SemDeDup's rule.
         cell_iterations: its Lloyd iterations.
         seed: seed of what is drawn.
@@ -78,6 +93,10 @@ def semantic_balance(
     config = _checked(
         rule=rule,
         max_distance_to_center=max_distance_to_center,
+        keep_by=list(keep_by),
+        keep_per_group=keep_per_group,
+        captions=captions,
+        where=where,
         blocklist=[str(path) for path in blocklist],
         cells=cells,
         cell_iterations=cell_iterations,
@@ -89,25 +108,28 @@ def semantic_balance(
         tempfile.TemporaryDirectory(prefix=".balance-", dir=output) as scratch,
         query.connect(query_config or QueryConfig(), scratch=Path(scratch)) as connection,
     ):
-        problem, blocked = _open(
-            connection, Path(scratch), embeddings=embeddings, forest=forest, config=config, images=images
-        )
+        found = open_embeddings(connection, embeddings, id_column)
+        problem, left_out = _open(connection, Path(scratch), found, forest=forest, config=config, tables=tables)
         chosen_rule = RULES[rule]()
         chosen_rule.removals(problem)
-        samples = problem.embeddings.rows - blocked.blocked
+        if keep_per_group > 1:
+            repeat_removals(connection, keep_per_group)
+        samples = problem.images
         curve = sweep(connection, samples=samples, max_distance=problem.reach).to_arrow_table().to_pylist()
         if threshold is None:
             assert target_removal is not None
             threshold = threshold_for_removal(connection, target_removal, samples=samples, reach=problem.reach)
         label_components(connection, threshold)
         _write_centers(problem, chosen_rule.groups(problem, threshold))
-        _write_tables(problem, output, images)
+        if keep_by:
+            elect(problem, keep_by)
+        _write_tables(problem, output, tables)
         return balance_report(
             connection,
             output / "balance_groups.parquet",
             rule=rule,
             threshold=threshold,
-            blocked=blocked,
+            left_out=left_out,
             sweep=curve,
         )
 
@@ -131,22 +153,34 @@ def _checked(**values: Any) -> BalanceConfig:
 def _open(
     connection: duckdb.DuckDBPyConnection,
     scratch: Path,
+    embeddings: EmbeddingFiles,
     *,
-    embeddings: Path | Sequence[Path],
     forest: Path,
     config: BalanceConfig,
-    images: Sequence[Path] | None,
-) -> tuple[Problem, BlockedCounts]:
-    found = open_embeddings(connection, embeddings)
-    blocked = block(connection, config.blocklist, images)
+    tables: PairTables | None,
+) -> tuple[Problem, LeftOut]:
+    """All relations that a rule sees, and what is not among them."""
+    open_facts(connection, embeddings, tables)
+    blocked = block(connection, config.blocklist, urls_known=tables is not None)
+    filter_pairs(connection, config.where, tables.leaks if tables else ())
+    left_out = LeftOut.of(connection, blocked)
     connection.execute(
-        "CREATE TEMP VIEW embedded AS SELECT sample_id FROM embeddings ANTI JOIN blocked USING (sample_id)"
+        "CREATE TEMP VIEW embedded AS SELECT image_id FROM embeddings "
+        "ANTI JOIN blocked USING (image_id) ANTI JOIN filtered_images USING (image_id)"
     )
+    problem = Problem(
+        connection=connection,
+        embeddings=embeddings,
+        images=embeddings.rows - left_out.images,
+        scratch=scratch,
+        reach=reach_of(forest),
+        config=config,
+    )
+    if left_out.filtered_images:
+        forest = forest_of_the_rest(problem, forest)
     open_forest(connection, forest, blocked=blocked.blocked)
     connection.execute(query.sql("pipeline.balance", "random_order"))
-    connection.execute(query.sql("pipeline.balance", "similarities" if found.has_text else "no_similarities"))
-    problem = Problem(connection=connection, embeddings=found, scratch=scratch, reach=reach_of(forest), config=config)
-    return problem, blocked
+    return problem, left_out
 
 
 def _write_centers(problem: Problem, batches: Any) -> None:
@@ -158,19 +192,36 @@ def _write_centers(problem: Problem, batches: Any) -> None:
     query.view(problem.connection, "centers", [path])
 
 
-def _write_tables(problem: Problem, output: Path, images: Sequence[Path] | None) -> None:
-    limit = problem.config.max_distance_to_center
+def _write_tables(problem: Problem, output: Path, tables: PairTables | None) -> None:
+    config, connection = problem.config, problem.connection
+    limit = config.max_distance_to_center
     groups = {"groups": [str(output / "balance_groups.parquet")]}
     limits = {"max_distance_to_center": math.inf if limit is None else limit}
-    _write(problem, output, "balance_groups", schema.BALANCE_GROUPS, limits)
+    kept = kept_members(config.keep_per_group, ordered=bool(config.keep_by))
+    _write(problem, output, "balance_groups", schema.BALANCE_GROUPS, limits, **kept)
     _write(problem, output, "removed_pairs", schema.REMOVED_PAIRS, groups)
     _write(problem, output, "blocked_pairs", schema.BLOCKED_PAIRS, {})
-    if images is not None:
-        named = groups | {"images": query.files(list(images))}
-        _write(problem, output, "balanced_pairs", schema.BALANCED_PAIRS, named)
+    _write(problem, output, "filtered_pairs", schema.FILTERED_PAIRS, {})
+    if tables is not None:
+        moved = config.captions == "group"
+        if moved:
+            connection.execute(query.sql("pipeline.balance", "moved_captions"), groups)
+        text = {"moved": " UNION ALL FROM moved" if moved else ""}
+        _write(problem, output, "balanced_pairs", schema.BALANCED_PAIRS, groups, **text)
 
 
-def _write(problem: Problem, output: Path, table: str, table_schema: pa.Schema, parameters: dict[str, Any]) -> None:
+def _write(
+    problem: Problem, output: Path, table: str, table_schema: pa.Schema, parameters: dict[str, Any], **text: str
+) -> None:
+    """A table under its ids' own name: a folder of embeddings has one id, not one of an image and one of a pair."""
+    sql = query.sql("pipeline.balance", table)
+    id_column = problem.embeddings.id_column
+    if id_column != "image_id":
+        names = [name for name in table_schema.names if name != "sample_id"]
+        renamed = {name: name.replace("image_id", id_column) for name in names}
+        table_schema = pa.schema([table_schema.field(name).with_name(renamed[name]) for name in names])
+        chosen = ", ".join(f"{query.identifier(name)} AS {query.identifier(renamed[name])}" for name in names)
+        sql = f"SELECT {chosen} FROM ({sql}\n)"
     query.write(
-        problem.connection, query.sql("pipeline.balance", table), parameters, output / f"{table}.parquet", table_schema
+        problem.connection, sql.format(**text) if text else sql, parameters, output / f"{table}.parquet", table_schema
     )

@@ -32,7 +32,7 @@ class AugmentationConfig(Section):
     )
     contrast: float = Field(0.0, description="The same for contrast (unconfirmed).", ge=0, le=1)
     saturation: float = Field(0.0, description="The same for saturation (unconfirmed).", ge=0, le=1)
-    seed: int = Field(0, description="Seed of the views, beside `sample_id` and the number of the view.")
+    seed: int = Field(0, description="Seed of the views, beside `image_id` and the number of the view.")
 
 
 _COLORS = ("brightness", "contrast", "saturation")
@@ -58,9 +58,9 @@ class View:
 FIELDS = tuple(field.name for field in dataclasses.fields(View))
 
 
-def draw_view(config: AugmentationConfig, *, sample_id: int, number: int, width: int, height: int) -> View:
+def draw_view(config: AugmentationConfig, *, image_id: int, number: int, width: int, height: int) -> View:
     """View ``number`` of a sample whose image has ``width`` x ``height`` pixels; the same on every machine."""
-    area, across, down, mirror, *colors = _uniform(config.seed, sample_id, number, count=4 + len(_COLORS))
+    area, across, down, mirror, *colors = _uniform(config.seed, image_id, number, count=4 + len(_COLORS))
     share = config.min_crop + (1 - config.min_crop) * area
     side = max(round(min(width, height) * math.sqrt(share)), 1)
     strengths = [getattr(config, name) for name in _COLORS]

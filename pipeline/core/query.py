@@ -81,6 +81,11 @@ def sql(package: str, name: str) -> str:
     return resources.files(package).joinpath("sql", f"{name}.sql").read_text()
 
 
+def identifier(name: str) -> str:
+    """A name as SQL takes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[Path]) -> None:
     """Let queries read Parquet files under a name; a view cannot be made with parameters."""
     connection.read_parquet(files(paths), hive_partitioning=False).create_view(name)

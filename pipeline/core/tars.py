@@ -27,37 +27,35 @@ _GAP_BYTES, _READ_BYTES = 256 << 10, 32 << 20
 
 
 def index_tar(path: Path) -> pa.Table:
-    """Read a tar to its end and return ``sample_id, key, offset, size, crc32`` of every sample, ordered by key.
+    """Read a tar to its end and return ``image_id, key, offset, size, crc32`` of every sample, ordered by key.
 
-    ``sample_id`` is taken from the sample's ``.json`` member. Raises :class:`ShardError` if the tar is cut short or a
-    sample has no ``sample_id``.
+    ``image_id`` is taken from the sample's ``.json`` member. Raises :class:`ShardError` if the tar is cut short or a
+    sample has no ``image_id``.
     """
     rows: dict[str, dict[str, Any]] = {}
     with path.open("rb") as file, _mapped(file) as data:
         try:
             for member in _members(data):
                 key, _, extension = member.name.rpartition("/")[2].partition(".")
-                row = rows.setdefault(key, {"offset": member.offset, "sample_id": None})
+                row = rows.setdefault(key, {"offset": member.offset, "image_id": None})
                 row["end"] = _end_of(member)
                 content = data[member.start : member.start + member.size]
                 row["crc32"] = _checksum(extension, content, row.get("crc32", 0))
                 if extension == "json":
-                    row["sample_id"] = int(json.loads(content)["sample_id"])
+                    row["image_id"] = int(json.loads(content)["image_id"])
         except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
-            raise ShardError(
-                f"{path}: not a readable WebDataset tar with sample_id in each .json: {error!r}"
-            ) from error
+            raise ShardError(f"{path}: not a readable WebDataset tar with image_id in each .json: {error!r}") from error
         # A writer that finished has left two zero blocks; without them the file stops after any member.
         end = max((row["end"] for row in rows.values()), default=0)
         if data[end : end + 2 * _BLOCK] != bytes(2 * _BLOCK):
             raise ShardError(f"{path}: truncated, its end-of-archive mark is missing")
-    unknown = [key for key, row in rows.items() if row["sample_id"] is None]
+    unknown = [key for key, row in rows.items() if row["image_id"] is None]
     if unknown:
         raise ShardError(f"{path}: {len(unknown)} samples have no .json member, e.g. key {unknown[0]}")
     keys = sorted(rows)
-    columns = {name: [rows[key][name] for key in keys] for name in ("sample_id", "offset", "end", "crc32")}
+    columns = {name: [rows[key][name] for key in keys] for name in ("image_id", "offset", "end", "crc32")}
     sizes = [end - offset for end, offset in zip(columns.pop("end"), columns["offset"])]
-    return pa.table({**columns, "key": keys, "size": sizes}, schema=schema.TAR_INDEX)
+    return pa.table({**columns, "key": keys, "size": sizes, "tar": pa.nulls(len(keys))}, schema=schema.TAR_INDEX)
 
 
 def _checksum(extension: str, content: bytes, before: int) -> int:
@@ -271,8 +269,9 @@ def append_samples(old: Path, end: int, samples: Iterable[tuple[str, Mapping[str
 
 
 def read_index(path: Path) -> pa.Table:
-    """The index of a tar with all its columns; ``crc32`` is null where an earlier version has written none."""
+    """The index of a tar with all its columns; null where another writer has written none."""
     table = parquet.read_table(path)
-    if "crc32" not in table.column_names:
-        table = table.append_column(schema.TAR_INDEX.field("crc32"), pa.nulls(table.num_rows, pa.uint32()))
+    for field in schema.TAR_INDEX:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     return table

@@ -34,8 +34,8 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def __call__(self, stream: io.BytesIO, sample_id: int) -> Resized:
-        self.current = sample_id, time.monotonic()
+    def __call__(self, stream: io.BytesIO, image_id: int) -> Resized:
+        self.current = image_id, time.monotonic()
         try:
             return self._resizer(stream)
         finally:
@@ -63,7 +63,7 @@ class IsolatedDecoder(Decoder):
         if not there:
             raise OSError("the process to decode in could not be started again")
 
-    def __call__(self, stream: io.BytesIO, sample_id: int) -> Resized:
+    def __call__(self, stream: io.BytesIO, image_id: int) -> Resized:
         if self._process is None:
             return _lost("there is no process to decode in")
         try:

@@ -22,6 +22,7 @@ from pipeline.core.progress import Progress
 from pipeline.core.tars import index_tar
 from pipeline.download.circuit_breaker import SuccessFloor
 from pipeline.download.config import ImagesConfig
+from pipeline.download.images_of import images_of
 from pipeline.download.retry import merge_shard, write_retry_lists
 from pipeline.download.supervisor import fetch_shards, staging_folder
 from pipeline.storage.result import StageResult, read_result
@@ -36,17 +37,18 @@ def download_images(root: Path, config: ImagesConfig, compute: ComputeConfig | N
     """Stage ``images``: a tar, an index and a status table per shard of ``source_pairs``.
 
     ``compute`` says on which machines, unless ``config.distributor`` does.
-    With ``config.retry_statuses`` pairs of those statuses are fetched again, in the shards that this call did not
+    An image is fetched once, however many captions it has. With ``config.retry_statuses`` images of those statuses are
+    fetched again, in the shards that this call did not
     fetch anyway. Raises :class:`DownloadError` if img2dataset ends early or stalls, or if too many shards in a row are
     bad; :class:`StorageError` if the disk is full. Finished shards stay and are not fetched again.
     """
     root, compute = Path(root), compute or ComputeConfig()
     source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
     inputs = {shard: file_digest(path) for shard, path in source.items()}
-    stage = Stage(root, "images", version=2, config=config.content(), inputs=inputs)
+    stage = Stage(root, "images", version=3, config=config.content(), inputs=inputs)
 
     def fetch(pending: list[str]) -> None:
-        most = max(pq.read_metadata(path).num_rows for path in source.values())
+        most = max(images_of(path).num_rows for path in source.values())
         if pending:
             _fetch(stage, config, compute, {shard: source[shard] for shard in pending}, most)
         if config.retry_statuses:
@@ -80,7 +82,7 @@ def _fetch(stage: Stage, config: ImagesConfig, compute: ComputeConfig, lists: di
         for shard in fetch_shards(staging, config, compute, lists, samples_per_shard=most):
             for ready in floor.admit(shard, _statuses(staging, shard, lists[shard])):
                 _publish(stage, ready, staging, lists[ready])
-            progress.add(pq.read_metadata(lists[shard]).num_rows)
+            progress.add(images_of(lists[shard]).num_rows)
         for ready in floor.held:
             _publish(stage, ready, staging, lists[ready])
 
@@ -91,7 +93,8 @@ def _retry(
     """Fetch parts of shards and merge them into what is there."""
     with staging_folder(stage.root) as staging:
         done = [shard for shard in source if shard not in skip]
-        lists = write_retry_lists(stage.root, done, config.retry_statuses, staging / "retry")
+        chosen = {shard: source[shard] for shard in done}
+        lists = write_retry_lists(stage.root, chosen, config.retry_statuses, staging / "retry")
         if not lists:
             return
         with _progress(lists) as progress:
@@ -105,7 +108,7 @@ def _retry(
 
 
 def _progress(lists: dict[str, Path]) -> Progress:
-    return Progress(log, "images", total=sum(pq.read_metadata(path).num_rows for path in lists.values()), unit="pairs")
+    return Progress(log, "images", total=sum(images_of(path).num_rows for path in lists.values()), unit="images")
 
 
 def _publish(stage: Stage, shard: str, staging: Path, source: Path) -> None:
@@ -122,7 +125,7 @@ def _finish_shard(output: Output, shard: str, tar: Path, statuses: pa.Table, *, 
     """Index the tar, compare it with its table, write both tables and the counts."""
     index = index_tar(tar)
     succeeded = statuses.filter(pc.equal(statuses["status"], SUCCESS))
-    if not index["sample_id"].equals(succeeded["sample_id"]):
+    if not index["image_id"].equals(succeeded["image_id"]):
         raise DownloadError(f"shard {shard}: {index.num_rows} samples in the tar, {succeeded.num_rows} in its table")
     parquet.write_table(index, output.path(f"images/index/{shard}.parquet"))
     parquet.write_table(statuses, output.path(f"images/{shard}.parquet"), compression="zstd")
@@ -136,8 +139,8 @@ def _finish_shard(output: Output, shard: str, tar: Path, statuses: pa.Table, *, 
 
 def compare_bytes(before: pa.Table, now: pa.Table) -> dict[str, int]:
     """How the images of ``before`` fared: the same bytes were served again, others were, or none."""
-    images = before.filter(pc.equal(before["status"], SUCCESS)).select(["sample_id", "sha256"])
-    joined = images.join(now.select(["sample_id", "sha256"]), "sample_id", right_suffix="_now")
+    images = before.filter(pc.equal(before["status"], SUCCESS)).select(["image_id", "sha256"])
+    joined = images.join(now.select(["image_id", "sha256"]), "image_id", right_suffix="_now")
     same = pc.sum(pc.equal(joined["sha256"], joined["sha256_now"])).as_py() or 0
     gone = joined["sha256_now"].null_count
     return {"bytes_match": same, "bytes_mismatch": joined.num_rows - same - gone, "bytes_gone": gone}
@@ -147,21 +150,21 @@ def _previous(root: Path, name: str) -> pa.Table | None:
     """The table that is about to be replaced, if there is one that can be read."""
     try:
         storage_of(root).fetch([name])
-        return parquet.read_table(root / name, columns=["sample_id", "status", "sha256"])
+        return parquet.read_table(root / name, columns=["image_id", "status", "sha256"])
     except (OSError, pa.ArrowException, PipelineError):
         return None
 
 
 def _statuses(staging: Path, shard: str, source: Path) -> pa.Table:
-    """img2dataset's table of one shard in our columns: a row for every pair asked for, ordered by key (it writes in the
+    """img2dataset's table of one shard in our columns: a row for each image asked for, ordered by key (it writes in the
     order of arrival). A sample on which its worker stumbled has no row there; it gets one here."""
     table = pq.read_table(staging / f"{shard}.parquet")
     table = table.rename_columns(["error" if name == "error_message" else name for name in table.column_names])
-    asked = parquet.read_table(source)
-    lost = asked.filter(pc.invert(pc.is_in(asked["sample_id"], table["sample_id"])))
+    asked = images_of(source)
+    lost = asked.filter(pc.invert(pc.is_in(asked["image_id"], table["image_id"])))
     lost = lost.append_column("status", pa.array([LOST] * lost.num_rows, pa.string()))
     table = pa.concat_tables([table, lost], promote_options="default").sort_by(
-        [("key", "ascending"), ("sample_id", "ascending")]
+        [("key", "ascending"), ("image_id", "ascending")]
     )
     status, error = split_outcomes(table["status"], table["error"])
     table = table.set_column(table.column_names.index("status"), "status", status)

@@ -95,12 +95,12 @@ class Watchdog:
 
     def _decoding(self, shard: str, state: State) -> str:
         assert state.decoding is not None
-        sample_id, age = state.decoding
-        return f"decoding sample {sample_id} ({self._url(shard, sample_id)[:_URL_LETTERS]}) for {age:.0f} s"
+        image_id, age = state.decoding
+        return f"decoding sample {image_id} ({self._url(shard, image_id)[:_URL_LETTERS]}) for {age:.0f} s"
 
-    def _url(self, shard: str, sample_id: int) -> str:
+    def _url(self, shard: str, image_id: int) -> str:
         try:
-            table = pq.read_table(self._lists[shard], columns=["sample_id", "url"])
-            return str(table.filter(pc.equal(table["sample_id"], sample_id))["url"][0].as_py())
+            table = pq.read_table(self._lists[shard], columns=["image_id", "url"])
+            return str(table.filter(pc.equal(table["image_id"], image_id))["url"][0].as_py())
         except (OSError, pa.ArrowException, LookupError):
             return "its list cannot be read"

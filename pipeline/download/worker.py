@@ -30,7 +30,6 @@ if __name__ in ("__main__", "__mp_main__"):
     leave_out_unused()
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from img2dataset import distributor as distributors  # noqa: TID253
 from img2dataset.downloader import Downloader  # noqa: TID253
 from img2dataset.writer import WebDatasetSampleWriter  # noqa: TID253
@@ -39,14 +38,13 @@ from pipeline.compute.config import ComputeConfig
 from pipeline.core.processes import die_with_parent
 from pipeline.download.decoder import Decoder, IsolatedDecoder
 from pipeline.download.heartbeat import Beat, was_lost, write_failure
+from pipeline.download.images_of import LISTED, images_of
 from pipeline.download.resize import Resizer
 from pipeline.web.opener import GuardedOpener, installed
 from pipeline.web.rules import Guard
 
 SHARD_DIGITS = 5
 """img2dataset pads shard numbers to this many digits, and so do we, so that names and keys agree."""
-
-COLUMNS = ["sample_id", "caption", "url"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +159,7 @@ class Lists:
             # A worker removes the list of a shard that it is through with.
             while len(os.listdir(self._folder)) >= self._ahead:  # noqa: PTH208 - a count
                 time.sleep(0.02)
-            table = pq.read_table(path, columns=COLUMNS)
+            table = images_of(Path(path))
             target = self._folder / f"{number}.arrow"
             with pa.OSFile(str(target), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
@@ -180,9 +178,9 @@ def make_downloader(job: FetchJob) -> GuardedDownloader:
         save_caption=True,
         extract_exif=False,
         output_folder=job.staging,
-        column_list=COLUMNS,
+        column_list=LISTED,
         # img2dataset hands the value of this column to the resizer, which learns by it whose bytes it gets.
-        blurring_bbox_col="sample_id",
+        blurring_bbox_col="image_id",
         timeout=job.timeout_s,
         # Key width follows from this; at least 10, for one digit.
         number_sample_per_shard=max(job.samples_per_shard, 10),

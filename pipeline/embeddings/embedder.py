@@ -68,7 +68,7 @@ class Embedder:
         # At the stage's own batch size, since a compiled model is made for one.
         cosines = [min_cosine(self.encoder, exact, batch, batch_size=config.batch_size) for batch in batches]
         # numpy's, which does not pass over a NaN.
-        found, count = float(np.min(cosines)), sum(len(batch.sample_ids) for batch in batches)
+        found, count = float(np.min(cosines)), sum(len(batch.image_ids) for batch in batches)
         log.info(f"least cosine of {config.precision} to fp32 is {found:.6f} on {count} samples")
         require_cosine(found, precision=config.precision, device=self.encoder.device)
         self._compared = True
@@ -120,7 +120,7 @@ def _open(folder: Path, weights_hash: str, config: str) -> Embedder:
 
 
 class Run:
-    """Iterates over batches with their float16 embeddings: ``(B * max(V, 1), D)`` of images or views, and ``(B, D)`` of
+    """Iterates over batches with their float16 embeddings: ``(B * max(V, 1), D)`` of images or views, and ``(C, D)`` of
     captions where there are any. ``seconds``, and those of them in which the model had nothing to do but wait for the
     loader, ``waited_s``, are final once the iteration has ended."""
 

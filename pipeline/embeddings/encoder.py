@@ -22,7 +22,7 @@ MIN_COSINE = 0.999
 # Captions are encoded in parts of about equal length, so that few are as long as the longest of the batch. A GPU is
 # given more at a time: on an H100 256 captions in four parts took 1.75 times as long as all of them at full length
 # (ViT-bigG-14), since each part asks for all layers anew.
-_TEXT_PARTS, _GPU_TEXTS = 4, 512
+_TEXT_PARTS, _GPU_TEXTS, _MOST_TEXTS = 4, 512, 1024
 
 
 class Encoder:
@@ -65,6 +65,8 @@ class Encoder:
             order = torch.argsort(lengths, stable=True)
             # Each part is cut on the device, so that one copy brings them all.
             size = max(-(-len(tokens) // _TEXT_PARTS), _GPU_TEXTS if self.device.type == "cuda" else 1)
+            # One image may have any number of captions.
+            size = min(size, _MOST_TEXTS)
             parts = self._sent(tokens[order]).split(size)
             longest = [int(part.max()) for part in lengths[order].split(len(parts[0]))]
             found = [_unit(self._causal.encode(part[:, :length])) for part, length in zip(parts, longest)]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _AHEAD, _PART = 3, 16
 
 Row = dict[str, Any]
-"""A row of a tar's index (``schema.TAR_INDEX``)."""
+"""A row of a tar's index (``schema.TAR_INDEX``), and in ``captions`` the ``(sample_id, caption)`` of each caption of
+the image, if captions are to be embedded."""
 
 _Part = tuple[Any, list[View]]
 # Tokens and views of the samples that one thread has decoded.
@@ -32,22 +33,25 @@ _Part = tuple[Any, list[View]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B samples in the order that they were asked for.
+    """B images in the order that they were asked for, with C captions.
 
-    ``pixels``: (B, H, W, 3) uint8 of the images as they are, with ``tokens`` (B, L) of their captions; or (B * V, H, W,
+    ``pixels``: (B, H, W, 3) uint8 of the images as they are, with ``tokens`` (C, L) of all their captions, image after
+    image, and for each of these its ``sample_ids`` and in ``image_of`` which of the B it belongs to; or (B * V, H, W,
     3) of the ``views`` of each, without captions.
     """
 
-    sample_ids: list[int]
+    image_ids: list[int]
     pixels: "Tensor"
     tokens: "Tensor | None"
+    sample_ids: list[int]
+    image_of: list[int]
     views: list[View]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loader:
     """How samples become batches of about ``batch_size`` images. ``views``: augmentations of each image that are wanted
-    in its place; 0 for the image as it is, with its caption. ``pinned``: put pixels where a GPU fetches them by itself.
+    in its place; 0 for the image as it is, with its captions. ``pinned``: put pixels where a GPU fetches them itself.
     """
 
     preprocessing: Preprocessing
@@ -100,23 +104,19 @@ class Loader:
             members = samples.result()[place]
             try:
                 image = decode_image(members["jpg"])
-                captions.append(members["txt"].decode())
             except (OSError, SyntaxError, ValueError, KeyError) as error:
-                raise ShardError(
-                    f"{reader.path}, key {row['key']}: no readable jpg and txt member: {error!r}"
-                ) from error
-            drawn = self._draw(row["sample_id"], image)
+                raise ShardError(f"{reader.path}, key {row['key']}: no readable jpg member: {error!r}") from error
+            captions += [caption for _, caption in row["captions"]]
+            drawn = self._draw(row["image_id"], image)
             views += drawn
             shown = [apply_view(image, view) for view in drawn] if self.views else [image]
             for number, picture in enumerate(shown, place * len(shown)):
                 target[number] = self.preprocessing.pixels(picture)
         return (None if self.views else self.tokenizer(captions)), views
 
-    def _draw(self, sample_id: int, image: Any) -> list[View]:
+    def _draw(self, image_id: int, image: Any) -> list[View]:
         size = {"width": image.width, "height": image.height}
-        return [
-            draw_view(self.augmentation, sample_id=sample_id, number=number, **size) for number in range(self.views)
-        ]
+        return [draw_view(self.augmentation, image_id=image_id, number=number, **size) for number in range(self.views)]
 
 
 class _Coming:
@@ -130,8 +130,10 @@ class _Coming:
 
         parts = [part.result() for part in self._parts]
         return Batch(
-            sample_ids=[row["sample_id"] for row in self._rows],
+            image_ids=[row["image_id"] for row in self._rows],
             pixels=self._pixels,
             tokens=None if parts[0][0] is None else torch.cat([tokens for tokens, _ in parts]),
+            sample_ids=[sample_id for row in self._rows for sample_id, _ in row["captions"]],
+            image_of=[place for place, row in enumerate(self._rows) for _ in row["captions"]],
             views=[view for _, views in parts for view in views],
         )

@@ -1,14 +1,16 @@
 """Teacher embeddings: a shard of images and captions in, a Parquet file of float16 unit vectors out.
 
-Two stages work in the same way. ``teacher_embeddings`` has every image as it is, and its caption. ``teacher_views`` has
-random augmentations of the images that the balance kept, for a student that is to be trained on what the teacher saw.
+Two stages work in the same way. ``teacher_embeddings`` has every image as it is, once, and beside it in
+``caption_embeddings`` each of its captions, which are those of ``source_pairs``. ``teacher_views`` has random
+augmentations of the images that the balance kept, for a student that is to be trained on what the teacher saw.
 """
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
 from pipeline.core import parquet, schema
 from pipeline.core.errors import EmbeddingError
-from pipeline.core.files import fingerprint_of
+from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.core.progress import Progress
 from pipeline.core.tars import TarReader, read_index
 from pipeline.embeddings.config import EmbeddingsConfig
@@ -33,14 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EMBEDDINGS, VIEWS = "teacher_embeddings", "teacher_views"
+EMBEDDINGS, CAPTIONS, VIEWS = "teacher_embeddings", "caption_embeddings", "teacher_views"
 # The one shard of the views where there are none, since a stage has at least one.
 _OFF = "off"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """All that a worker needs to embed one shard; small and picklable. ``ids``: samples to embed, none means all."""
+    """All that a worker needs to embed one shard; small and picklable. ``ids``: images to embed, none means all."""
 
     shard: str
     root: Path
@@ -49,25 +51,33 @@ class ShardTask:
     config: EmbeddingsConfig
     ids: np.ndarray | None = None
 
+    @property
+    def captions(self) -> Path:
+        """Where embeddings of captions are written, if there are any."""
+        return self.output.with_suffix(".captions")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What a worker says of a shard: rows written, seconds of work and, in ``waited_s``, of waiting for batches."""
+    """What a worker says of a shard: rows written, of them ``captions`` beside those of images, seconds of work and, in
+    ``waited_s``, of waiting for batches."""
 
     task: ShardTask
     rows: int
+    captions: int
     seconds: float
     waited_s: float
 
 
 def embed_images(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) -> StageResult:
-    """Stage ``teacher_embeddings``: image and text embeddings of every downloaded pair, one file per shard.
+    """Stage ``teacher_embeddings``: embeddings of every image that is there and of its captions, two files per shard.
 
     Raises :class:`EmbeddingError` for vectors that are not finite and for a precision that turns them too far,
     :class:`ShardError` for an unreadable image or tar.
     """
-    inputs = _inputs(root)
-    stage = Stage(root, EMBEDDINGS, version=2, config=config.plain(), inputs=inputs)
+    source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
+    inputs = {shard: fingerprint_of(made_of, file_digest(source[shard])) for shard, made_of in _inputs(root).items()}
+    stage = Stage(root, EMBEDDINGS, version=3, config=config.plain(), inputs=inputs)
     return _run(stage, publish_images, config, compute, ids=dict.fromkeys(inputs))
 
 
@@ -78,11 +88,11 @@ def embed_views(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) ->
     """
     if config.views == 1:
         # Views that there were are removed.
-        return Stage(root, VIEWS, version=1, config=config.content(), inputs={_OFF: None}).each(lambda output: None)
+        return Stage(root, VIEWS, version=2, config=config.content(), inputs={_OFF: None}).each(lambda output: None)
     inputs = _inputs(root)
     kept = _kept_ids(read_result(root, "balance").parquet("balanced_pairs"))
     inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in kept.items()}
-    stage = Stage(root, VIEWS, version=1, config=config.content(), inputs=inputs)
+    stage = Stage(root, VIEWS, version=2, config=config.content(), inputs=inputs)
     return _run(stage, publish_views, config, compute, ids=kept)
 
 
@@ -104,35 +114,50 @@ def publish_views(task: ShardTask) -> ShardReport:
 def _publish(task: ShardTask, embed: Callable[[ShardTask], ShardReport]) -> ShardReport:
     task.stage.attach()
     task.output.parent.mkdir(parents=True, exist_ok=True)
-    names = (f"images/{task.shard}.tar", f"images/index/{task.shard}.parquet")
+    names = [f"images/{task.shard}.tar", f"images/index/{task.shard}.parquet", f"source_pairs/{task.shard}.parquet"]
     with storage_of(task.root).borrowed(names), task.stage.output(task.shard) as output:
         report = embed(task)
         task.output.replace(output.path(f"{task.stage.name}/{task.shard}.parquet"))
+        if task.captions.exists():
+            task.captions.replace(output.path(f"{CAPTIONS}/{task.shard}.parquet"))
         output.rows = report.rows
         output.stats = {"embedding_s": round(report.seconds, 3), "loader_wait_s": round(report.waited_s, 3)}
+        output.stats |= {"captions": report.captions} if report.captions else {}
     return report
 
 
 def embed_shard(task: ShardTask) -> ShardReport:
-    """Embed images and captions of one shard into ``task.output``, in any process."""
-
-    def columns(batch: "Batch", images: np.ndarray, texts: np.ndarray | None) -> dict[str, Any]:
-        return {"sample_id": batch.sample_ids, "image_embedding": images, "text_embedding": texts}
-
-    return _embed(task, schema.teacher_embeddings, columns, views=0)
+    """Embed images and captions of one shard into ``task.output`` and ``task.captions``, in any process."""
+    rows = _with_captions(task.root, task.shard, _rows(task))
+    with _Embedding(task, schema.teacher_embeddings) as embedding:
+        captions = schema.caption_embeddings(embedding.dim).with_metadata(embedding.metadata)
+        with EmbeddingWriter(task.captions, captions) as beside:
+            for batch, images, texts in embedding.run(rows, views=0):
+                assert texts is not None
+                embedding.writer.add({"image_id": batch.image_ids, "image_embedding": images})
+                described = images.astype(np.float32)[batch.image_of]
+                beside.add(
+                    {
+                        "sample_id": batch.sample_ids,
+                        "image_id": [batch.image_ids[place] for place in batch.image_of],
+                        "text_embedding": texts,
+                        # Of what is stored, as a query would compute it.
+                        "image_text_similarity": np.einsum("ij,ij->i", described, texts.astype(np.float32)),
+                    }
+                )
+    return dataclasses.replace(embedding.report(), captions=beside.rows)
 
 
 def embed_view_shard(task: ShardTask) -> ShardReport:
     """Embed the views of one shard's images into ``task.output``, in any process."""
     count = task.config.views
-
-    def columns(batch: "Batch", images: np.ndarray, texts: np.ndarray | None) -> dict[str, Any]:
-        del texts
-        numbers = np.tile(np.arange(count), len(batch.sample_ids))
-        ids = np.repeat(batch.sample_ids, count)
-        return {"sample_id": ids, "view": numbers, **as_columns(batch.views), "image_embedding": images}
-
-    return _embed(task, schema.teacher_views, columns, views=count)
+    rows = [{**row, "captions": []} for row in _rows(task)]
+    with _Embedding(task, schema.teacher_views) as embedding:
+        for batch, images, _ in embedding.run(rows, views=count):
+            numbers = np.tile(np.arange(count), len(batch.image_ids))
+            made = {"image_id": np.repeat(batch.image_ids, count), "view": numbers, **as_columns(batch.views)}
+            embedding.writer.add({**made, "image_embedding": images})
+    return embedding.report()
 
 
 def _run(
@@ -181,30 +206,57 @@ def _run(
     return result
 
 
-def _embed(
-    task: ShardTask,
-    table_schema: Callable[[int], pa.Schema],
-    columns: Callable[["Batch", np.ndarray, np.ndarray | None], dict[str, Any]],
-    *,
-    views: int,
-) -> ShardReport:
-    from pipeline.embeddings.embedder import Embedder, cpu_threads
+class _Embedding(contextlib.ExitStack):
+    """The teacher at work on one shard: a writer of what it makes of images, and batches that were looked at."""
 
-    teacher = read_info(task.root)
-    rows = [row for row in read_index(_index(task.root, task.shard)).to_pylist() if _wanted(task, row)]
-    embedder = Embedder.open(teacher_folder(task.root), teacher.weights_hash, task.config)
-    reader = TarReader(task.root / "images" / f"{task.shard}.tar")
-    metadata = {key: str(value) for key, value in dataclasses.asdict(teacher).items()}
-    table = table_schema(teacher.embed_dim).with_metadata(metadata)
-    with cpu_threads(task.config.threads), EmbeddingWriter(task.output, table) as writer:
-        # Within, since a compiled model is compiled anew for another number of threads.
-        run = embedder.run(reader, rows, views=views)
-        for batch, images, texts in run:
-            for name, vectors in (("image", images), ("text", texts)):
+    def __init__(self, task: ShardTask, table_schema: Callable[[int], pa.Schema]):
+        super().__init__()
+        from pipeline.embeddings.embedder import Embedder, cpu_threads
+
+        teacher = read_info(task.root)
+        self._task, self._teacher, self.dim = task, teacher.name, teacher.embed_dim
+        self._embedder = Embedder.open(teacher_folder(task.root), teacher.weights_hash, task.config)
+        self.metadata = {key: str(value) for key, value in dataclasses.asdict(teacher).items()}
+        self.writer = EmbeddingWriter(task.output, table_schema(self.dim).with_metadata(self.metadata))
+        # Around all of it, since a compiled model is compiled anew for another number of threads.
+        self._threads = cpu_threads(task.config.threads)
+
+    def __enter__(self) -> Self:
+        self.enter_context(self._threads)
+        self.enter_context(self.writer)
+        return self
+
+    def run(self, rows: list[dict[str, Any]], *, views: int) -> "Iterator[tuple[Batch, np.ndarray, np.ndarray | None]]":
+        """Raises :class:`EmbeddingError` for vectors that are not finite."""
+        reader = TarReader(self._task.root / "images" / f"{self._task.shard}.tar")
+        self._run = self._embedder.run(reader, rows, views=views)
+        for batch, images, texts in self._run:
+            for name, vectors, ids in (("image", images, batch.image_ids), ("text", texts, batch.sample_ids)):
                 if vectors is not None and not np.isfinite(vectors).all():
-                    raise _not_finite(task.shard, teacher.name, name, vectors, batch.sample_ids)
-            writer.add(columns(batch, images, texts))
-    return ShardReport(task=task, rows=writer.rows, seconds=run.seconds, waited_s=run.waited_s)
+                    raise _not_finite(self._task.shard, self._teacher, name, vectors, ids)
+            yield batch, images, texts
+
+    def report(self) -> ShardReport:
+        """What to say when all is written."""
+        run = self._run
+        return ShardReport(
+            task=self._task, rows=self.writer.rows, captions=0, seconds=run.seconds, waited_s=run.waited_s
+        )
+
+
+def _rows(task: ShardTask) -> list[dict[str, Any]]:
+    """Rows of the tar's index that are to be embedded."""
+    return [row for row in read_index(_index(task.root, task.shard)).to_pylist() if _wanted(task, row)]
+
+
+def _with_captions(root: Path, shard: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the captions that ``source_pairs`` has for their images."""
+    table = parquet.read_table(root / "source_pairs" / f"{shard}.parquet", columns=["image_id", "sample_id", "caption"])
+    captions: dict[int, list[tuple[int, str]]] = {row["image_id"]: [] for row in rows}
+    for image_id, sample_id, caption in zip(*(column.to_pylist() for column in table.columns)):
+        if image_id in captions:
+            captions[image_id].append((sample_id, caption))
+    return [{**row, "captions": captions[row["image_id"]]} for row in rows]
 
 
 def _inputs(root: Path) -> dict[str, str]:
@@ -216,26 +268,27 @@ def _inputs(root: Path) -> dict[str, str]:
 
 def _kept_ids(pairs: list[Path]) -> dict[str, np.ndarray]:
     """Ids of the kept images by shard, ascending."""
-    kept = pa.concat_tables(parquet.read_table(path, columns=["sample_id", "shard"]) for path in pairs)
-    ids, shards = kept["sample_id"].to_numpy(), kept["shard"].combine_chunks().dictionary_encode()
+    kept = pa.concat_tables(parquet.read_table(path, columns=["image_id", "shard"]) for path in pairs)
+    ids, shards = kept["image_id"].to_numpy(), kept["shard"].combine_chunks().dictionary_encode()
     codes = shards.indices.to_numpy()
     order = np.lexsort((ids, codes))
     parts = np.split(ids[order], np.flatnonzero(np.diff(codes[order])) + 1) if len(ids) else []
-    return {shards.dictionary[int(code)].as_py(): part for code, part in zip(np.unique(codes), parts)}
+    # An image stands there once for each of its captions.
+    return {shards.dictionary[int(code)].as_py(): np.unique(part) for code, part in zip(np.unique(codes), parts)}
 
 
 def _wanted(task: ShardTask, row: dict[str, Any]) -> bool:
     if task.ids is None:
         return True
-    place = int(np.searchsorted(task.ids, row["sample_id"]))
-    return place < len(task.ids) and int(task.ids[place]) == row["sample_id"]
+    place = int(np.searchsorted(task.ids, row["image_id"]))
+    return place < len(task.ids) and int(task.ids[place]) == row["image_id"]
 
 
 def _not_finite(shard: str, teacher: str, name: str, vectors: np.ndarray, ids: list[int]) -> EmbeddingError:
     bad = ~np.isfinite(vectors).reshape(len(ids), -1).all(axis=1)
     return EmbeddingError(
         f"shard {shard}: {int(bad.sum())} {name} embeddings of teacher {teacher} are not finite, "
-        f"e.g. of sample_id {ids[int(np.argmax(bad))]}"
+        f"e.g. of {'image_id' if name == 'image' else 'sample_id'} {ids[int(np.argmax(bad))]}"
     )
 
 

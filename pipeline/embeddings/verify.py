@@ -16,7 +16,7 @@ from pipeline.core import parquet
 from pipeline.core.devices import gpu_memory_returned
 from pipeline.core.errors import EmbeddingError
 from pipeline.core.tars import Place, read_index, read_sample
-from pipeline.embeddings.stage import EMBEDDINGS, VIEWS
+from pipeline.embeddings.stage import CAPTIONS, EMBEDDINGS, VIEWS
 from pipeline.storage.result import read_result
 from pipeline.storage.roots import storage_of
 from pipeline.teacher.stage import teacher_folder
@@ -29,12 +29,18 @@ def live_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str,
     """Least cosine of images and captions, of about ``samples`` samples from all over the data."""
     found: dict[str, list[float]] = {"image": [], "text": []}
     clip = load_clip(teacher_folder(root), device=device)
-    for path, wanted in _chosen(root, EMBEDDINGS, samples):
-        stored = parquet.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
+    source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
+    for path, wanted in _chosen(root, EMBEDDINGS, EMBEDDINGS, "image_id", samples):
+        stored = parquet.read_table(path, filters=[("image_id", "in", wanted)]).to_pylist()
         for row, members in _with_members(root, path.stem, stored):
             live_image = _embed_image(clip, decode_image(members["jpg"]))
-            live_text = _embed_text(clip, members["txt"].decode())
             found["image"].append(_cosine(live_image, row["image_embedding"]))
+    for path, wanted in _chosen(root, EMBEDDINGS, CAPTIONS, "sample_id", samples):
+        chosen: dict[str, Any] = {"filters": [("sample_id", "in", wanted)]}
+        listed = parquet.read_table(source[path.stem], columns=["sample_id", "caption"], **chosen)
+        captions = dict(zip(listed["sample_id"].to_pylist(), listed["caption"].to_pylist()))
+        for row in parquet.read_table(path, **chosen).to_pylist():
+            live_text = _embed_text(clip, captions[row["sample_id"]])
             found["text"].append(_cosine(live_text, row["text_embedding"]))
     return {"samples": len(found["image"]), **{f"min_cosine_{name}": min(values) for name, values in found.items()}}
 
@@ -44,20 +50,20 @@ def live_view_cosines(root: Path, *, samples: int, device: str = "auto") -> dict
     """Least cosine of all views of about ``samples`` samples, made again from their parameters; no cosine without."""
     cosines: list[float] = []
     clip = None
-    for path, wanted in _chosen(root, VIEWS, samples):
+    for path, wanted in _chosen(root, VIEWS, VIEWS, "image_id", samples):
         clip = clip or load_clip(teacher_folder(root), device=device)
-        stored = parquet.read_table(path, filters=[("sample_id", "in", wanted)]).to_pylist()
+        stored = parquet.read_table(path, filters=[("image_id", "in", wanted)]).to_pylist()
         for row, members in _with_members(root, path.stem, stored):
             view = apply_view(decode_image(members["jpg"]), View(**{name: row[name] for name in FIELDS}))
             cosines.append(_cosine(_embed_image(clip, view), row["image_embedding"]))
     return {"views": len(cosines)} | ({"min_cosine": min(cosines)} if cosines else {})
 
 
-def _chosen(root: Path, table: str, samples: int) -> Iterator[tuple[Path, list[int]]]:
+def _chosen(root: Path, stage: str, table: str, id_: str, samples: int) -> Iterator[tuple[Path, list[int]]]:
     """Files from first to last, and ids from each, evenly spaced."""
-    files = read_result(root, table).parquet(table)
+    files = read_result(root, stage).parquet(table)
     for path in _spread(files, _SHARDS):
-        ids = np.unique(parquet.read_table(path, columns=["sample_id"])["sample_id"].to_numpy())
+        ids = np.unique(parquet.read_table(path, columns=[id_])[id_].to_numpy())
         yield path, [int(id_) for id_ in _spread(ids.tolist(), -(-samples // min(_SHARDS, len(files))))]
 
 
@@ -71,18 +77,18 @@ def _with_members(
     root: Path, shard: str, rows: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
     """Each row with the members of its sample."""
-    ids, storage = list({row["sample_id"] for row in rows}), storage_of(root)
+    ids, storage = list({row["image_id"] for row in rows}), storage_of(root)
     storage.fetch([f"images/index/{shard}.parquet"])
     index = read_index(root / "images" / "index" / f"{shard}.parquet")
-    wanted = index.filter(pc.is_in(index["sample_id"], pa.array(ids)))
-    places = {row["sample_id"]: Place.of(row) for row in wanted.to_pylist()}
+    wanted = index.filter(pc.is_in(index["image_id"], pa.array(ids)))
+    places = {row["image_id"]: Place.of(row) for row in wanted.to_pylist()}
     missing = set(ids) - set(places)
     if missing:
-        raise EmbeddingError(f"images/{shard}.tar has no sample {min(missing)}, which has an embedding")
+        raise EmbeddingError(f"images/{shard}.tar has no image {min(missing)}, which has an embedding")
     # Parts of the tar are asked for, not the tar: it may be in an object store.
     name = f"images/{shard}.tar"
     for row in rows:
-        offset, size, crc32 = places[row["sample_id"]]
+        offset, size, crc32 = places[row["image_id"]]
         yield row, read_sample(storage.part(name, offset, size), where=name, crc32=crc32)
 
 

@@ -72,7 +72,7 @@ def import_embeddings(
     stage = Stage(
         Path(root),
         "teacher_embeddings",
-        version=1,
+        version=3,
         config=["imported", config, *([{"drop_bad": True}] if drop_bad else [])],
         inputs={p.name: identity for p in parts},
     )

@@ -1,6 +1,7 @@
-"""Training shards: WebDataset tars of kept pairs, globally shuffled, with teacher embeddings and cluster labels.
+"""Training shards: WebDataset tars of kept images, globally shuffled, with teacher embeddings and cluster labels.
 
-Members of a sample: ``jpg``, ``txt``, ``json`` (``sample_id``, ``cluster_id``), ``image.npy``, ``text.npy`` (float16).
+A sample is an image. Its members: ``jpg``, ``txt`` (its first caption), ``json`` (``image_id``, ``cluster_id``, and the
+lists ``sample_ids`` and ``captions``), ``image.npy`` (width,), ``text.npy`` (captions, width), both float16.
 Where there are views, ``views.npy`` (views, width) has the teacher's embeddings of them, in the order of the list
 ``views`` in ``json``, which says how each is made of ``jpg``.
 ``training_shards/manifest.json`` says which teacher, preprocessing and clusters the shards were made with, so that the
@@ -18,7 +19,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.core import parquet, query
 from pipeline.core.errors import ShardError
@@ -40,19 +40,19 @@ log = logging.getLogger(__name__)
 def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *, views: int = 1) -> StageResult:
     """Stage ``training_shards``; ``views`` as in :class:`pipeline.core.settings.EmbeddingsConfig`.
 
-    Raises :class:`ShardError` if a kept sample has lost its image, label, embedding or one of its views.
+    Raises :class:`ShardError` if a kept image has lost its image, label, embedding or one of its views.
     """
     images, embeddings = read_result(root, "images"), read_result(root, "teacher_embeddings")
     balance, clusters = read_result(root, "balance"), read_result(root, "clusters")
     augmented = read_result(root, "teacher_views") if views > 1 else None
     pairs = balance.parquet("balanced_pairs")
-    samples = sum(pq.read_metadata(path).num_rows for path in pairs)
+    samples = balance.stats["kept"]
     if augmented is not None and augmented.rows != samples * views:
-        raise ShardError(f"{samples} pairs were kept, but {augmented.rows} views of {views} each were embedded")
+        raise ShardError(f"{samples} images were kept, but {augmented.rows} views of {views} each were embedded")
     names = [f"{number:05d}" for number in range(math.ceil(samples / config.samples_per_shard))]
     digest = [result.digest for result in (images, embeddings, balance, clusters, augmented) if result is not None]
     stage = Stage(
-        root, "training_shards", version=1, config=config.content(), inputs=dict.fromkeys([*names, "manifest"], digest)
+        root, "training_shards", version=2, config=config.content(), inputs=dict.fromkeys([*names, "manifest"], digest)
     )
 
     def write(pending: list[str]) -> None:
@@ -61,6 +61,7 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *,
             "pairs": query.files(pairs),
             "assignments": query.files(clusters.parquet("cluster_assignments")),
             "embeddings": query.files(embeddings.verified("teacher_embeddings")),
+            "captions": query.files(embeddings.parquet("caption_embeddings")),
             "seed": config.seed,
         }
         scratch = root / ".tmp" / "training_shards"
@@ -68,7 +69,7 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *,
             images.borrowed(".tar"),
             query.connect(query_config, scratch=scratch) as connection,
             query.connect(query_config, scratch=scratch) as beside,
-            Progress(log, "training_shards", total=samples, unit="samples") as progress,
+            Progress(log, "training_shards", total=samples, unit="images") as progress,
         ):
             rows = query.stream(connection, query.sql("pipeline.shards", "training_order"), parameters)
             drawn = _views(beside, augmented, parameters, config.samples_per_shard * views)
@@ -81,7 +82,7 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *,
                 progress.add(table.num_rows)
         if written != samples:
             raise ShardError(
-                f"{samples} pairs were kept, but {written} have an image, an embedding and a cluster label"
+                f"{samples} images were kept, but {written} have their bytes, embeddings and a cluster label"
             )
         if "manifest" in pending:
             _write_manifest(stage, root, samples, clusters, views)

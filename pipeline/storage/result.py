@@ -18,8 +18,14 @@ from pipeline.storage.completion import (
 )
 from pipeline.storage.roots import storage_of
 
-# Versions of stages before these had other column names.
-_FIRST_READABLE = {"balance": 3}
+# Versions of stages before these had one id for image and caption.
+_FIRST_READABLE = {
+    "images": 3,
+    "teacher_embeddings": 3,
+    "balance": 4,
+    "clusters": 2,
+    "training_shards": 2,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,8 +134,8 @@ def read_result(root: Path, name: str) -> StageResult:
         raise MissingInputError(f"stage '{name}' is not complete under {place}; run it first")
     if mark.version < _FIRST_READABLE.get(name, 0):
         raise MissingInputError(
-            f"stage '{name}' under {place} was completed by an earlier version, which gave columns other names; "
-            "run the stage again: its tables are rewritten, nothing is computed anew"
+            f"stage '{name}' under {place} was completed by an earlier version, whose tables have other keys; "
+            "run the stage again"
         )
     lost = damaged(mark, storage.sizes(mark.files))
     if lost:

@@ -21,7 +21,7 @@ class EmbeddingWriter:
     def __enter__(self) -> Self:
         # Vectors do not repeat and hardly compress: a dictionary and statistics would only cost time.
         self._writer = parquet.writer(
-            self._path, self.schema, compression="zstd", use_dictionary=False, write_statistics=["sample_id"]
+            self._path, self.schema, compression="zstd", use_dictionary=False, write_statistics=self.schema.names[:1]
         )
         return self
 

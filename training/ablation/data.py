@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.balance.rules.random_subset import kept_by_chance
+from pipeline.balance.unused import unused_pairs
 from pipeline.clusters.kmeans_clusters import nearest_centroids
 from pipeline.core import parquet, query
 from pipeline.core.query import QueryConfig
@@ -29,24 +30,28 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
     All pairs are those that the balance was given. Their captions and embeddings pass through memory shard by shard,
     their image embeddings once as a whole: this is for corpora of up to a few million pairs.
     """
-    results = {name: read_result(root, name) for name in ("images", "teacher_embeddings", "balance", "clusters")}
+    names = ("source_pairs", "images", "teacher_embeddings", "balance", "clusters")
+    results = {name: read_result(root, name) for name in names}
     digests = [result.digest for result in results.values()]
-    stage = Stage(root, FOLDER, version=2, config=config.content(), inputs={"data": digests})
+    stage = Stage(root, FOLDER, version=3, config=config.content(), inputs={"data": digests})
 
     def write(output: Output) -> None:
         embeddings = results["teacher_embeddings"].parquet("teacher_embeddings")
         groups = pa.concat_tables(
-            parquet.read_table(path, columns=["sample_id", "kept"])
+            parquet.read_table(path, columns=["image_id", "kept"])
             for path in results["balance"].parquet("balance_groups")
         )
-        every = groups["sample_id"].to_numpy()
+        every = groups["image_id"].to_numpy()
         kept = every[groups["kept"].to_numpy(zero_copy_only=False)]
         labels = output.path(f"{FOLDER}/labels.parquet")
-        nearest = nearest_centroids(embeddings, results["clusters"].parquet("centroids")[0])
-        parquet.write_table(nearest.filter(np.isin(nearest["sample_id"].to_numpy(), every)), labels)
+        nearest = nearest_centroids(embeddings, results["clusters"].parquet("centroids")[0], id_column="image_id")
+        parquet.write_table(nearest.filter(np.isin(nearest["image_id"].to_numpy(), every)), labels)
+        pairs = output.path(f"{FOLDER}/pairs.parquet")
+        parquet.write_table(_pairs(results), pairs)
         parameters = {
             "index": query.files(results["images"].parquet("index")),
-            "pairs": query.files(results["images"].parquet("images")),
+            "pairs": query.files([pairs]),
+            "captions": query.files(results["teacher_embeddings"].parquet("caption_embeddings")),
             "assignments": query.files([labels]),
             "embeddings": query.files(embeddings),
             "seed": config.seed,
@@ -61,8 +66,17 @@ def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryCon
                 output.rows += write_tar(tar, training_samples(root, table, output.rows))
                 index = index_tar(tar)
                 for name, ids in members.items():
-                    chosen = index.filter(np.isin(index["sample_id"].to_numpy(), ids))
+                    chosen = index.filter(np.isin(index["image_id"].to_numpy(), ids))
                     parquet.write_table(chosen, output.path(f"{FOLDER}/{name}/{number:05d}.parquet"))
         output.stats = {name: len(ids) for name, ids in members.items()}
 
     return stage.each(write)
+
+
+def _pairs(results: dict[str, StageResult]) -> pa.Table:
+    """Every pair that is neither blocked nor filtered."""
+    table = pa.concat_tables(
+        parquet.read_table(path, columns=["sample_id", "image_id", "caption"])
+        for path in results["source_pairs"].parquet("source_pairs")
+    )
+    return table.filter(pa.array(~np.isin(table["sample_id"].to_numpy(), unused_pairs(results["balance"]))))

@@ -15,7 +15,7 @@ class Batch:
     Teacher embeddings and labels are there where a term needs them.
     """
 
-    sample_ids: list[int]
+    image_ids: list[int]
     image: Tensor
     text: Tensor
     teacher_image: Tensor | None = None

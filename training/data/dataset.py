@@ -1,10 +1,11 @@
 """Training samples from WebDataset tars: exactly resumable batches, read and decoded only as far as terms need."""
 
 import functools
+import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ class TrainingSet:
     ``folder`` holds ``<shard>.tar``, ``index`` holds ``<shard>.parquet`` (``schema.TAR_INDEX``). ``preprocessing``
     is the student's own, ``tokenizer`` maps a list of captions to ``(N, L)``. ``teacher_dim``: width that teacher
     embeddings must have; ``clusters``: number that labels must stay below; none leaves them unchecked. ``views``: views
-    that each sample has, of which one at a time stands for its image; 1 for the image as it is. Raises
-    :class:`ShardError` if an index or tar is missing.
+    that each sample has, of which one at a time stands for its image; 1 for the image as it is. ``seed`` is that of the
+    draw among an image's captions, which are those of the index (a column ``captions``), else of the member ``json``,
+    else the member ``txt``. Raises :class:`ShardError` if an index or tar is missing.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TrainingSet:
         teacher_dim: int | None = None,
         clusters: int | None = None,
         views: int = 1,
+        seed: int = 0,
     ):
         self._indexes = sorted(index.glob("*.parquet"))
         if not self._indexes:
@@ -57,7 +60,7 @@ class TrainingSet:
             raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
         self.shard_rows = [self._rows(path) for path in self._indexes]
         self.preprocessing, self._needs, self._tokenizer = preprocessing, needs, tokenizer
-        self._teacher_dim, self._clusters, self.views = teacher_dim, clusters, views
+        self._teacher_dim, self._clusters, self.views, self._seed = teacher_dim, clusters, views, seed
         self._index = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_index)
         self._reader = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._open)
         self._cache: dict[tuple[int, int, int], dict[str, Any]] = {}
@@ -66,37 +69,46 @@ class TrainingSet:
     def __len__(self) -> int:
         return sum(self.shard_rows)
 
-    def sample(self, shard: int, row: int, view: int = 0) -> dict[str, Any]:
-        """One sample: ``sample_id``, ``pixels`` (H, W, 3) uint8, ``text`` and what the terms need.
+    def sample(self, shard: int, row: int, view: int = 0, *, epoch: int = 0) -> dict[str, Any]:
+        """One sample: ``image_id``, ``pixels`` (H, W, 3) uint8, ``text`` and what the terms need.
 
-        Where there are views, image and teacher embedding are those of number ``view``: the same cut, mirror and
-        colors as the teacher was shown.
+        Of several captions the one of this epoch is taken, with its teacher embedding. Where there are views, image and
+        teacher embedding are those of number ``view``: the same cut, mirror and colors as the teacher was shown.
 
         Raises :class:`ShardError` that names the members found where one is missing or cannot be decoded, or that has a
         label without centroid, and :class:`EmbeddingError` for a teacher embedding that is not a finite vector of the
         teacher's width. Each names tar and key.
         """
-        return self.samples([(shard, row, view)])[0]
+        return self.samples([(shard, row, view)], epoch=epoch)[0]
 
-    def samples(self, places: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    def samples(self, places: Sequence[tuple[int, int, int]], *, epoch: int = 0) -> list[dict[str, Any]]:
         """:meth:`sample` of each ``(shard, row, view)``, whose captions are tokenized in one go."""
-        new = {place: self._read(*place) for place in places if place not in self._cache}
-        if new:
-            tokens = self._tokenizer([decoded.pop("caption") for decoded in new.values()])
-            for decoded, text in zip(new.values(), tokens):
-                decoded["text"] = text
-            if self._all_fit(next(iter(new.values()))):
-                self._cache |= new
-        return [new[place] if place in new else self._cache[place] for place in places]
+        found = {place: self._cache.get(place) or self._read(*place) for place in places}
+        new = [decoded for place, decoded in found.items() if place not in self._cache]
+        drawn = {place: caption_of(decoded, self._seed, epoch) for place, decoded in found.items()}
+        if new and self._all_fit(new[0]):
+            self._tokenize([(decoded, number) for decoded in new for number in range(len(decoded["captions"]))])
+            self._cache |= found
+        else:
+            self._tokenize([(found[place], number) for place, number in drawn.items()])
+        return [_with_caption(found[place], drawn[place]) for place in places]
 
     def caption(self, shard: int, row: int) -> str:
-        """The caption of a sample, as it is; raises as :meth:`sample` does."""
-        return str(self._read(shard, row, 0)["caption"])
+        """The first caption of a sample, as it is; raises as :meth:`sample` does."""
+        return str(self._read(shard, row, 0)["captions"][0])
 
     def sample_bytes(self) -> int:
         """Of a decoded sample: shapes are equal for all, so any one tells."""
         shard = next(shard for shard, rows in enumerate(self.shard_rows) if rows)
         return _bytes_of(self.sample(shard, 0))
+
+    def _tokenize(self, wanted: Sequence[tuple[dict[str, Any], int]]) -> None:
+        """Add tokens of captions, by number, to samples that lack them."""
+        lacking = [(decoded, number) for decoded, number in wanted if number not in decoded["tokens"]]
+        if lacking:
+            tokens = self._tokenizer([decoded["captions"][number] for decoded, number in lacking])
+            for (decoded, number), text in zip(lacking, tokens):
+                decoded["tokens"][number] = text
 
     def _all_fit(self, decoded: dict[str, Any]) -> bool:
         """Whether the cache holds the whole set."""
@@ -105,24 +117,29 @@ class TrainingSet:
         return self._cacheable
 
     def _read(self, shard: int, row: int, view: int) -> dict[str, Any]:
-        sample_id, key, offset, size, crc32 = (column[row] for column in self._index(shard))
-        members = self._reader(shard).sample(int(offset), int(size), crc32)
-        return {"sample_id": int(sample_id), **self._decode(members, f"{self._tars[shard]}, key {key}", view)}
+        """A sample with all its ``captions``, their ``tokens`` to come, and a row of ``teacher_text`` for each."""
+        image_id, key, offset, size, crc32, captions = (column[row] for column in self._index(shard))
+        members, where = self._reader(shard).sample(int(offset), int(size), crc32), f"{self._tars[shard]}, key {key}"
+        decoded = {"image_id": int(image_id), "tokens": {}, **self._decode(members, where, view, captions)}
+        described = decoded.get("teacher_text")
+        if described is not None and len(described) != len(decoded["captions"]):
+            raise EmbeddingError(f"{where}: {len(described)} embeddings of {len(decoded['captions'])} captions")
+        return decoded
 
-    def _decode(self, members: dict[str, bytes], where: str, view: int) -> dict[str, Any]:
+    def _decode(self, members: dict[str, bytes], where: str, view: int, captions: list[str] | None) -> dict[str, Any]:
         try:
             image, embedding = _open_image(members["jpg"]), "image.npy"
             if self.views > 1:
                 image, embedding = _show(image, members["json"], where, view, self.views), "views.npy"
             decoded: dict[str, Any] = {
                 "pixels": torch.from_numpy(self.preprocessing.pixels(image).copy()),
-                "caption": members["txt"].decode(),
+                "captions": captions or _captions(members),
             }
             if self._needs.teacher_image:
                 number = view if self.views > 1 else None
                 decoded["teacher_image"] = _read_embedding(members[embedding], where, self._teacher_dim, number)
             if self._needs.teacher_text:
-                decoded["teacher_text"] = _read_embedding(members["text.npy"], where, self._teacher_dim)
+                decoded["teacher_text"] = _read_embeddings(members["text.npy"], where, self._teacher_dim)
             if self._needs.cluster_id:
                 decoded["cluster_id"] = _read_cluster_id(members["json"], where, self._clusters)
         except KeyError as error:
@@ -134,11 +151,12 @@ class TrainingSet:
 
     def _read_index(self, shard: int) -> tuple[Any, ...]:
         table = read_index(self._indexes[shard])
-        ids = table["sample_id"].to_numpy()
+        ids = table["image_id"].to_numpy()
         if len(np.unique(ids)) != len(ids):
-            raise ShardError(f"{self._indexes[shard]}: a sample_id occurs more than once in this shard")
+            raise ShardError(f"{self._indexes[shard]}: an image_id occurs more than once in this shard")
         places = table["offset"].to_numpy(), table["size"].to_numpy(), table["crc32"].to_pylist()
-        return ids, table["key"].to_pylist(), *places
+        captions = table["captions"].to_pylist() if "captions" in table.column_names else [None] * len(ids)
+        return ids, table["key"].to_pylist(), *places, captions
 
     @staticmethod
     def _rows(path: Path) -> int:
@@ -163,8 +181,32 @@ def preflight(samples: TrainingSet) -> None:
             samples.sample(shard, row)
 
 
+def caption_of(decoded: Mapping[str, Any], seed: int, epoch: int) -> int:
+    """Which of its captions an image has in an epoch: each in turn, from one that seed and id decide."""
+    count = len(decoded["captions"])
+    if count == 1:
+        return 0
+    first = int.from_bytes(hashlib.blake2b(f"{seed}:{decoded['image_id']}".encode(), digest_size=8).digest(), "little")
+    return (first + epoch) % count
+
+
+def _with_caption(decoded: dict[str, Any], number: int) -> dict[str, Any]:
+    """What the loader is given: one of the captions, and its embedding."""
+    sample = {name: value for name, value in decoded.items() if name not in ("captions", "tokens")}
+    sample["text"] = decoded["tokens"][number]
+    if "teacher_text" in decoded:
+        sample["teacher_text"] = decoded["teacher_text"][number]
+    return sample
+
+
+def _captions(members: Mapping[str, bytes]) -> list[str]:
+    found = json.loads(members["json"]).get("captions") if "json" in members else None
+    return found or [members["txt"].decode()]
+
+
 def _bytes_of(decoded: dict[str, Any]) -> int:
-    return sum(value.nbytes for value in decoded.values() if isinstance(value, Tensor))
+    tokens = sum(text.nbytes for text in decoded.get("tokens", {}).values())
+    return tokens + sum(value.nbytes for value in decoded.values() if isinstance(value, Tensor))
 
 
 def _open_image(data: bytes) -> Any:
@@ -194,6 +236,19 @@ def _read_embedding(data: bytes, where: str, teacher_dim: int | None, view: int 
     if teacher_dim is not None and len(vector) != teacher_dim:
         raise EmbeddingError(f"{where}: teacher embedding has shape {vector.shape}, expected ({teacher_dim},)")
     return torch.from_numpy(vector)
+
+
+def _read_embeddings(data: bytes, where: str, teacher_dim: int | None) -> Tensor:
+    """A row for each caption; a vector is that of the only one."""
+    try:
+        matrix = _read_npy(data)
+    except (ValueError, EOFError, UnicodeDecodeError) as error:
+        raise EmbeddingError(f"{where}: teacher embedding is not an .npy array: {error}") from error
+    if matrix.ndim not in (1, 2) or not matrix.size or not np.isfinite(matrix).all():
+        raise EmbeddingError(f"{where}: teacher embedding of shape {matrix.shape} is not a finite vector")
+    if teacher_dim is not None and matrix.shape[-1] != teacher_dim:
+        raise EmbeddingError(f"{where}: teacher embedding has shape {matrix.shape}, expected ({teacher_dim},)")
+    return torch.from_numpy(np.atleast_2d(matrix))
 
 
 def _read_npy(data: bytes) -> np.ndarray:

@@ -71,7 +71,8 @@ class _Steps(torch.utils.data.Dataset[Batch | PipelineError]):
         # By shard, so that reads are local; the order within a batch means nothing to any loss.
         places = [(int(shard), int(row)) for shard, row in part[np.lexsort(part.T[::-1])]]
         epoch, views = step // self._order.steps_per_epoch, self._samples.views
-        return collate(self._samples.samples([(*place, view_of(*place, epoch, views)) for place in places]))
+        viewed = [(*place, view_of(*place, epoch, views)) for place in places]
+        return collate(self._samples.samples(viewed, epoch=epoch))
 
 
 def view_of(shard: int, row: int, epoch: int, views: int) -> int:
@@ -89,7 +90,7 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
     if "cluster_id" in samples[0]:
         stacked["cluster_ids"] = torch.tensor([sample["cluster_id"] for sample in samples])
     return Batch(
-        sample_ids=[sample["sample_id"] for sample in samples],
+        image_ids=[sample["image_id"] for sample in samples],
         image=torch.stack([sample["pixels"] for sample in samples]),
         text=torch.stack([sample["text"] for sample in samples]),
         **stacked,

@@ -137,10 +137,10 @@ class Loop:
             raise self._non_finite(step, batch, terms, means)
         taken = self._engine.step(learning_rate=self._settings.schedule(step))
         if not taken and not self._engine.skips_overflows:
-            ids = [sample_id for ids_here in self._engine.gather(batch.sample_ids) for sample_id in ids_here]
+            ids = [image_id for ids_here in self._engine.gather(batch.image_ids) for image_id in ids_here]
             raise NonFiniteLossError(
                 f"step {step}: the gradient is not finite, but the loss is ({_text(means)}); the optimizer step was "
-                f"not taken; sample ids: {', '.join(map(str, ids))}"
+                f"not taken; image ids: {', '.join(map(str, ids))}"
             )
         return means, taken, stops > 0
 
@@ -158,12 +158,12 @@ class Loop:
     ) -> NonFiniteLossError:
         """The error of all ranks; each tells the others which of its terms were not finite, for which samples."""
         bad = [name for name, term in terms.items() if not math.isfinite(term.item())]
-        findings = self._engine.gather((bad, batch.sample_ids if bad else []))
+        findings = self._engine.gather((bad, batch.image_ids if bad else []))
         names = sorted({name for bad_here, _ in findings for name in bad_here})
-        ids = [sample_id for _, ids_here in findings for sample_id in ids_here]
+        ids = [image_id for _, ids_here in findings for image_id in ids_here]
         return NonFiniteLossError(
             f"step {step}: the loss is not finite ({_text(means)}); not finite: {', '.join(names)}; the optimizer "
-            f"step was not taken; sample ids: {', '.join(map(str, ids))}"
+            f"step was not taken; image ids: {', '.join(map(str, ids))}"
         )
 
 

@@ -2,10 +2,10 @@
 
 A rule sees, in DuckDB:
 
-- ``embeddings``: the files as they are, blocked images included;
-- ``embedded`` (``sample_id``): the images it decides on, blocked ones left out;
+- ``embeddings``: the files as they are, all images included;
+- ``embedded`` (``image_id``): the images it decides on, without blocked and filtered ones;
 - ``forest`` (``id_a, id_b, distance``): the near-duplicate forest of those images;
-- ``components`` (``sample_id, component``), once there is a threshold: the connected components of two or more images.
+- ``components`` (``image_id, component``), once there is a threshold: the connected components of two or more images.
 """
 
 import dataclasses
@@ -22,10 +22,12 @@ from pipeline.balance.embeddings import EmbeddingFiles
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """``reach``: the largest threshold that may be asked for. ``scratch``: a folder for temporary files."""
+    """``images`` are decided on. ``reach``: the largest threshold that may be asked for. ``scratch``: a folder for
+    temporary files."""
 
     connection: duckdb.DuckDBPyConnection
     embeddings: EmbeddingFiles
+    images: int
     scratch: Path
     reach: float
     config: BalanceConfig

@@ -31,9 +31,9 @@ class RandomSubset:
 def kept_by_chance(connection: duckdb.DuckDBPyConnection, ids: np.ndarray, count: int, *, seed: int) -> np.ndarray:
     """The ``count`` of ``ids`` (N,) that this rule keeps, ascending."""
     connection.execute(query.sql("pipeline.balance", "random_order"))
-    relation = pa.table({"sample_id": ids})
+    relation = pa.table({"image_id": ids})
     connection.register("drawn_from", relation)
-    text = "SELECT sample_id FROM drawn_from ORDER BY random_place($seed, sample_id), sample_id LIMIT $count"
-    kept = connection.sql(text, params={"seed": seed, "count": count}).to_arrow_table()["sample_id"].to_numpy()
+    text = "SELECT image_id FROM drawn_from ORDER BY random_place($seed, image_id), image_id LIMIT $count"
+    kept = connection.sql(text, params={"seed": seed, "count": count}).to_arrow_table()["image_id"].to_numpy()
     connection.unregister("drawn_from")
     return np.sort(kept)

@@ -2,7 +2,7 @@
 
 Source: arXiv 2303.09540 and its published code, facebookresearch/SemDeDup. There, images of a cell are ordered by
 falling distance to the cell's centroid ("keep hard examples"), and an image is removed if any earlier one, removed or
-not, is within the threshold. So does this, with ties in the order going to the smaller ``sample_id``. Near-duplicates
+not, is within the threshold. So does this, with ties in the order going to the smaller ``image_id``. Near-duplicates
 in different cells are not seen, which is why it removes less than connected components do. The paper names no image
 that stands for a removed one; here that is where the way along nearest earlier images ends, an image that stays.
 
@@ -13,6 +13,7 @@ product and their distance taken by explicit difference; a verdict may err where
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +30,8 @@ _SAMPLES_PER_CELL = 256
 _BATCH_ROWS = 8192
 _BLOCK_ROWS = 1024
 
-_CELLS = pa.schema([("sample_id", pa.int64()), ("cell", pa.int32()), ("distance", pa.float32())])
-_LINKS = pa.schema([("sample_id", pa.int64()), ("earlier_id", pa.int64()), ("distance", pa.float32())])
+_CELLS = pa.schema([("image_id", pa.int64()), ("cell", pa.int32()), ("distance", pa.float32())])
+_LINKS = pa.schema([("image_id", pa.int64()), ("earlier_id", pa.int64()), ("distance", pa.float32())])
 
 
 class SemDeDup:
@@ -49,16 +50,16 @@ class SemDeDup:
         problem.connection.execute(query.sql("pipeline.balance", "semdedup_removals").format(reach=problem.reach))
 
     def groups(self, problem: Problem, threshold: float) -> Iterator[pa.RecordBatch]:
-        text = "SELECT sample_id, earlier_id FROM links WHERE distance <= $threshold::FLOAT ORDER BY sample_id"
+        text = "SELECT image_id, earlier_id FROM links WHERE distance <= $threshold::FLOAT ORDER BY image_id"
         links = problem.connection.sql(text, params={"threshold": threshold}).to_arrow_table()
-        ids, target = links["sample_id"].to_numpy(), links["earlier_id"].to_numpy()
+        ids, target = links["image_id"].to_numpy(), links["earlier_id"].to_numpy()
         while len(ids):
             place = np.minimum(np.searchsorted(ids, target), len(ids) - 1)
             goes_on = ids[place] == target
             if not goes_on.any():
                 break
             target = np.where(goes_on, target[place], target)
-        problem.connection.register("assigned", pa.table({"sample_id": ids, "center_id": target}))
+        problem.connection.register("assigned", pa.table({"image_id": ids, "center_id": target}))
         yield from query.stream(problem.connection, query.sql("pipeline.balance", "assigned_distances"), {}, CENTERS)
 
 
@@ -77,11 +78,14 @@ def _make_cells(problem: Problem, output: Path) -> None:
         writer.close()
     if config.cells > rows:
         raise ConfigError(f"{config.cells} cells asked of {rows} images; k-means needs as many at least")
-    options = {"cells": config.cells, "iterations": config.cell_iterations, "seed": config.seed}
+    options: dict[str, Any] = {"cells": config.cells, "iterations": config.cell_iterations, "seed": config.seed}
+    options["id_column"] = problem.embeddings.id_column
     run_alone(_assign_cells, problem.embeddings.paths, sample, output, **options)
 
 
-def _assign_cells(paths: list[Path], sample: Path, output: Path, *, cells: int, iterations: int, seed: int) -> None:
+def _assign_cells(
+    paths: list[Path], sample: Path, output: Path, *, cells: int, iterations: int, seed: int, id_column: str
+) -> None:
     """Fit the centroids on the sample and write every embedding's cell and distance to its centroid."""
     from pipeline.vectors.kmeans import NearestCentroids, fit_centroids
 
@@ -89,18 +93,18 @@ def _assign_cells(paths: list[Path], sample: Path, output: Path, *, cells: int, 
     centroids = fit_centroids(matrix, cells, iterations=iterations, spherical=True, seed=seed)
     nearest = NearestCentroids(centroids)
     with pq.ParquetWriter(output, _CELLS) as writer:
-        for file in inspect(paths):
-            for ids, batch in checked_batches(file):
+        for file in inspect(paths, id_column=id_column):
+            for ids, batch in checked_batches(file, id_column=id_column):
                 columns = [ids, *nearest.of(batch.astype(np.float32))]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_CELLS))
 
 
 def _links(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Each image's nearest earlier one; ``batches``: ``cell, sample_id, image_embedding``, by cell and order."""
+    """Each image's nearest earlier one; ``batches``: ``cell, image_id, image_embedding``, by cell and order."""
     held: list[tuple[np.ndarray, np.ndarray]] = []
     current = -1
     for batch in batches:
-        cell, ids = batch.column("cell").to_numpy(), batch.column("sample_id").to_numpy()
+        cell, ids = batch.column("cell").to_numpy(), batch.column("image_id").to_numpy()
         matrix = list_matrix(batch.column("image_embedding"), what="image_embedding").astype(np.float32)
         starts = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
         for start, end in zip(starts, [*starts[1:], len(cell)]):

@@ -1,8 +1,14 @@
+-- A pair that is listed blocks its image, and with it all captions.
+INSERT INTO matched_ids
+SELECT id, image_id FROM listed_ids JOIN pairs ON image_id = id
+UNION
+SELECT id, image_id FROM listed_ids JOIN pairs ON sample_id = id;
+
 INSERT INTO blocked
-SELECT sample_id, CASE WHEN bool_or(by_id) THEN 'sample_id' ELSE 'url' END AS matched
+SELECT image_id, CASE WHEN bool_or(by_id) THEN 'id' ELSE 'url' END AS matched
 FROM (
-    SELECT sample_id, true AS by_id FROM embeddings SEMI JOIN listed_ids USING (sample_id)
+    SELECT image_id, true AS by_id FROM matched_ids
     UNION ALL
-    SELECT sample_id, false AS by_id FROM matched_urls
+    SELECT image_id, false AS by_id FROM matched_urls
 )
-GROUP BY sample_id
+GROUP BY image_id

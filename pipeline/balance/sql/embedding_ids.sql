@@ -1,5 +1,5 @@
 SELECT
     count(*) AS rows,
-    count(*) - count(sample_id) AS without_id,
-    count(sample_id) - count(DISTINCT sample_id) AS repeated
+    count(*) - count(image_id) AS without_id,
+    count(image_id) - count(DISTINCT image_id) AS repeated
 FROM embeddings

@@ -1,1 +1,1 @@
-CREATE OR REPLACE TEMP TABLE similarities (sample_id BIGINT, similarity FLOAT)
+CREATE OR REPLACE TEMP TABLE pairs AS SELECT image_id AS sample_id, image_id, NULL::FLOAT AS similarity FROM embeddings

@@ -1,4 +1,4 @@
--- Cosine of image and caption; projected before any join, so that no join carries vectors.
-CREATE OR REPLACE TEMP TABLE similarities AS
-SELECT sample_id, list_inner_product(image_embedding, text_embedding)::FLOAT AS similarity
+-- Cosine of image and caption, where files of embeddings hold both: an image with one caption, whose id is the image's.
+CREATE OR REPLACE TEMP TABLE pairs AS
+SELECT image_id AS sample_id, image_id, list_inner_product(image_embedding, text_embedding)::FLOAT AS similarity
 FROM embeddings

@@ -1,0 +1,66 @@
+"""Which members of a group stay: the central one, or the first in an order that is asked for, or several of them."""
+
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from pipeline.balance.centers import CENTERS
+from pipeline.balance.facts import columns_of_facts
+from pipeline.balance.rules.base import Problem
+from pipeline.core import query
+from pipeline.core.expressions import check_ordering, evaluating
+
+
+def repeat_removals(connection: duckdb.DuckDBPyConnection, keep_per_group: int) -> None:
+    """Let ``removals`` speak of groups of which ``keep_per_group`` stay: an edge that joins two groups removes as many
+    images as are now too many. Needs the relation ``forest``, whose edges removals were."""
+    text = "SELECT id_a, id_b, distance FROM forest ORDER BY distance, id_a, id_b"
+    edges = connection.sql(text).to_arrow_table()
+    ends = np.concatenate([edges["id_a"].to_numpy(), edges["id_b"].to_numpy()])
+    ids, places = np.unique(ends, return_inverse=True)
+    parent, size = list(range(len(ids))), [1] * len(ids)
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    gone = np.zeros(edges.num_rows, np.int64)
+    pairs = zip(places[: edges.num_rows].tolist(), places[edges.num_rows :].tolist())
+    for number, (a, b) in enumerate(pairs):
+        first, second = root(a), root(b)
+        joined = size[first] + size[second]
+        before = max(size[first] - keep_per_group, 0) + max(size[second] - keep_per_group, 0)
+        gone[number] = max(joined - keep_per_group, 0) - before
+        parent[second], size[first] = first, joined
+    distances = pa.table({"distance": np.repeat(edges["distance"].to_numpy(), gone)})
+    connection.execute("DROP VIEW removals")
+    connection.register("removals", distances)
+
+
+def elect(problem: Problem, keep_by: Sequence[str]) -> None:
+    """Let the first image of each group in the order ``keep_by`` (terms of ``ORDER BY``) stand for it.
+
+    Makes ``priorities`` (``image_id, place``), and ``centers`` anew, with distances to the images that stand now.
+    Raises :class:`pipeline.core.errors.ConfigError` for terms that are none.
+    """
+    connection = problem.connection
+    terms = check_ordering(keep_by, columns_of_facts(connection), what="balance.keep_by")
+    with evaluating("balance.keep_by"):
+        connection.execute(query.sql("pipeline.balance", "priorities").format(terms=", ".join(terms)))
+    connection.execute(query.sql("pipeline.balance", "elected"))
+    path = problem.scratch / "elected.parquet"
+    query.write(connection, query.sql("pipeline.balance", "assigned_distances"), {}, path, CENTERS)
+    connection.execute("DROP VIEW centers")
+    query.view(connection, "centers", [path])
+
+
+def kept_members(keep_per_group: int, *, ordered: bool) -> dict[str, str]:
+    """What ``balance_groups.sql`` is filled in with; ``ordered``: :func:`elect` was asked for an order."""
+    if keep_per_group == 1:
+        return {"kept": "image_id = group_id", "priorities": ""}
+    order = "image_id <> group_id, " + ("place, image_id" if ordered else "distance_to_center, image_id")
+    kept = f"row_number() OVER (PARTITION BY group_id ORDER BY {order}) <= {keep_per_group}"
+    return {"kept": kept, "priorities": " LEFT JOIN priorities USING (image_id)" if ordered else ""}
