@@ -40,15 +40,23 @@ def read_forest(path: Path) -> list[tuple[int, int, float]]:
     return list(zip(*(table[name].to_pylist() for name in ("id_a", "id_b", "distance"))))
 
 
-def write_embeddings(path: Path, ids: np.ndarray, matrix: np.ndarray, *, fixed: bool = True, **extra: object) -> Path:
-    """One Parquet file of ``sample_id, image_embedding``, in the matrix's float type."""
+def write_embeddings(
+    path: Path,
+    ids: np.ndarray,
+    matrix: np.ndarray,
+    *,
+    fixed: bool = True,
+    id_column: str = "sample_id",
+    **extra: object,
+) -> Path:
+    """One Parquet file of ``<id_column>, image_embedding``, in the matrix's float type."""
     values = pa.array(np.ascontiguousarray(matrix).reshape(-1))
     if fixed:
         vectors = pa.FixedSizeListArray.from_arrays(values, matrix.shape[1])
     else:
         vectors = pa.ListArray.from_arrays(np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1], values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"sample_id": pa.array(ids, pa.int64()), "image_embedding": vectors, **extra}), path)
+    pq.write_table(pa.table({id_column: pa.array(ids, pa.int64()), "image_embedding": vectors, **extra}), path)
     return path
 
 

@@ -10,8 +10,9 @@ from clip_cid.console import Debug, Json, Overwrite, new_output, reported, writt
 
 Embeddings = Annotated[
     Path,
-    typer.Argument(help="A Parquet file or a folder of them: `sample_id` and unit vectors.", exists=True),
+    typer.Argument(help="A Parquet file or a folder of them: ids and unit vectors.", exists=True),
 ]
+IdColumn = Annotated[str, typer.Option(help="The column of the ids, such as image_id.")]
 MemoryLimit = Annotated[str, typer.Option(help="Memory to stay within, such as 4GB.")]
 
 
@@ -24,6 +25,7 @@ def forest(
         float, typer.Option(help="Euclidean distance of unit vectors up to which pairs are found, in (0, 2).")
     ] = 0.5,
     column: Annotated[str, typer.Option(help="The column of the vectors.")] = "image_embedding",
+    id_column: IdColumn = "sample_id",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes that search; 1 is this one, with all cores.", min=1)] = 1,
     memory_limit: MemoryLimit = "4GB",
@@ -47,6 +49,7 @@ def forest(
         output,
         max_distance=max_distance,
         column=column,
+        id_column=id_column,
         device=device,
         memory_limit=memory_limit,
         compute=compute,
@@ -138,8 +141,9 @@ def clusters(
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option(help="A Parquet file whose `sample_id` says what to cluster.", exists=True),
+        typer.Option(help="A Parquet file whose ids say what to cluster.", exists=True),
     ] = None,
+    id_column: IdColumn = "sample_id",
     overwrite: Overwrite = False,
     json_: Json = False,
     debug: Debug = False,
@@ -161,6 +165,7 @@ def clusters(
             seed=seed,
             train_samples=train_samples,
             keep=keep,
+            id_column=id_column,
         )
     return {
         **dataclasses.asdict(report),

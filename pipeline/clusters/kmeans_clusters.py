@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.core import parquet, schema
 from pipeline.core.errors import ConfigError, EmbeddingError
-from pipeline.vectors.read import EmbeddingFile, checked_batches, inspect, list_matrix, unique_ids
+from pipeline.vectors.read import EmbeddingFile, checked_batches, inspect, list_matrix, read_ids, unique_ids
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +44,15 @@ def cluster_embeddings(
     seed: int = 0,
     train_samples: int | None = None,
     keep: Path | None = None,
+    id_column: str = "sample_id",
 ) -> ClusterReport:
     """Write ``centroids.parquet`` and ``cluster_assignments.parquet`` into the folder ``output``.
 
-    Distances are Euclidean. The result does not depend on the order or division of the input. Memory holds the training
-    sample in float32, and 24 bytes a row.
+    Assignments name the ids as the embeddings do. Distances are Euclidean. The result does not depend on the order or
+    division of the input. Memory holds the training sample in float32, and 24 bytes a row.
 
     Args:
-        embeddings: Parquet files, or a folder of them, with ``sample_id`` and ``image_embedding``.
+        embeddings: Parquet files, or a folder of them, with ``id_column`` and ``image_embedding``.
         output: folder, made if need be.
         clusters: number of centroids.
         iterations: Lloyd iterations.
@@ -59,7 +60,8 @@ def cluster_embeddings(
         seed: seed of the first centroids and of the training sample.
         train_samples: rows that k-means is fitted on, drawn with ``seed``; none means all (faiss by itself would stop
             at 256 a cluster).
-        keep: Parquet file whose ``sample_id`` column names the rows to cluster; none means all.
+        keep: Parquet file whose ``id_column`` names the rows to cluster, in any order and number; none means all.
+        id_column: the ids' column, integers of 64 bits.
 
     Returns:
         Counts, inertia and seconds.
@@ -71,19 +73,20 @@ def cluster_embeddings(
     from pipeline.vectors.kmeans import fit_centroids
 
     started = time.monotonic()
-    files = inspect(embeddings)
-    ids = unique_ids(files)
+    files = inspect(embeddings, id_column=id_column)
+    ids = unique_ids(files, id_column=id_column)
     if keep is not None:
-        ids = ids[np.isin(ids, parquet.read_table(keep, columns=["sample_id"])["sample_id"].to_numpy())]
+        ids = ids[np.isin(ids, read_ids(keep, id_column))]
     chosen = _training_sample(ids, train_samples, seed)
     if clusters < 1 or not len(chosen):
         raise ConfigError(f"{clusters} clusters asked of {len(chosen)} images; both have to be 1 at least")
     if clusters > len(chosen):
         raise ConfigError(f"{clusters} clusters asked of {len(chosen)} images; k-means needs as many at least")
-    sample = _read_rows(files, chosen)
+    sample = _read_rows(files, chosen, id_column)
     centroids = fit_centroids(sample, clusters, iterations=iterations, spherical=spherical, seed=seed)
-    labels, distances = _assign(files, ids, centroids)
-    _write(output, ids, labels, distances, centroids)
+    labels, distances = _assign(files, ids, centroids, id_column)
+    assignments = pa.table({id_column: ids, "cluster_id": labels, "distance": distances})
+    _write(output, assignments, centroids)
     sizes = np.bincount(labels, minlength=clusters)
     return ClusterReport(
         samples=len(ids),
@@ -111,11 +114,11 @@ def _places(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return found, places[found]
 
 
-def _read_rows(files: Sequence[EmbeddingFile], ids: np.ndarray) -> np.ndarray:
+def _read_rows(files: Sequence[EmbeddingFile], ids: np.ndarray, id_column: str) -> np.ndarray:
     """The embeddings of ``ids`` (N,), which ascend, as (N, D) float32."""
     matrix = np.empty((0, 0), np.float32)
     for file in files:
-        for batch_ids, batch in checked_batches(file):
+        for batch_ids, batch in checked_batches(file, id_column=id_column):
             if not matrix.size and batch.size:
                 matrix = np.empty((len(ids), batch.shape[1]), np.float32)
             if batch.size and batch.shape[1] != matrix.shape[1]:
@@ -126,21 +129,23 @@ def _read_rows(files: Sequence[EmbeddingFile], ids: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _assign(files: Sequence[EmbeddingFile], ids: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _assign(
+    files: Sequence[EmbeddingFile], ids: np.ndarray, centroids: np.ndarray, id_column: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Nearest centroid (N,) int32 of ``ids``, and the Euclidean distance to it (N,) float32."""
     from pipeline.vectors.kmeans import NearestCentroids
 
     nearest = NearestCentroids(centroids)
     labels, distances = np.empty(len(ids), np.int32), np.empty(len(ids), np.float32)
     for file in files:
-        for batch_ids, batch in checked_batches(file):
+        for batch_ids, batch in checked_batches(file, id_column=id_column):
             found, places = _places(batch_ids, ids)
             if len(places):
                 labels[places], distances[places] = nearest.of(batch[found].astype(np.float32))
     return labels, distances
 
 
-def _write(output: Path, ids: np.ndarray, labels: np.ndarray, distances: np.ndarray, centroids: np.ndarray) -> None:
+def _write(output: Path, assignments: pa.Table, centroids: np.ndarray) -> None:
     output.mkdir(parents=True, exist_ok=True)
     table_schema = schema.centroids(centroids.shape[1])
     vectors = pa.FixedSizeListArray.from_arrays(
@@ -152,7 +157,8 @@ def _write(output: Path, ids: np.ndarray, labels: np.ndarray, distances: np.ndar
         output / "centroids.parquet",
         row_group_size=schema.EMBEDDING_ROW_GROUP,
     )
-    assignments = pa.Table.from_arrays([ids, labels, distances], schema=schema.CLUSTER_ASSIGNMENTS)
+    id_field = pa.field(assignments.column_names[0], pa.int64(), nullable=False)
+    assignments = assignments.cast(schema.CLUSTER_ASSIGNMENTS.set(0, id_field))
     parquet.write_table(assignments, output / "cluster_assignments.parquet", compression="zstd")
 
 
@@ -164,17 +170,17 @@ def cluster_sizes(assignments: Path, clusters: int) -> np.ndarray:
     return sizes
 
 
-def nearest_centroids(embeddings: Sequence[Path], centroids: Path) -> pa.Table:
-    """``sample_id, cluster_id`` of every embedding, whether it was clustered or not, ordered by ``sample_id``."""
+def nearest_centroids(embeddings: Sequence[Path], centroids: Path, *, id_column: str = "sample_id") -> pa.Table:
+    """``<id_column>, cluster_id`` of every embedding, whether it was clustered or not, ordered by id."""
     matrix = list_matrix(parquet.read_table(centroids)["centroid"], what=str(centroids))
     # Not by faiss: this is called where torch is. The nearest has the largest of x . c - |c|^2 / 2.
     half_norms = np.einsum("ij,ij->i", matrix, matrix) / 2
     rows = max(_PRODUCT_ELEMENTS // len(matrix), 1)
     ids, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for file in inspect(embeddings):
-        for batch_ids, batch in checked_batches(file):
+    for file in inspect(embeddings, id_column=id_column):
+        for batch_ids, batch in checked_batches(file, id_column=id_column):
             ids.append(batch_ids)
             pieces = [batch[start : start + rows].astype(np.float32) for start in range(0, len(batch), rows)]
             labels += [(piece @ matrix.T - half_norms).argmax(axis=1) for piece in pieces]
-    table = pa.table({"sample_id": np.concatenate(ids), "cluster_id": np.concatenate(labels)})
-    return table.sort_by("sample_id")
+    table = pa.table({id_column: np.concatenate(ids), "cluster_id": np.concatenate(labels)})
+    return table.sort_by(id_column)

@@ -15,13 +15,15 @@ def cluster_images(root: Path, config: ClustersConfig) -> StageResult:
     embeddings = read_result(root, "teacher_embeddings")
     balance = read_result(root, "balance")
     inputs = {"clusters": [embeddings.digest, balance.digest]}
-    stage = Stage(root, "clusters", version=1, config=config.content(), inputs=inputs)
+    # Version 2: of image ids.
+    stage = Stage(root, "clusters", version=2, config=config.content(), inputs=inputs)
 
     def write(output: Output) -> None:
         folder = root / ".tmp" / "clusters" / "tables"
         kept = balance.parquet("balanced_pairs")[0]
         paths = embeddings.parquet("teacher_embeddings")
-        report = run_alone(cluster_embeddings, paths, folder, keep=kept, **config.content())
+        # An image has a row there for each of its captions.
+        report = run_alone(cluster_embeddings, paths, folder, keep=kept, id_column="image_id", **config.content())
         for table in ("centroids", "cluster_assignments"):
             (folder / f"{table}.parquet").replace(output.path(f"{table}/{table}.parquet"))
         output.rows, output.stats = report.samples, dataclasses.asdict(report)

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core import parquet
 from pipeline.core.errors import EmbeddingError
 from pipeline.graph.forest import Edges
-from pipeline.vectors.read import EmbeddingFile, checked_batches, inspect
+from pipeline.vectors.read import EmbeddingFile, checked_batches, inspect, read_ids
 
 _COMPARE_ROWS = 4096
 
@@ -36,21 +35,21 @@ class Packed:
     repeats: Edges
 
 
-def pack(embeddings: Sequence[Path], folder: Path, *, column: str) -> Packed:
+def pack(embeddings: Sequence[Path], folder: Path, *, column: str, id_column: str = "sample_id") -> Packed:
     """Check the embeddings and write ``vectors.bin`` into ``folder``.
 
     Float64 is stored as float32; mixed float types take the widest. Raises :class:`EmbeddingError` naming file and
     number of rows for anything that :func:`pipeline.vectors.read.checked_batches` refuses, and for repeated ids.
     """
-    files = inspect(embeddings, column=column)
+    files = inspect(embeddings, column=column, id_column=id_column)
     rows = sum(file.rows for file in files)
     if not rows:
         raise EmbeddingError(f"no embeddings: {len(files)} files without a row")
-    ids, numbers = _order(files)
+    ids, numbers = _order(files, id_column)
     dtype = np.dtype(np.float16 if all(file.type == "halffloat" for file in files) else np.float32)
     writer = _Writer(folder / "vectors.bin", rows, dtype)
     for file in files:
-        for _, batch in checked_batches(file, column=column):
+        for _, batch in checked_batches(file, column=column, id_column=id_column):
             writer.write(batch, file.path)
     matrix, hashes = writer.close()
     distinct, repeats = _collapse(matrix, hashes, numbers)
@@ -64,9 +63,9 @@ def release(matrix: np.ndarray) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _order(files: list[EmbeddingFile]) -> tuple[np.ndarray, np.ndarray]:
+def _order(files: list[EmbeddingFile], id_column: str) -> tuple[np.ndarray, np.ndarray]:
     """All ids, ascending, and for each row in the order of the files its place among them."""
-    ids = np.concatenate([_ids(file) for file in files])
+    ids = np.concatenate([read_ids(file.path, id_column) for file in files])
     order = np.argsort(ids, kind="stable")
     ordered = ids[order]
     again = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
@@ -75,19 +74,12 @@ def _order(files: list[EmbeddingFile]) -> tuple[np.ndarray, np.ndarray]:
         first = order[again[0]]
         where = files[int(np.searchsorted(starts, first, side="right")) - 1].path
         raise EmbeddingError(
-            f"{len(again)} rows repeat a sample_id that stands before, e.g. {ordered[again[0]]} in {where}; "
-            f"every sample_id must be there once"
+            f"{len(again)} rows repeat a {id_column} that stands before, e.g. {ordered[again[0]]} in {where}; "
+            f"every {id_column} must be there once"
         )
     places = np.empty(len(ids), np.int64)
     places[order] = np.arange(len(ids))
     return ordered, places
-
-
-def _ids(file: EmbeddingFile) -> np.ndarray:
-    column = parquet.read_table(file.path, columns=["sample_id"])["sample_id"]
-    if column.null_count:
-        raise EmbeddingError(f"{file.path}: {column.null_count} rows without a sample_id")
-    return column.to_numpy().astype(np.int64, copy=False)
 
 
 class _Writer:

@@ -57,6 +57,7 @@ def near_duplicate_forest(
     *,
     max_distance: float,
     column: str = "image_embedding",
+    id_column: str = "sample_id",
     prefix: int | None = None,
     precision: Precision | Literal["auto"] = "auto",
     device: Wanted = "auto",
@@ -73,10 +74,11 @@ def near_duplicate_forest(
     prefix, device nor engine.
 
     Args:
-        embeddings: Parquet files, or a folder of them, with ``sample_id`` and unit vectors.
+        embeddings: Parquet files, or a folder of them, with 64-bit ids and unit vectors.
         output: the file to write.
         max_distance: Euclidean, in (0, 2).
         column: the vectors' column.
+        id_column: the ids' column, integers of which none stands twice.
         prefix: coordinates of the bound; none means the cheapest by trial.
         precision: of the products that find candidates.
         device: ``auto`` takes CUDA where the process that searches a tile finds one.
@@ -103,6 +105,7 @@ def near_duplicate_forest(
     settings = SearchSettings(
         paths=tuple(as_paths(embeddings)),
         column=column,
+        id_column=id_column,
         max_distance=max_distance,
         prefix=prefix,
         precision=precision,
@@ -111,7 +114,7 @@ def near_duplicate_forest(
         workers=1 if compute.engine == "inline" else compute.workers,
         base=base,
     )
-    rows = sum(file.rows for file in inspect(settings.paths, column=column))
+    rows = sum(file.rows for file in inspect(settings.paths, column=column, id_column=id_column))
     require_memory(settings.peak_memory(rows), parse_size(memory_limit, what="memory_limit"), rows=rows)
     search = prepare(settings, work)
     log.info("near_duplicates: %s", search.plan)

@@ -16,7 +16,8 @@ from pipeline.storage.stage import Output, Stage
 log = logging.getLogger(__name__)
 
 
-_STAGE_VERSION = 2
+# 3: of image ids.
+_STAGE_VERSION = 3
 
 
 _FOREST = "near_duplicates/forest.parquet"
@@ -42,6 +43,7 @@ def build_forest(root: Path, config: NeighborsConfig, compute: ComputeConfig) ->
             embeddings.parquet("teacher_embeddings"),
             output.path(_FOREST),
             max_distance=config.max_distance,
+            id_column="image_id",
             prefix=config.prefix,
             precision=config.precision,
             device=config.device,

@@ -37,6 +37,7 @@ from pipeline.neighbors.tile import (
     run_tile,
     write_edges,
 )
+from pipeline.vectors.read import read_ids
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class SearchSettings:
 
     paths: tuple[Path, ...]
     column: str
+    id_column: str
     max_distance: float
     prefix: int | None
     precision: Precision | Literal["auto"]
@@ -70,7 +72,8 @@ class SearchSettings:
         """A hash of all that files of an unfinished search depend on; of how they are made, only the division."""
         files = [file_identity(path) for path in self.paths]
         base = self.base.identity() if self.base else None
-        return fingerprint_of(_VERSION, files, self.column, self.max_distance, self.tile_rows, base)
+        names = [self.column, self.id_column]
+        return fingerprint_of(_VERSION, files, names, self.max_distance, self.tile_rows, base)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,9 +86,9 @@ class BaseForest:
     def identity(self) -> Any:
         return [file_identity(self.forest), [file_identity(path) for path in self.embeddings]]
 
-    def ids(self) -> np.ndarray:
+    def ids(self, id_column: str) -> np.ndarray:
         """The ids that the forest covers, ascending."""
-        columns = [parquet.read_table(path, columns=["sample_id"])["sample_id"].to_numpy() for path in self.embeddings]
+        columns = [read_ids(path, id_column) for path in self.embeddings]
         return np.sort(np.concatenate([np.empty(0, np.int64), *columns]))
 
     def reach(self) -> float:
@@ -157,8 +160,8 @@ def prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
 
 
 def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
-    packed = pack(settings.paths, folder, column=settings.column)
-    distinct, old = _old_first(packed, settings.base, settings.max_distance)
+    packed = pack(settings.paths, folder, column=settings.column, id_column=settings.id_column)
+    distinct, old = _old_first(packed, settings)
     ranges = tile_ranges(old, len(distinct), settings.tile_rows)
     pairs = sum((r[1] - r[0]) * (c[1] - c[0]) // (2 if r == c else 1) for r, c in ranges)
     found = calibrate(
@@ -206,13 +209,14 @@ def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
     return prepared
 
 
-def _old_first(packed: Packed, base: BaseForest | None, max_distance: float) -> tuple[np.ndarray, int]:
+def _old_first(packed: Packed, settings: SearchSettings) -> tuple[np.ndarray, int]:
     """Distinct vectors, those that the base covers first, and how many these are."""
+    base = settings.base
     if base is None:
         return packed.distinct, 0
-    if base.reach() < max_distance:
-        raise ConfigError(f"the base forest reaches {base.reach()}, less than max_distance {max_distance}")
-    covered = np.isin(packed.ids[packed.numbers[packed.distinct]], base.ids(), assume_unique=True)
+    if base.reach() < settings.max_distance:
+        raise ConfigError(f"the base forest reaches {base.reach()}, less than max_distance {settings.max_distance}")
+    covered = np.isin(packed.ids[packed.numbers[packed.distinct]], base.ids(settings.id_column), assume_unique=True)
     return np.concatenate([packed.distinct[covered], packed.distinct[~covered]]), int(covered.sum())
 
 

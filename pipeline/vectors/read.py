@@ -47,9 +47,11 @@ class EmbeddingFile:
     """None for lists without a fixed size."""
 
 
-def inspect(embeddings: Path | Sequence[Path], *, column: str = "image_embedding") -> list[EmbeddingFile]:
+def inspect(
+    embeddings: Path | Sequence[Path], *, column: str = "image_embedding", id_column: str = "sample_id"
+) -> list[EmbeddingFile]:
     """What the footers of all files say; :class:`EmbeddingError` names the first bad file."""
-    files = [_inspect(path, column) for path in as_paths(embeddings)]
+    files = [_inspect(path, column, id_column) for path in as_paths(embeddings)]
     fixed = {file.width: file for file in files if file.width is not None and file.rows}
     if len(fixed) > 1:
         raise EmbeddingError(
@@ -59,8 +61,10 @@ def inspect(embeddings: Path | Sequence[Path], *, column: str = "image_embedding
     return files
 
 
-def checked_batches(file: EmbeddingFile, *, column: str = "image_embedding") -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """``(ids (B,), vectors (B, D))`` of one file, vectors in their stored float type.
+def checked_batches(
+    file: EmbeddingFile, *, column: str = "image_embedding", id_column: str = "sample_id"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """``(ids (B,) int64, vectors (B, D))`` of one file, vectors in their stored float type.
 
     Raises :class:`EmbeddingError` naming the file and the number of rows of this file for nulls, ragged lists, and
     vectors that are not finite or not of unit length.
@@ -69,7 +73,7 @@ def checked_batches(file: EmbeddingFile, *, column: str = "image_embedding") -> 
     # Reading ahead as pyarrow does it by default keeps all of the file that it has read.
     with parquet.reading(file.path, EmbeddingError):
         opened = parquet.open_file(file.path, pre_buffer=False)
-        batches = opened.iter_batches(_BATCH_ROWS, columns=["sample_id", column], use_threads=False)
+        batches = opened.iter_batches(_BATCH_ROWS, columns=[id_column, column], use_threads=False)
         for batch in _read_ahead(batches):
             nulls = batch.column(column).null_count
             if faults.add_nulls(nulls):
@@ -77,18 +81,21 @@ def checked_batches(file: EmbeddingFile, *, column: str = "image_embedding") -> 
             matrix = list_matrix(batch.column(column), what=f"{file.path}, column {column}")
             faults.add(matrix)
             if not faults.found:
-                yield batch.column("sample_id").to_numpy(zero_copy_only=False), matrix
+                yield _as_ids(batch.column(id_column), file.path, id_column), matrix
     faults.raise_for(file)
 
 
-def read_vectors(embeddings: Path | Sequence[Path], *, column: str = "image_embedding") -> Vectors:
-    """All rows, ordered by ``sample_id``.
+def read_vectors(
+    embeddings: Path | Sequence[Path], *, column: str = "image_embedding", id_column: str = "sample_id"
+) -> Vectors:
+    """All rows, ordered by ``id_column``.
 
     ``column`` is a list or fixed-size list of float16, float32 or float64. Raises :class:`EmbeddingError` naming file
     and number of rows for missing columns, nulls, mixed widths, repeated ids, and vectors that are not finite or not
     of unit length.
     """
-    parts = [part for file in inspect(embeddings, column=column) for part in checked_batches(file, column=column)]
+    names = {"column": column, "id_column": id_column}
+    parts = [part for file in inspect(embeddings, **names) for part in checked_batches(file, **names)]
     widths = {matrix.shape[1] for _, matrix in parts if len(matrix)}
     if not widths:
         raise EmbeddingError(f"no embeddings: {len(as_paths(embeddings))} files without a row")
@@ -97,25 +104,41 @@ def read_vectors(embeddings: Path | Sequence[Path], *, column: str = "image_embe
     ids = np.concatenate([part for part, _ in parts])
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
-    _require_unique(ids)
+    _require_unique(ids, id_column)
     matrix = np.concatenate([part.astype(np.float32) for _, part in parts if len(part)])
     return Vectors(ids=ids, matrix=np.ascontiguousarray(matrix[order]))
 
 
-def unique_ids(files: Sequence[EmbeddingFile]) -> np.ndarray:
-    """The ``sample_id`` (N,) of all files, ascending; :class:`EmbeddingError` if there is none, or one twice."""
-    columns = [parquet.read_table(file.path, columns=["sample_id"])["sample_id"].to_numpy() for file in files]
-    ids = np.sort(np.concatenate(columns))
+def read_ids(path: Path, id_column: str = "sample_id") -> np.ndarray:
+    """The ids (N,) int64 of one file, in its order; :class:`EmbeddingError` names a file that lacks one in some row."""
+    with parquet.reading(path, EmbeddingError):
+        file = parquet.open_file(path)
+        _require_columns(file.schema_arrow, path, id_column)
+        return _as_ids(file.read(columns=[id_column])[id_column], path, id_column)
+
+
+def _as_ids(column: pa.Array | pa.ChunkedArray, path: Path, id_column: str) -> np.ndarray:
+    if column.null_count:
+        raise EmbeddingError(f"{path}: {column.null_count} rows without a {id_column}")
+    try:
+        return np.asarray(column.cast(pa.int64()))
+    except pa.ArrowInvalid as error:
+        raise EmbeddingError(f"{path}, column {id_column}: expected 64-bit signed integers; {error}") from error
+
+
+def unique_ids(files: Sequence[EmbeddingFile], *, id_column: str = "sample_id") -> np.ndarray:
+    """The ids (N,) of all files, ascending; :class:`EmbeddingError` if there is none, or one twice."""
+    ids = np.sort(np.concatenate([read_ids(file.path, id_column) for file in files]))
     if not len(ids):
         raise EmbeddingError(f"no embeddings: {len(files)} files without a row")
-    _require_unique(ids)
+    _require_unique(ids, id_column)
     return ids
 
 
-def _require_unique(ascending: np.ndarray) -> None:
+def _require_unique(ascending: np.ndarray, id_column: str) -> None:
     repeated = np.unique(ascending[1:][ascending[1:] == ascending[:-1]])
     if len(repeated):
-        raise EmbeddingError(f"{len(repeated)} values of sample_id stand more than once, e.g. {repeated[0]}")
+        raise EmbeddingError(f"{len(repeated)} values of {id_column} stand more than once, e.g. {repeated[0]}")
 
 
 def list_matrix(array: pa.Array | pa.ChunkedArray, *, what: str) -> np.ndarray:
@@ -143,15 +166,10 @@ def _read_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-def _inspect(path: Path, column: str) -> EmbeddingFile:
+def _inspect(path: Path, column: str, id_column: str) -> EmbeddingFile:
     with parquet.reading(path, EmbeddingError):
         file = parquet.open_file(path)
-    missing = {"sample_id", column} - set(file.schema_arrow.names)
-    if missing:
-        raise EmbeddingError(f"{path}: no column {sorted(missing)}; it has {file.schema_arrow.names}")
-    id_type = file.schema_arrow.field("sample_id").type
-    if not pa.types.is_integer(id_type):
-        raise EmbeddingError(f"{path}, column sample_id: expected integers, got {id_type}")
+    _require_columns(file.schema_arrow, path, id_column, column)
     list_type = file.schema_arrow.field(column).type
     _require_float_list(list_type, what=f"{path}, column {column}")
     return EmbeddingFile(
@@ -160,6 +178,15 @@ def _inspect(path: Path, column: str) -> EmbeddingFile:
         type=str(list_type.value_type),
         width=list_type.list_size if pa.types.is_fixed_size_list(list_type) else None,
     )
+
+
+def _require_columns(found: pa.Schema, path: Path, id_column: str, *others: str) -> None:
+    missing = {id_column, *others} - set(found.names)
+    if missing:
+        raise EmbeddingError(f"{path}: no column {sorted(missing)}; it has {found.names}")
+    id_type = found.field(id_column).type
+    if not pa.types.is_integer(id_type):
+        raise EmbeddingError(f"{path}, column {id_column}: expected integers, got {id_type}")
 
 
 def _require_float_list(type_: pa.DataType, *, what: str) -> None:

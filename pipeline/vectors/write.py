@@ -19,9 +19,10 @@ class EmbeddingWriter:
         self.rows = 0
 
     def __enter__(self) -> Self:
+        ids = [field.name for field in self.schema if field.type == pa.int64()]
         # Vectors do not repeat and hardly compress: a dictionary and statistics would only cost time.
         self._writer = parquet.writer(
-            self._path, self.schema, compression="zstd", use_dictionary=False, write_statistics=self.schema.names[:1]
+            self._path, self.schema, compression="zstd", use_dictionary=False, write_statistics=ids
         )
         return self
 

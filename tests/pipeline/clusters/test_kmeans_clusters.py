@@ -120,6 +120,22 @@ def test_embeddings_of_mixed_widths_or_repeated_ids_are_refused(tmp_path: Path) 
         cluster_embeddings([path, tmp_path / "b.parquet"], tmp_path, clusters=8)
 
 
+def test_ids_keep_their_name(tmp_path: Path) -> None:
+    path, _ = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
+    cluster_embeddings(path, tmp_path / "a", clusters=8)
+    table = pq.read_table(path).rename_columns({"sample_id": "image_id"})
+    pq.write_table(table, path)
+    cluster_embeddings(path, tmp_path / "b", clusters=8, id_column="image_id")
+    first, second = (pq.read_table(tmp_path / name / "cluster_assignments.parquet") for name in "ab")
+    assert second.equals(first.rename_columns({"sample_id": "image_id"}))
+    found = nearest_centroids([path], tmp_path / "b/centroids.parquet", id_column="image_id")
+    assert found.equals(second.select(["image_id", "cluster_id"]).cast(found.schema))
+    keep = tmp_path / "keep.parquet"
+    pq.write_table(pa.table({"sample_id": [1]}), keep)
+    with pytest.raises(EmbeddingError, match=r"keep.parquet: no column \['image_id'\]; it has \['sample_id'\]"):
+        cluster_embeddings(path, tmp_path / "c", clusters=8, keep=keep, id_column="image_id")
+
+
 def test_more_clusters_than_images_is_refused(tmp_path: Path) -> None:
     path, _ = blobs(tmp_path / "e.parquet", np.random.default_rng(0))
     with pytest.raises(ConfigError, match="0 clusters asked of 400 images; both have to be 1"):

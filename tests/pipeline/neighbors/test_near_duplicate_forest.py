@@ -372,10 +372,34 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
     fails("mixed widths")
     pq.write_table(pa.table({"sample_id": ["a"], "image_embedding": [[1.0]]}), path)
     fails("column sample_id: expected integers, got string")
+    pq.write_table(pa.table({"sample_id": pa.array([2**63], pa.uint64()), "image_embedding": [[1.0]]}), path)
+    fails("column sample_id: expected 64-bit signed integers; Integer value 9223372036854775808 not in range")
+    pq.write_table(pa.table({"sample_id": [1, None], "image_embedding": [[1.0], [1.0]]}), path)
+    fails("e.parquet: 1 rows without a sample_id")
     pq.write_table(pa.table({"sample_id": [1], "image_embedding": [[1]]}), path)
     fails("expected lists of floats, got lists of int64")
     path.write_bytes(b"not Parquet")
     fails("not a readable Parquet file")
+
+
+def test_ids_stand_in_the_column_that_is_named(embeddings: Any, tmp_path: Path) -> None:
+    paths, expected = embeddings
+    renamed = [tmp_path / "renamed" / path.name for path in paths]
+    renamed[0].parent.mkdir()
+    for path, new in zip(paths, renamed):
+        table = pq.read_table(path)
+        # What is called sample_id here is not looked at.
+        pq.write_table(
+            table.rename_columns({"sample_id": "image_id"}).append_column("sample_id", [[7] * len(table)]), new
+        )
+    near_duplicate_forest(renamed[:2], tmp_path / "old", max_distance=T, id_column="image_id")
+    base = BaseForest(forest=tmp_path / "old", embeddings=tuple(renamed[:2]))
+    near_duplicate_forest(renamed, tmp_path / "f", max_distance=T, id_column="image_id", base=base)
+    assert read_forest(tmp_path / "f") == expected
+    with pytest.raises(EmbeddingError, match="repeat a sample_id that stands before"):
+        near_duplicate_forest(renamed, tmp_path / "f", max_distance=T)
+    with pytest.raises(EmbeddingError, match=r"no column \['image_id'\]; it has \['sample_id', 'image_embedding'\]"):
+        near_duplicate_forest(paths, tmp_path / "f", max_distance=T, id_column="image_id")
 
 
 @pytest.mark.parametrize("max_distance", [0, -1, 2, 2.5, float("nan")])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.compute.config import ComputeConfig
+from pipeline.neighbors import stage
 from pipeline.neighbors.config import NeighborsConfig
 from pipeline.neighbors.stage import build_forest
 from pipeline.storage.result import StageResult
@@ -26,13 +27,14 @@ def _shard(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _embed(root: Path, shards: dict[str, int]) -> list[tuple[int, int, float]]:
     """Write the stage before, shard by shard, and return the forest that is expected."""
-    stage = Stage(root, "teacher_embeddings", version=1, config={}, inputs=shards)
-    with stage.running():
-        for name in stage.pending():
-            with stage.output(name) as output:
-                write_embeddings(output.path(f"teacher_embeddings/{name}.parquet"), *_shard(name, shards[name]))
+    earlier = Stage(root, "teacher_embeddings", version=1, config={}, inputs=shards)
+    with earlier.running():
+        for name in earlier.pending():
+            with earlier.output(name) as output:
+                path = output.path(f"teacher_embeddings/{name}.parquet")
+                write_embeddings(path, *_shard(name, shards[name]), id_column="image_id")
                 output.rows = ROWS
-        stage.finish()
+        earlier.finish()
     parts = [_shard(name, seed) for name, seed in shards.items()]
     ids, rows = (np.concatenate(part) for part in zip(*parts))
     return brute_force_forest(ids, rows, CONFIG.max_distance)
@@ -63,6 +65,16 @@ def test_second_run(second: dict[str, int], searched: str, tmp_path: Path) -> No
     old = 180 if searched == "added" else 0
     assert result.stats["pairs"] == rows * (rows - 1) // 2 - old * (old - 1) // 2
     assert not (tmp_path / ".near_duplicates").exists()
+
+
+def test_a_forest_of_an_earlier_version_is_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _embed(tmp_path, {"a": 1, "b": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_STAGE_VERSION", 2)
+        _build(tmp_path)
+    expected = _embed(tmp_path, {"a": 1, "b": 2, "c": 3})
+    assert _build(tmp_path).stats["pairs"] == 180 * 179 // 2
+    assert read_forest(tmp_path / "near_duplicates" / "forest.parquet") == expected
 
 
 def test_other_reach_is_searched_from_the_start(tmp_path: Path) -> None:
