@@ -18,7 +18,10 @@ from pipeline.core.errors import ConfigError, brief
 # An allow-list, since a class that a later DuckDB adds is none that was thought of here. Left out are, among others,
 # SUBQUERY, WINDOW, STAR, LAMBDA, PARAMETER, DEFAULT and POSITIONAL_REFERENCE.
 _CLASSES = frozenset(
-    "COLUMN_REF CONSTANT COMPARISON CONJUNCTION OPERATOR FUNCTION CASE CAST BETWEEN COLLATE TYPE".split()
+    (
+        *("COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "BETWEEN", "OPERATOR", "CASE", "FUNCTION"),
+        *("CAST", "TYPE", "COLLATE"),
+    )
 )
 _INSTEAD = {
     "SUBQUERY": "a subquery; for a value in a list write `x IN (1, 2)` or list_contains(xs, x)",
@@ -300,17 +303,20 @@ def _types() -> frozenset[str]:
 
 
 def _bound(columns: Mapping[str, str], *, select: str = "NULL", behind: str = "") -> list[str]:
-    """The types of what is selected from an empty relation of ``columns``; what DuckDB objects to is the error."""
+    """The types of what is selected from one row of nulls of ``columns``; what DuckDB objects to is the error.
+
+    Of nulls, and not of no row: so that a constant that is none of its type (``width > 'x'``) is seen too.
+    """
     folded = [_folded(name) for name in columns]
     # No column has this name. Those that differ in case alone are left out: they were refused if they are read.
     relation = "r" + "_" * max(map(len, folded), default=0)
     fields = [
         f"CAST(NULL AS {kind}) AS {_quoted(name)}" for name, kind in columns.items() if folded.count(_folded(name)) == 1
     ]
-    empty = f"(SELECT {', '.join([f'NULL AS {relation}', *fields])} LIMIT 0) AS {relation}"
+    nulls = f"(SELECT {', '.join([f'NULL AS {relation}', *fields])}) AS {relation}"
     with _sandbox().cursor() as connection:
         try:
-            result = connection.sql(f"SELECT {select} FROM {empty} {behind}")
+            result = connection.sql(f"SELECT {select} FROM {nulls} {behind}")
             result.fetchall()
             return [str(kind) for kind in result.types]
         except duckdb.Error as error:
