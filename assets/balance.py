@@ -9,10 +9,11 @@ from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 
 _TABLES = {
-    "balanced_pairs": "The filtered pairs: one image of every group of near-duplicates.",
+    "balanced_pairs": "The filtered pairs: one image of every group of near-duplicates, with its captions.",
     "balance_groups": "Every image's group, its distance to the group's center, and whether it is kept.",
     "removed_pairs": "Every removed image and the one that was kept in its place.",
     "blocked_pairs": "Images on the blocklist, which no later stage uses.",
+    "filtered_pairs": "Pairs that `balance.where` is not true for, and why.",
 }
 
 

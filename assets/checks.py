@@ -23,6 +23,8 @@ _STAGES = {
     "balanced_pairs": "balance",
     "removed_pairs": "balance",
     "blocked_pairs": "balance",
+    "filtered_pairs": "balance",
+    "caption_embeddings": "teacher_embeddings",
     "centroids": "clusters",
     "cluster_assignments": "clusters",
     "training_metrics": "student",
@@ -30,8 +32,10 @@ _STAGES = {
 """Stages that do not have the name of the table that they make."""
 
 
-def _one(config: Settings, name: str, *, package: str = "assets", **tables: str) -> dict[str, Any]:
-    """The first row of a named query; each parameter names a table, which is passed as its files."""
+def _one(
+    config: Settings, name: str, *, package: str = "assets", values: dict[str, Any] | None = None, **tables: str
+) -> dict[str, Any]:
+    """The first row of a named query; each parameter names a table, which is passed as its files, beside ``values``."""
     from pipeline.core import query
     from pipeline.storage.result import read_result
 
@@ -40,7 +44,7 @@ def _one(config: Settings, name: str, *, package: str = "assets", **tables: str)
         for parameter, table in tables.items()
     }
     with query.connect(config.query, scratch=config.path / ".tmp") as connection:
-        row = query.one(connection, query.sql(package, name), files)
+        row = query.one(connection, query.sql(package, name), files | (values or {}))
     assert row is not None
     return row
 
@@ -110,12 +114,21 @@ def enough_downloaded(context: dg.AssetCheckExecutionContext, settings: Settings
 
 @dg.asset_check(asset="teacher_embeddings", blocking=True)
 def embeddings_sound(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
-    """Finite, of unit length, and one for every downloaded image."""
-    found = _one(settings.resolve(), "check_embeddings", embeddings="teacher_embeddings", images="images")
-    passed = not (found["not_unit_length"] or found["without_embedding"] or found["without_image"])
+    """Finite, of unit length, and one for every downloaded image and each of its captions."""
+    found = _one(
+        settings.resolve(),
+        "check_embeddings",
+        embeddings="teacher_embeddings",
+        captions="caption_embeddings",
+        images="images",
+        pairs="source_pairs",
+    )
+    names = ("not_unit_length", "without_embedding", "without_image", "captions_without_embedding")
+    passed = not any(found[name] for name in names)
     otherwise = (
         f"Of {found['embeddings']:,} embeddings {found['not_unit_length']:,} are not finite or not of unit length and "
-        f"{found['without_image']:,} have no image; {found['without_embedding']:,} images have none. With "
+        f"{found['without_image']:,} have no image; {found['without_embedding']:,} images and "
+        f"{found['captions_without_embedding']:,} captions have none. With "
         "embeddings.precision fp16 a large teacher can overflow: bf16 or fp32 does not. Else remove "
         ".marks/teacher_embeddings under the root, so that they are made anew."
     )
@@ -172,15 +185,19 @@ def _cosines(
 
 @dg.asset_check(asset="balance_groups", blocking=True)
 def one_survivor_per_group(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
-    """Each group keeps exactly one image; kept, removed and blocked together are the input; no blocked one is used."""
+    """Each group keeps one image, or `balance.keep_per_group`; kept, removed, blocked and filtered pairs together are
+    the input; no blocked or filtered one is used."""
+    config = settings.resolve()
     found = _one(
-        settings.resolve(),
+        config,
         "check_balance",
+        values={"keep_per_group": config.balance.keep_per_group},
         groups="balance_groups",
         balanced="balanced_pairs",
         removed="removed_pairs",
         blocked="blocked_pairs",
-        embeddings="teacher_embeddings",
+        filtered="filtered_pairs",
+        captions="caption_embeddings",
     )
     names = (
         "groups_without_one_survivor",
@@ -188,6 +205,7 @@ def one_survivor_per_group(context: dg.AssetCheckExecutionContext, settings: Set
         "removed_without_survivor",
         "missing",
         "blocked_but_used",
+        "filtered_but_used",
     )
     wrong = [f"{name} {found[name]:,}" for name in names if found[name]]
     otherwise = f"Of {found['images']:,} images: {', '.join(wrong)}; each should be 0. {_made_anew('balance')}"

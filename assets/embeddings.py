@@ -29,7 +29,7 @@ def teacher(settings: SettingsResource) -> dg.MaterializeResult:
 
 @dg.asset(group_name="curation", kinds={"pytorch", "parquet"}, deps=[teacher, images], pool="gpu")
 def teacher_embeddings(settings: SettingsResource) -> dg.MaterializeResult:
-    """Normalized float16 embeddings of every downloaded image and its caption."""
+    """Normalized float16 embeddings of every image, and beside them in `caption_embeddings` of its captions."""
     from pipeline.embeddings.stage import embed_images
 
     config = settings.resolve()

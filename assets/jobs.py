@@ -11,7 +11,9 @@ clip_cid = dg.define_asset_job(
 
 curate = dg.define_asset_job(
     "curate",
-    selection=dg.AssetSelection.assets("balanced_pairs", "balance_groups", "removed_pairs", "blocked_pairs").upstream(),
+    selection=dg.AssetSelection.assets(
+        "balanced_pairs", "balance_groups", "removed_pairs", "blocked_pairs", "filtered_pairs"
+    ).upstream(),
     description="From URL lists to the balanced pairs.",
 )
 

@@ -9,7 +9,7 @@ from pipeline.demo.stage import reachable, resolve_lists
 
 @dg.asset(group_name="curation", kinds={"duckdb", "parquet"})
 def source_pairs(settings: SettingsResource) -> dg.MaterializeResult:
-    """URLs and captions from the configured lists, each pair with its `sample_id`; exact repeats dropped."""
+    """URLs and captions from the configured lists, each with the ids of image and pair; exact repeats dropped."""
     from pipeline.source.stage import import_pairs
 
     config = settings.resolve()

@@ -27,9 +27,9 @@ CREATE TABLE members AS
 SELECT g.group_id, g.group_size, g.kept, t.kind, t.class_id, coalesce(t.origin_url, t.url) AS scene,
        origin.group_id AS group_of_origin
 FROM balance_groups AS g
-JOIN images AS i USING (sample_id)
+JOIN images AS i USING (image_id)
 JOIN read_parquet($truth) AS t USING (url)
-LEFT JOIN (SELECT url, group_id FROM images JOIN balance_groups USING (sample_id)) AS origin
+LEFT JOIN (SELECT url, group_id FROM images JOIN balance_groups USING (image_id)) AS origin
   ON origin.url = t.origin_url
 """
 

@@ -283,7 +283,7 @@ def _write_shards(folder: Path) -> None:
             "__key__": f"{number:09d}",
             **members,
             "text.npy": vector.getvalue(),
-            "json": json.dumps({"sample_id": number, "cluster_id": 0}).encode(),
+            "json": json.dumps({"image_id": number, "cluster_id": 0}).encode(),
         }
         for number in range(_SAMPLES)
     )

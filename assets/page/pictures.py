@@ -51,8 +51,8 @@ def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
 def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[str, Any]]:
     """Threshold curve, group sizes and a sheet of groups, by table."""
     stats = result.stats
-    # Blocked images were left out before anything was counted.
-    samples = stats["samples"] - stats["blocked"]
+    # Blocked and filtered images were left out before anything was counted.
+    samples = stats["samples"] - stats["blocked"] - stats["filtered"]
     sweep = pa.Table.from_pylist(stats["sweep"])
 
     def draw_curve(full: Path) -> bytes:

@@ -9,12 +9,12 @@ chosen AS (
     (SELECT group_id FROM spread ORDER BY reach DESC, group_id LIMIT $count)
 ),
 ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY group_id ORDER BY kept DESC, distance_to_center DESC, sample_id) AS place
+    SELECT *, row_number() OVER (PARTITION BY group_id ORDER BY kept DESC, distance_to_center DESC, image_id) AS place
     FROM read_parquet($groups, hive_partitioning = false) AS groups SEMI JOIN chosen USING (group_id)
 )
 SELECT group_id, group_size, distance_to_center, shard, key, "offset", size
 FROM ranked
-JOIN read_parquet($images, hive_partitioning = false) AS images USING (sample_id)
-JOIN read_parquet($index, hive_partitioning = false) AS located USING (sample_id, key)
+JOIN read_parquet($images, hive_partitioning = false) AS images USING (image_id)
+JOIN read_parquet($index, hive_partitioning = false) AS located USING (image_id, key)
 WHERE place <= $columns
 ORDER BY group_id, place

@@ -66,7 +66,7 @@ class _Host:
         images = [decode_image(data) for data in self._images(source)]
 
         def one(number: int) -> None:
-            view = draw_view(config, sample_id=number, number=0, width=source, height=source)
+            view = draw_view(config, image_id=number, number=0, width=source, height=source)
             apply_view(images[number % len(images)], view)
 
         return self._row("draw and apply a view", source, one)

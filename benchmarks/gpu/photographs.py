@@ -32,7 +32,7 @@ def write_photographs(tar: Path, *, count: int, pixels: int, different: int = 12
             members = {
                 "jpg": images[number % len(images)],
                 "txt": caption.encode(),
-                "json": b'{"sample_id": %d}' % number,
+                "json": b'{"image_id": %d}' % number,
             }
             for ending, content in members.items():
                 info = tarfile.TarInfo(f"{number:09d}.{ending}")

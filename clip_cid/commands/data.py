@@ -66,7 +66,7 @@ def forest(
 def balance(
     embeddings: Embeddings,
     forest: Annotated[Path, typer.Argument(help="What `clip-cid forest` has written for them.", exists=True)],
-    output: Annotated[Path, typer.Argument(help="The folder to write: balance_groups, removed_pairs, blocked_pairs.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write: balance_groups and other tables.")],
     *,
     threshold: Annotated[
         float | None, typer.Option(help="Distance up to which images are near-duplicates; or give --target-removal.")
@@ -83,9 +83,15 @@ def balance(
     blocklist: Annotated[
         list[Path] | None, typer.Option(help="A file of ids or URLs to leave out; may be given again.")
     ] = None,
-    images: Annotated[
-        list[Path] | None, typer.Option(help="Files of the table images, for balanced_pairs; may be given again.")
+    keep_by: Annotated[
+        list[str] | None,
+        typer.Option(help="A term of ORDER BY over the files' other columns: the first stays; may be given again."),
     ] = None,
+    keep_per_group: Annotated[int, typer.Option(help="How many of a group stay.", min=1)] = 1,
+    where: Annotated[
+        str | None, typer.Option(help="A DuckDB expression over the files' other columns; others are left out.")
+    ] = None,
+    id_column: IdColumn = "sample_id",
     cells: Annotated[int, typer.Option(help="k-means cells of the rule semdedup.", min=1)] = 16,
     seed: Annotated[int, typer.Option(help="Seed of what a rule draws.")] = 0,
     memory_limit: MemoryLimit = "2GB",
@@ -112,18 +118,22 @@ def balance(
             target_removal=target_removal,
             max_distance_to_center=max_distance_to_center,
             rule=rule,
+            keep_by=keep_by or (),
+            keep_per_group=keep_per_group,
+            where=where,
+            id_column=id_column,
             blocklist=blocklist or (),
-            images=images,
             cells=cells,
             seed=seed,
             query_config=QueryConfig.model_validate({"memory_limit": limit}),
         )
     blocked = f", {report.blocked:,} blocked" if report.blocked else ""
+    filtered = f", {report.filtered:,} filtered" if report.filtered else ""
     return {
         **dataclasses.asdict(report),
         "output": str(output),
         "summary": f"{output}: {report.kept:,} of {report.samples:,} images kept at {report.threshold:.4g}, "
-        f"{report.removed:,} removed{blocked}",
+        f"{report.removed:,} removed{blocked}{filtered}",
     }
 
 

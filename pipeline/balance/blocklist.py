@@ -33,21 +33,21 @@ def blocklist_digests(files: Sequence[Path | str]) -> list[str]:
     return sorted({file_digest(path) for path in _present(files)})
 
 
-def block(connection: duckdb.DuckDBPyConnection, files: Sequence[Path | str], *, urls_known: bool) -> BlockedCounts:
+def block(connection: duckdb.DuckDBPyConnection, files: Sequence[Path | str]) -> BlockedCounts:
     """Make the table ``blocked`` (``image_id, matched``) of the images in the view ``embeddings`` that are listed.
 
     A Parquet or CSV file has a column ``sample_id``, ``image_id`` or ``url``, or several; any other file is text with
     one id or one http(s) URL a line, where empty lines and those that begin with # are passed over. A pair that is
-    listed blocks its image. URLs are compared as they stand, without blanks around them, with those of the table
-    ``images``. Raises :class:`BlocklistError` for a file that is missing, unreadable, without a usable column or entry,
+    listed blocks its image. URLs are compared as they stand, without blanks around them, with those of
+    ``facts``. Raises :class:`BlocklistError` for a file that is missing, unreadable, without a usable column or entry,
     for URLs that nothing is known of, and if no image is left.
     """
     connection.execute(query.sql("pipeline.balance", "blocklist_tables"))
     for path in _present(files):
         _read(connection, path)
     urls = _count(connection, "listed_urls")
-    if urls and not urls_known:
-        raise BlocklistError(f"the blocklist names {urls} URLs, but the table images, which knows them, is not given")
+    if urls and "url" not in columns_of_facts(connection):
+        raise BlocklistError(f"the blocklist names {urls} URLs, but nothing says which image has which: no column url")
     if urls:
         connection.execute(query.sql("pipeline.balance", "block_urls"))
     connection.execute(query.sql("pipeline.balance", "block_ids"))

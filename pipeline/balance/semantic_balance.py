@@ -161,7 +161,7 @@ def _open(
 ) -> tuple[Problem, LeftOut]:
     """All relations that a rule sees, and what is not among them."""
     open_facts(connection, embeddings, tables)
-    blocked = block(connection, config.blocklist, urls_known=tables is not None)
+    blocked = block(connection, config.blocklist)
     filter_pairs(connection, config.where, tables.leaks if tables else ())
     left_out = LeftOut.of(connection, blocked)
     connection.execute(
