@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from pipeline.balance.facts import columns_of_facts
 from pipeline.core import query
 from pipeline.core.errors import BlocklistError
 from pipeline.core.files import file_digest

@@ -123,10 +123,10 @@ def semantic_balance(
         _write_centers(problem, chosen_rule.groups(problem, threshold))
         if keep_by:
             elect(problem, keep_by)
-        _write_tables(problem, output, tables)
+        groups = _write_tables(problem, output, tables)
         return balance_report(
             connection,
-            output / "balance_groups.parquet",
+            groups,
             rule=rule,
             threshold=threshold,
             left_out=left_out,
@@ -192,36 +192,52 @@ def _write_centers(problem: Problem, batches: Any) -> None:
     query.view(problem.connection, "centers", [path])
 
 
-def _write_tables(problem: Problem, output: Path, tables: PairTables | None) -> None:
+def _write_tables(problem: Problem, output: Path, tables: PairTables | None) -> Path:
+    """Returns the file of ``balance_groups`` in which the id is called ``image_id``."""
     config, connection = problem.config, problem.connection
     limit = config.max_distance_to_center
-    groups = {"groups": [str(output / "balance_groups.parquet")]}
+    file = problem.scratch / "balance_groups.parquet"
     limits = {"max_distance_to_center": math.inf if limit is None else limit}
     kept = kept_members(config.keep_per_group, ordered=bool(config.keep_by))
-    _write(problem, output, "balance_groups", schema.BALANCE_GROUPS, limits, **kept)
-    _write(problem, output, "removed_pairs", schema.REMOVED_PAIRS, groups)
-    _write(problem, output, "blocked_pairs", schema.BLOCKED_PAIRS, {})
-    _write(problem, output, "filtered_pairs", schema.FILTERED_PAIRS, {})
+    text = query.sql("pipeline.balance", "balance_groups").format(**kept)
+    query.write(connection, text, limits, file, schema.BALANCE_GROUPS)
+    groups = {"groups": [str(file)]}
+    _write(
+        problem,
+        output,
+        "balance_groups",
+        schema.BALANCE_GROUPS,
+        "FROM read_parquet($groups, hive_partitioning = false)",
+        groups,
+    )
+    _write(problem, output, "removed_pairs", schema.REMOVED_PAIRS, None, groups)
+    _write(problem, output, "blocked_pairs", schema.BLOCKED_PAIRS, None, {})
+    _write(problem, output, "filtered_pairs", schema.FILTERED_PAIRS, None, {})
     if tables is not None:
         moved = config.captions == "group"
         if moved:
             connection.execute(query.sql("pipeline.balance", "moved_captions"), groups)
-        text = {"moved": " UNION ALL FROM moved" if moved else ""}
-        _write(problem, output, "balanced_pairs", schema.BALANCED_PAIRS, groups, **text)
+        text = query.sql("pipeline.balance", "balanced_pairs").format(moved=" UNION ALL FROM moved" if moved else "")
+        _write(problem, output, "balanced_pairs", schema.BALANCED_PAIRS, text, groups)
+    return file
 
 
 def _write(
-    problem: Problem, output: Path, table: str, table_schema: pa.Schema, parameters: dict[str, Any], **text: str
+    problem: Problem,
+    output: Path,
+    table: str,
+    table_schema: pa.Schema,
+    text: str | None,
+    parameters: dict[str, Any],
 ) -> None:
-    """A table under its ids' own name: a folder of embeddings has one id, not one of an image and one of a pair."""
-    sql = query.sql("pipeline.balance", table)
+    """A table, by the query of its name if no other is given, under its ids' own name: a folder of embeddings has one
+    id, not one of an image and one of a pair."""
+    text = text or query.sql("pipeline.balance", table)
     id_column = problem.embeddings.id_column
     if id_column != "image_id":
         names = [name for name in table_schema.names if name != "sample_id"]
         renamed = {name: name.replace("image_id", id_column) for name in names}
         table_schema = pa.schema([table_schema.field(name).with_name(renamed[name]) for name in names])
         chosen = ", ".join(f"{query.identifier(name)} AS {query.identifier(renamed[name])}" for name in names)
-        sql = f"SELECT {chosen} FROM ({sql}\n)"
-    query.write(
-        problem.connection, sql.format(**text) if text else sql, parameters, output / f"{table}.parquet", table_schema
-    )
+        text = f"SELECT {chosen} FROM ({text}\n)"
+    query.write(problem.connection, text, parameters, output / f"{table}.parquet", table_schema)

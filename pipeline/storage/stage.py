@@ -175,43 +175,6 @@ class Stage:
         shutil.rmtree(temporary, ignore_errors=True)
         self._computed.add(shard)
 
-    def take_over(self, earlier: "Stage", rewrite: Callable[[Path, Path], None], rename: Mapping[str, str]) -> None:
-        """Make what an earlier version of this stage has completed its own, if there is that: ``rewrite`` writes each
-        of its Parquet files anew, from one path to another, and statistics are renamed.
-
-        Rows are the same, so digests stay, and with them all that was made from the stage.
-        """
-        if self.is_complete() or not earlier.is_complete():
-            return
-        with self.running():
-            self._take_over(earlier, rewrite, rename)
-
-    def _take_over(self, earlier: "Stage", rewrite: Callable[[Path, Path], None], rename: Mapping[str, str]) -> None:
-        for shard, mark in earlier._marks(earlier._inputs).items():
-            self._storage.fetch(mark.files)
-            names = [name for name in mark.files if name.endswith(".parquet")]
-            made = {name: self._temporary() / shard / name for name in names}
-            for name, path in made.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                rewrite(self.root / name, path)
-            sizes = {name: path.stat().st_size for name, path in made.items()}
-            files_digest = digest_of(made.get(name, self.root / name) for name in mark.files)
-            self._storage.check_lock(self.name)
-            # If this is cut off, sizes are not those of the mark that is left, and the shard is computed.
-            self._storage.remove([self._mark_name(COMPLETE)])
-            self._storage.publish(made)
-            stats = {rename.get(key, key): value for key, value in mark.stats.items()}
-            fingerprint = self._shard_fingerprint(shard)
-            fresh = dataclasses.replace(
-                mark,
-                fingerprint=fingerprint,
-                files=mark.files | sizes,
-                stats=stats,
-                version=self._version,
-                files_digest=files_digest,
-            )
-            self._write_mark(shard, fresh)
-
     def only(self, shard: str) -> "Stage":
         """This stage as a worker elsewhere needs it to write one shard: small, and ready to be pickled."""
         part = copy.copy(self)

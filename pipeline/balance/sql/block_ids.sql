@@ -1,14 +1,14 @@
 -- A pair that is listed blocks its image, and with it all captions.
 INSERT INTO matched_ids
-SELECT id, image_id FROM listed_ids JOIN pairs ON image_id = id
+SELECT id, image_id, 'image_id' AS matched FROM listed_ids JOIN pairs ON image_id = id
 UNION
-SELECT id, image_id FROM listed_ids JOIN pairs ON sample_id = id;
+SELECT id, image_id, 'sample_id' AS matched FROM listed_ids JOIN pairs ON sample_id = id;
 
 INSERT INTO blocked
-SELECT image_id, CASE WHEN bool_or(by_id) THEN 'id' ELSE 'url' END AS matched
+SELECT image_id, max_by(matched, place) AS matched
 FROM (
-    SELECT image_id, true AS by_id FROM matched_ids
+    SELECT image_id, matched, CASE matched WHEN 'sample_id' THEN 3 ELSE 2 END AS place FROM matched_ids
     UNION ALL
-    SELECT image_id, false AS by_id FROM matched_urls
+    SELECT image_id, 'url' AS matched, 1 AS place FROM matched_urls
 )
 GROUP BY image_id

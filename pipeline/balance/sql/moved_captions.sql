@@ -2,7 +2,9 @@
 CREATE OR REPLACE TEMP TABLE moved AS
 WITH given AS (
     SELECT sample_id, group_id AS image_id, caption, kept
-    FROM read_parquet($groups, hive_partitioning = false) JOIN pairs_left USING (image_id) JOIN (SELECT sample_id, caption FROM named) AS texts USING (sample_id)
+    FROM read_parquet($groups, hive_partitioning = false)
+    JOIN pairs_left USING (image_id)
+    JOIN (SELECT sample_id, caption FROM named) AS texts USING (sample_id)
     WHERE NOT kept OR image_id = group_id
 ),
 fresh AS (

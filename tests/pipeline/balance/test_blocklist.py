@@ -6,12 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.balance.semantic_balance import semantic_balance
-from pipeline.core import schema
 from pipeline.core.errors import BlocklistError
 from pipeline.neighbors.search import near_duplicate_forest
 from tests.pipeline.balance.test_balance import planted, write
 
-IMAGES = pa.table({"sample_id": [10, 20, 30], "url": ["http://a/1", " http://a/2 ", "http://a/1"]})
+URLS = ["http://a/1", " http://a/2 ", "http://a/1"]
 
 
 @pytest.fixture
@@ -19,21 +18,18 @@ def data(tmp_path: Path) -> Path:
     """Three images that are no duplicates, two of them with the same URL."""
     write(tmp_path / "e.parquet", np.array([10, 20, 30]), np.eye(3, dtype=np.float16))
     near_duplicate_forest(tmp_path / "e.parquet", tmp_path / "f.parquet", max_distance=0.5)
-    table = pa.table(
-        {name: IMAGES[name] if name in IMAGES.column_names else [None] * 3 for name in schema.IMAGES.names}
-    )
-    pq.write_table(table.cast(schema.IMAGES), tmp_path / "images.parquet")
+    named = pq.read_table(tmp_path / "e.parquet").append_column("url", pa.array(URLS))
+    pq.write_table(named, tmp_path / "named.parquet")
     return tmp_path
 
 
-def blocked(data: Path, *files: Path, images: bool = True) -> dict[int, str]:
+def blocked(data: Path, *files: Path, urls: bool = True) -> dict[int, str]:
     report = semantic_balance(
-        data / "e.parquet",
+        data / ("named.parquet" if urls else "e.parquet"),
         data / "f.parquet",
         data / "out",
         threshold=0.3,
         blocklist=files,
-        images=[data / "images.parquet"] if images else None,
     )
     rows = pq.read_table(data / "out" / "blocked_pairs.parquet").to_pylist()
     assert report.blocked == len(rows)
@@ -71,7 +67,7 @@ def test_parquet_and_several_files(data: Path) -> None:
     pq.write_table(pa.table({"sample_id": pa.array([10], pa.int64()), "x": [1]}), data / "a.parquet")
     (data / "b.txt").write_text("20")
     assert blocked(data, data / "a.parquet", data / "b.txt") == {10: "sample_id", 20: "sample_id"}
-    assert blocked(data, data / "a.parquet", images=False) == {10: "sample_id"}
+    assert blocked(data, data / "a.parquet", urls=False) == {10: "sample_id"}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +76,7 @@ def test_parquet_and_several_files(data: Path) -> None:
         ("a.csv", "sample_id,why\n10,x\n20\n", "line 3 has 1 fields, the first one 2"),
         ("a.csv", 'sample_id,why\n10,"x\n20,y\n', "cannot be read as CSV"),
         ("a.csv", "sample_id,sample_id\n10,20\n", "there twice"),
-        ("a.csv", "key,reason\n1,x\n", r"no column sample_id or url; it has \['key', 'reason'\]"),
+        ("a.csv", "key,reason\n1,x\n", r"no column sample_id, image_id or url; it has \['key', 'reason'\]"),
         ("a.csv", "sample_id\nx1\n10\nx2\n", "2 values of sample_id are no 64-bit integer: 'x1'"),
         ("a.txt", "10\nhello there\nftp://a/1\n", "2 of 3 lines are neither an id nor an http"),
         ("a.txt", "99999999999999999999\n", "1 of 1 lines are neither"),
@@ -101,7 +97,7 @@ def test_missing_files_and_urls_without_images(data: Path) -> None:
         blocked(data, data / "none.txt")
     (data / "a.txt").write_text("http://a/1\nhttp://a/2")
     with pytest.raises(BlocklistError, match="names 2 URLs, but the table images"):
-        blocked(data, data / "a.txt", images=False)
+        blocked(data, data / "a.txt", urls=False)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.6])

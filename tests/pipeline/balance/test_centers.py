@@ -13,7 +13,7 @@ def batches(group: np.ndarray, ids: np.ndarray, matrix: np.ndarray, rows: int) -
     for start in range(0, len(ids), rows):
         part = slice(start, start + rows)
         vectors = pa.array(list(matrix[part]))
-        names = ["component", "sample_id", "image_embedding"]
+        names = ["component", "image_id", "image_embedding"]
         yield pa.RecordBatch.from_arrays([pa.array(group[part]), pa.array(ids[part]), vectors], names=names)
 
 
@@ -74,7 +74,7 @@ def test_memory_does_not_grow_with_the_group(tmp_path: Path) -> None:
             next(batches(np.zeros(512, np.int64), np.arange(start, start + 512), unit(rng, 512, 64, np.float32), 512))
             for start in range(0, rows, 512)
         )
-        fields = [("component", pa.int64()), ("sample_id", pa.int64()), ("image_embedding", pa.list_(pa.float32()))]
+        fields = [("component", pa.int64()), ("image_id", pa.int64()), ("image_embedding", pa.list_(pa.float32()))]
         imported = pa.RecordBatchReader.from_stream(pa.RecordBatchReader.from_batches(pa.schema(fields), source))
         before, arrow, total = pa.total_allocated_bytes(), 0, 0
         tracemalloc.start()
@@ -102,7 +102,7 @@ def test_nulls_and_mixed_widths_are_refused(tmp_path: Path) -> None:
     narrow = batches(group, ids + 2, np.ones((2, 2), np.float32), 2)
     with pytest.raises(EmbeddingError, match="mixed widths 3 and 2"):
         list(group_centers((next(wide), next(narrow)), tmp_path))
-    names = ["component", "sample_id", "image_embedding"]
+    names = ["component", "image_id", "image_embedding"]
     null = pa.RecordBatch.from_arrays([pa.array(group), pa.array(ids), pa.array([[1.0], None])], names=names)
     with pytest.raises(EmbeddingError, match="1 nulls"):
         list(group_centers((null,), tmp_path))
