@@ -6,7 +6,3 @@ from pipeline.neighbors.stage import build_forest
 from pipeline.neighbors.workspace import BaseForest
 
 __all__ = ["BaseForest", "ForestReport", "NeighborsConfig", "build_forest", "near_duplicate_forest"]
-
-
-def forest_without(*a, **k):
-    raise NotImplementedError

@@ -96,7 +96,7 @@ def test_missing_files_and_urls_without_images(data: Path) -> None:
     with pytest.raises(BlocklistError, match=r"1 of 1 blocklist files are missing, e\.g\. .*none\.txt"):
         blocked(data, data / "none.txt")
     (data / "a.txt").write_text("http://a/1\nhttp://a/2")
-    with pytest.raises(BlocklistError, match="names 2 URLs, but the table images"):
+    with pytest.raises(BlocklistError, match="names 2 URLs, but nothing says"):
         blocked(data, data / "a.txt", urls=False)
 
 

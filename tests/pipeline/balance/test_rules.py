@@ -96,7 +96,7 @@ def test_links_are_the_nearest_earlier_images(rows: int) -> None:
     parts = [(ids[: rows // 2], matrix[: rows // 2]), (ids[rows // 2 :], matrix[rows // 2 :])]
     found = _links_of_cell(parts).to_pylist()
     distance = squareform(pdist(matrix.astype(np.float64)))
-    assert [row["sample_id"] for row in found] == ids[1:].tolist()
+    assert [row["image_id"] for row in found] == ids[1:].tolist()
     for place, row in enumerate(found, start=1):
         nearest = distance[place, :place].argmin()
         assert row["earlier_id"] == ids[nearest]
