@@ -15,7 +15,8 @@ from pipeline.neighbors import gpu_kernels as kernels
 from pipeline.neighbors import gpu_tile as device_search
 from pipeline.neighbors.cost import calibrate
 from pipeline.neighbors.gpu_tile import Span, on_host, search_spans, to_device
-from pipeline.neighbors.tile import TILE_ROWS, mapped
+from pipeline.neighbors.pack import mapped
+from pipeline.neighbors.tile import TILE_ROWS
 from pipeline.neighbors.workspace import tile_ranges
 
 _WIDTH, _DISTANCE = 1280, 0.447

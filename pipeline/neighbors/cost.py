@@ -9,9 +9,16 @@ import numpy as np
 from pipeline.core.devices import Device
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings import Size
-from pipeline.neighbors.candidates import plain_candidates
 from pipeline.neighbors.distances import exact_edges
-from pipeline.neighbors.lower_bound import Bound, Precision, extra_columns, left_columns, principal_axes, right_columns
+from pipeline.neighbors.lower_bound import (
+    Bound,
+    Precision,
+    extra_columns,
+    left_columns,
+    plain_candidates,
+    principal_axes,
+    right_columns,
+)
 from pipeline.neighbors.tile import BLOCK_ROWS, CROWDED
 
 if TYPE_CHECKING:
@@ -37,6 +44,8 @@ _INTERPRETER_BYTES = 700 << 20
 _ROW_BYTES = 40
 _EDGE_BYTES = 110
 _BLOCK_BUFFERS = 8
+# Candidates that a GPU hands over at a time (`gpu_tile`).
+_PART_PAIRS = 1 << 24
 # CUDA's libraries and its context, and buffers for copies. On an H100 a process that had held 2.6 GB of vectors peaked
 # at 4.2 GB (the part `forest` of benchmarks/gpu).
 _CUDA_BYTES = 2 << 30
@@ -71,20 +80,21 @@ class ForestPlan:
         )
 
 
-def memory_needed(rows: int, *, tile_rows: int, workers: int, device: Device) -> int:
+def memory_needed(rows: int, *, tile_rows: int, workers: int, device: Device, all_pairs: bool = False) -> int:
     """Peak bytes of all processes of a search on one machine, mapped files aside (the kernel takes those back).
 
     Fixed parts, 40 bytes a row for ids and hashes, the forest and one more while they are merged (110 bytes an edge, at
     most as many edges as rows), and for every worker two tiles of score columns and the buffers of a block; on a GPU,
-    whose memory holds those, the forest of a tile instead.
+    whose memory holds those, the forest of a tile instead. Where ``all_pairs`` are wanted there is no forest, but those
+    that are written at a time.
     """
     if device == "cuda":
-        worker = _CUDA_BYTES + 2 * tile_rows * _EDGE_BYTES
+        worker = _CUDA_BYTES + (_PART_PAIRS if all_pairs else 2 * tile_rows) * _EDGE_BYTES
     else:
-        worker = BLOCK_ROWS**2 * 4 * _BLOCK_BUFFERS + 3 * tile_rows * 128 * 4
+        worker = BLOCK_ROWS**2 * 4 * _BLOCK_BUFFERS * (2 if all_pairs else 1) + 3 * tile_rows * 128 * 4
     return (
         _INTERPRETER_BYTES * (1 + (workers if workers > 1 else 0))
-        + rows * (_ROW_BYTES + 2 * _EDGE_BYTES)
+        + rows * (_ROW_BYTES + (0 if all_pairs else 2 * _EDGE_BYTES))
         + workers * worker
     )
 

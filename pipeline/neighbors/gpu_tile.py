@@ -7,6 +7,7 @@ block needs no care of its own: each of its pairs costs the reading of two vecto
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -86,14 +87,20 @@ def search_spans(first: Span, second: Span, bound: Bound, *, nodes: int) -> Foun
     """
     none = first.numbers.new_empty(0)
     held, count, total = [DeviceEdges(a=none, b=none, distance=none.float())], 0, 0
-    for a, b in candidates(first, second, bound):
-        total += len(a)
-        held.append(_near(first, second, a, b, bound.max_distance))
-        count += len(held[-1])
+    for near, looked_at in near_pairs(first, second, bound):
+        total += looked_at
+        held.append(near)
+        count += len(near)
         if count > _HELD:
             held = [spanning_forest(nodes, join(held))]
             count = len(held[0])
     return Found(edges=spanning_forest(nodes, join(held)), candidates=total)
+
+
+def near_pairs(first: Span, second: Span, bound: Bound) -> "Iterator[tuple[DeviceEdges, int]]":
+    """The same pairs, all of them, in parts: edges by row number, and how many candidates were looked at for them."""
+    for a, b in candidates(first, second, bound):
+        yield _near(first, second, a, b, bound.max_distance), len(a)
 
 
 def candidates(first: Span, second: Span, bound: Bound) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -141,17 +148,30 @@ class DeviceSearch:
 
     def forest(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Edges, int]:
         """The forest of the tile ``rows`` by ``columns``, on the host, and its number of candidates."""
+        with self._fitting(rows, columns):
+            found = search_spans(*self._sides(rows, columns), self.bound, nodes=self.nodes)
+        return on_host(found.edges), found.candidates
+
+    def pairs(self, rows: tuple[int, int], columns: tuple[int, int]) -> Iterator[tuple[Edges, int]]:
+        """All near pairs of the tile, on the host, in parts, with the number of candidates of each part."""
+        with self._fitting(rows, columns):
+            for near, looked_at in near_pairs(*self._sides(rows, columns), self.bound):
+                yield on_host(near), looked_at
+
+    def _sides(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Span, Span]:
+        first = self._span(rows)
+        return first, first if rows == columns else self._span(columns)
+
+    @contextlib.contextmanager
+    def _fitting(self, rows: tuple[int, int], columns: tuple[int, int]) -> Iterator[None]:
         try:
-            first = self._span(rows)
-            second = first if rows == columns else self._span(columns)
-            found = search_spans(first, second, self.bound, nodes=self.nodes)
+            yield
         except torch.OutOfMemoryError as error:
             self._spans.clear()
             raise ConfigError(
                 f"a tile of {rows[1] - rows[0]:,} by {columns[1] - columns[0]:,} vectors of width "
                 f"{self._vectors.shape[1]} does not fit the memory of {self.device}; set neighbors.tile_rows lower"
             ) from error
-        return on_host(found.edges), found.candidates
 
     def _span(self, span: tuple[int, int]) -> Span:
         if span in self._spans:

@@ -24,6 +24,7 @@ product, each so that the score can only grow:
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -39,6 +40,8 @@ _M = 1.02
 _FLOAT64_ERROR = 1e-12
 _SIZE = 2.5
 _LEFT_OUT = 2.0**-16
+# Few enough for the float64 copies to be reused by the allocator.
+_COLUMN_ROWS = 1024
 # Significant bits that survive in the inputs of the product.
 _BITS: dict[str, int] = {"tfloat32": 11, "bfloat16": 8}
 
@@ -133,6 +136,33 @@ def right_columns(left: "Tensor", bound: Bound) -> "Tensor":
     p = bound.prefix
     swap = [p, p + 2, p + 1] if bound.precision == "float32" else [p, p + 2, p + 1, p + 5, p + 6, p + 3, p + 4]
     return left[:, [*range(p), *swap]]
+
+
+def column_batches(rows: "Tensor", wanted: np.ndarray, basis: "Tensor", bound: Bound) -> "Iterator[Tensor]":
+    """Left columns (B, C) of the ``wanted`` rows, some at a time."""
+    import torch
+
+    for start in range(0, len(wanted), _COLUMN_ROWS):
+        yield left_columns(rows[torch.from_numpy(np.array(wanted[start : start + _COLUMN_ROWS]))], basis, bound)
+
+
+def plain_candidates(
+    left: "Tensor", right: "Tensor", least: float, same: bool, *, buffer: "Tensor | None" = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (a, b) in two sides whose score is at least ``least``; of equal sides those with a < b."""
+    import torch
+
+    out = None if buffer is None else buffer[: len(left) * len(right)].view(len(left), len(right))
+    scores = torch.mm(left, right.T, out=out)
+    # Where near pairs are rare, one pass over row maxima settles almost all rows.
+    rows = torch.nonzero(scores.amax(dim=1) >= least)[:, 0]
+    if not len(rows):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    hit = scores[rows] >= least if len(rows) < len(scores) else scores >= least
+    if same:
+        hit &= torch.arange(scores.shape[1], device=scores.device)[None, :] > rows[:, None]
+    at, b = torch.nonzero(hit, as_tuple=True)
+    return rows[at].cpu().numpy(), b.cpu().numpy()
 
 
 def _rounded(values: "Tensor", precision: Precision) -> "Tensor":

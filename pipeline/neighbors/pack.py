@@ -10,50 +10,79 @@ image repeated ten thousand times costs nothing.
 import dataclasses
 import mmap
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.core.errors import EmbeddingError
-from pipeline.graph.forest import Edges
+from pipeline.graph.forest import Edges, no_edges
 from pipeline.vectors.read import EmbeddingFile, checked_batches, inspect, read_ids
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _COMPARE_ROWS = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """Embedding files whose rows are compared with each other, or with those of another side."""
+
+    paths: tuple[Path, ...]
+    column: str = "image_embedding"
+    id_column: str = "sample_id"
+
+    def inspect(self) -> list[EmbeddingFile]:
+        return inspect(self.paths, column=self.column, id_column=self.id_column)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Packed:
     """``ids`` (N,) int64 ascending; ``matrix`` (N, D) float16 or float32, row i belonging to ``ids[numbers[i]]``;
     ``distinct`` (M,) int64 rows that differ from each other, ascending; ``repeats`` edges of length zero, between
-    numbers, to all other rows."""
+    numbers, to all other rows.
+
+    Of two sides the second's rows, ids and numbers follow those of the ``first``, which has so many rows; ids ascend
+    within each, and all rows count as distinct.
+    """
 
     ids: np.ndarray
     matrix: np.ndarray
     numbers: np.ndarray
     distinct: np.ndarray
     repeats: Edges
+    first: int | None
 
 
-def pack(embeddings: Sequence[Path], folder: Path, *, column: str, id_column: str = "sample_id") -> Packed:
-    """Check the embeddings and write ``vectors.bin`` into ``folder``.
+def pack(sides: Sequence[Side], folder: Path) -> Packed:
+    """Check the embeddings of one side or two and write ``vectors.bin`` into ``folder``.
 
     Float64 is stored as float32; mixed float types take the widest. Raises :class:`EmbeddingError` naming file and
-    number of rows for anything that :func:`pipeline.vectors.read.checked_batches` refuses, and for repeated ids.
+    number of rows for anything that :func:`pipeline.vectors.read.checked_batches` refuses, and for ids that stand twice
+    on a side.
     """
-    files = inspect(embeddings, column=column, id_column=id_column)
-    rows = sum(file.rows for file in files)
-    if not rows:
-        raise EmbeddingError(f"no embeddings: {len(files)} files without a row")
-    ids, numbers = _order(files, id_column)
-    dtype = np.dtype(np.float16 if all(file.type == "halffloat" for file in files) else np.float32)
-    writer = _Writer(folder / "vectors.bin", rows, dtype)
-    for file in files:
-        for _, batch in checked_batches(file, column=column, id_column=id_column):
-            writer.write(batch, file.path)
+    files = [side.inspect() for side in sides]
+    ordered = []
+    for side, own in zip(sides, files):
+        if not sum(file.rows for file in own):
+            raise EmbeddingError(f"no embeddings: {len(own)} files without a row")
+        ordered.append(_order(own, side.id_column))
+    starts = np.cumsum([0, *(len(ids) for ids, _ in ordered)])
+    half = all(file.type == "halffloat" for own in files for file in own)
+    writer = _Writer(folder / "vectors.bin", int(starts[-1]), np.dtype(np.float16 if half else np.float32))
+    for side, own in zip(sides, files):
+        for file in own:
+            for _, batch in checked_batches(file, column=side.column, id_column=side.id_column):
+                writer.write(batch, file.path)
     matrix, hashes = writer.close()
-    distinct, repeats = _collapse(matrix, hashes, numbers)
-    return Packed(ids=ids, matrix=matrix, numbers=numbers, distinct=distinct, repeats=repeats)
+    numbers = np.concatenate([places + start for (_, places), start in zip(ordered, starts)])
+    first = int(starts[1]) if len(sides) > 1 else None
+    distinct, repeats = _collapse(matrix, hashes, numbers) if first is None else (np.arange(len(matrix)), no_edges())
+    ids = np.concatenate([ids for ids, _ in ordered])
+    return Packed(ids=ids, matrix=matrix, numbers=numbers, distinct=distinct, repeats=repeats, first=first)
 
 
 def release(matrix: np.ndarray) -> None:
@@ -61,6 +90,16 @@ def release(matrix: np.ndarray) -> None:
     mapped = getattr(matrix, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def mapped(vectors: np.ndarray) -> "Tensor":
+    """A tensor over the same memory."""
+    import torch
+
+    with warnings.catch_warnings():
+        # torch warns that the mapped file cannot be written; it is only read.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(vectors)
 
 
 def _order(files: list[EmbeddingFile], id_column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -26,9 +26,10 @@ from pipeline.core.settings import parse_size
 from pipeline.graph.forest import Edges, ForestBuilder
 from pipeline.neighbors.cost import require_memory
 from pipeline.neighbors.lower_bound import Precision
-from pipeline.neighbors.tile import TILE_ROWS, let_go, read_edges
-from pipeline.neighbors.workspace import BaseForest, SearchSettings, merged, prepare, run_tiles
-from pipeline.vectors.read import as_paths, inspect
+from pipeline.neighbors.pack import Side
+from pipeline.neighbors.tile import TILE_ROWS, TileResult, let_go, read_edges
+from pipeline.neighbors.workspace import BaseForest, PreparedSearch, SearchSettings, merged, prepare, run_tiles
+from pipeline.vectors.read import as_paths
 
 log = logging.getLogger(__name__)
 
@@ -97,41 +98,27 @@ def near_duplicate_forest(
         EmbeddingError: for embeddings that cannot be searched.
     """
     started = time.monotonic()
-    if not 0 < max_distance < 2:
-        raise ConfigError(f"max_distance must lie in (0, 2), the distances of unit vectors; got {max_distance}")
     compute = compute or ComputeConfig()
     work = work or output.with_name(f".{output.name}.work")
-    likely = expected(device, compute)
-    settings = SearchSettings(
-        paths=tuple(as_paths(embeddings)),
-        column=column,
-        id_column=id_column,
+    search, results, computed = search_tiles(
+        [Side(paths=tuple(as_paths(embeddings)), column=column, id_column=id_column)],
+        work,
+        label="near_duplicates",
         max_distance=max_distance,
         prefix=prefix,
         precision=precision,
-        device=likely,
-        tile_rows=tile_rows or TILE_ROWS[likely],
-        workers=1 if compute.engine == "inline" else compute.workers,
+        device=device,
+        tile_rows=tile_rows,
+        memory_limit=memory_limit,
+        compute=compute,
         base=base,
     )
-    rows = sum(file.rows for file in inspect(settings.paths, column=column, id_column=id_column))
-    require_memory(settings.peak_memory(rows), parse_size(memory_limit, what="memory_limit"), rows=rows)
-    search = prepare(settings, work)
-    log.info("near_duplicates: %s", search.plan)
-    try:
-        # Where no GPU is expected, none is taken: a CPU's tiles are small for it.
-        results, computed = run_tiles(
-            search, compute, device=device if likely == "cuda" else "cpu", workers=settings.workers
-        )
-    finally:
-        # Whoever runs next, a training for example, finds the device's memory free.
-        let_go()
     builder = ForestBuilder(search.rows)
     for path in [work / "repeats.npz", *merged(search, results, compute)]:
         builder.add(read_edges(path))
     if base is not None:
         builder.add(base.edges(search.ids))
-    edges = _write(search.ids, builder.forest(), output, max_distance)
+    edges = write_forest(search.ids, builder.forest(), output, max_distance)
     shutil.rmtree(work, ignore_errors=True)
     return ForestReport(
         samples=search.rows,
@@ -148,10 +135,83 @@ def near_duplicate_forest(
     )
 
 
-def _write(ids: np.ndarray, forest: Edges, output: Path, max_distance: float) -> int:
-    # The largest threshold that may be asked of this file.
-    table_schema = schema.NEAR_DUPLICATES.with_metadata({"max_distance": repr(max_distance)})
-    table = pa.Table.from_arrays([ids[forest.a], ids[forest.b], forest.distance], schema=table_schema)
+def search_tiles(
+    sides: Sequence[Side],
+    work: Path,
+    *,
+    label: str,
+    max_distance: float,
+    prefix: int | None,
+    precision: Precision | Literal["auto"],
+    device: Wanted,
+    tile_rows: int | None,
+    memory_limit: int | str,
+    compute: ComputeConfig,
+    base: BaseForest | None = None,
+) -> tuple[PreparedSearch, list[TileResult], int]:
+    """Prepare a search in the folder ``work`` and go through its tiles, or those that are left of an earlier call.
+
+    Args:
+        sides: one, for the forest of its pairs, or two, for all pairs between them.
+        work: folder of the search.
+        label: what progress is reported of.
+        max_distance: see :func:`near_duplicate_forest`, as for all that follow.
+        prefix: see there.
+        precision: see there.
+        device: see there.
+        tile_rows: see there.
+        memory_limit: see there.
+        compute: see there.
+        base: see there.
+
+    Returns:
+        The search, results of its tiles in a fixed order, and how many of them were computed by this call.
+
+    Raises:
+        ConfigError: for impossible settings or a memory limit that will not do.
+        EmbeddingError: for embeddings that cannot be searched.
+    """
+    require_distance(max_distance)
+    likely = expected(device, compute)
+    settings = SearchSettings(
+        sides=tuple(sides),
+        max_distance=max_distance,
+        prefix=prefix,
+        precision=precision,
+        device=likely,
+        tile_rows=tile_rows or TILE_ROWS[likely],
+        workers=1 if compute.engine == "inline" else compute.workers,
+        base=base,
+    )
+    rows = sum(file.rows for side in sides for file in side.inspect())
+    require_memory(settings.peak_memory(rows), parse_size(memory_limit, what="memory_limit"), rows=rows)
+    search = prepare(settings, work)
+    log.info("%s: %s", label, search.plan)
+    try:
+        # Where no GPU is expected, none is taken: a CPU's tiles are small for it.
+        wanted = device if likely == "cuda" else "cpu"
+        results, computed = run_tiles(search, compute, device=wanted, workers=settings.workers, label=label)
+    finally:
+        # Whoever runs next, a training for example, finds the device's memory free.
+        let_go()
+    return search, results, computed
+
+
+def require_distance(max_distance: float) -> None:
+    """:class:`ConfigError` for what cannot be asked for; at 2 and beyond every pair is near."""
+    if not 0 < max_distance < 2:
+        raise ConfigError(f"max_distance must lie in (0, 2), the distances of unit vectors; got {max_distance}")
+
+
+def pairs_schema(max_distance: float) -> pa.Schema:
+    """Columns of a file of near pairs, with the largest threshold that may be asked of it."""
+    return schema.NEAR_DUPLICATES.with_metadata({"max_distance": repr(max_distance)})
+
+
+def write_forest(ids: np.ndarray, forest: Edges, output: Path, max_distance: float) -> int:
+    """Write a forest of numbers among ``ids``, whole or not at all, and return the number of its edges."""
+    columns = [ids[forest.a], ids[forest.b], forest.distance]
+    table = pa.Table.from_arrays(columns, schema=pairs_schema(max_distance))
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.tmp")
     parquet.write_table(table, temporary, compression="zstd")

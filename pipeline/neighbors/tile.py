@@ -2,27 +2,28 @@
 
 A *tile* is what is scheduled, marked as done and computed again after a fault. A GPU takes it whole
 (:mod:`pipeline.neighbors.gpu_tile`), a CPU works through it in *blocks* that fit its cache. Of a block with few
-candidates each is verified; a crowded one is reduced first. A tile returns its minimum spanning forest, not its pairs.
+candidates each is verified; a crowded one is reduced first. A tile returns its minimum spanning forest, not its pairs,
+unless those are what is asked for: then nothing is reduced, and pairs are written as they are found.
 """
 
 import dataclasses
 import functools
 import json
 import sys
-import warnings
-from collections.abc import Iterator
+import types
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline.core import devices
+from pipeline.core import devices, parquet, schema
 from pipeline.core.devices import Wanted
-from pipeline.graph.forest import Edges, ForestBuilder
-from pipeline.neighbors.candidates import plain_candidates
+from pipeline.graph.forest import Edges, ForestBuilder, concatenate, no_edges
 from pipeline.neighbors.distances import crowded_edges, exact_edges
-from pipeline.neighbors.lower_bound import Bound, left_columns, right_columns
-from pipeline.neighbors.pack import release
+from pipeline.neighbors.lower_bound import Bound, column_batches, plain_candidates, right_columns
+from pipeline.neighbors.pack import mapped, release
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,24 +37,32 @@ BLOCK_ROWS = 2048
 CROWDED = 24
 REDUCED_PER_VERIFIED = 30
 _HELD = 65_536
-# Few enough for the float64 copies to be reused by the allocator.
-_COLUMN_ROWS = 1024
+# Pairs of a row group.
+_WRITTEN = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tile:
     """Rows ``[rows[0], rows[1])`` against columns, both numbers of distinct vectors; ``folder`` is the search's.
-    ``device``: what is wanted, which the process that searches it makes the best of."""
+    ``device``: what is wanted, which the process that searches it makes the best of. ``all_pairs`` are wanted, or their
+    forest."""
 
     folder: Path
     rows: tuple[int, int]
     columns: tuple[int, int]
     device: Wanted
     threads: int
+    all_pairs: bool = False
 
     @property
     def output(self) -> Path:
+        """Its counts and its forest; it is done when this is there."""
         return self.folder / "tiles" / f"{self.rows[0]:012d}-{self.columns[0]:012d}.npz"
+
+    @property
+    def pairs_output(self) -> Path:
+        """Its near pairs by id, if they are wanted and there are any."""
+        return self.output.with_suffix(".parquet")
 
     @property
     def pairs(self) -> int:
@@ -72,30 +81,89 @@ class TileResult:
 
 
 def run_tile(tile: Tile) -> TileResult:
-    """Search one tile and write its forest, as row numbers, atomically to ``tile.output``; runs in any process."""
+    """Search one tile and write its forest, as row numbers, or its pairs, and last ``tile.output``; each appears whole
+    or not at all. Runs in any process."""
     device = devices.resolve(tile.device)
-    if device == "cpu":
-        _run_on_cpu(tile)
+    edges = no_edges()
+    if tile.all_pairs:
+        with _PairWriter(tile) as writer:
+            candidates, verified = _pairs_on_gpu(tile, device, writer) if device != "cpu" else _on_cpu(tile, writer)
+    elif device == "cpu":
+        builder = ForestBuilder(_search(tile.folder).nodes)
+        candidates, verified = _on_cpu(tile, builder)
+        edges = builder.forest()
     else:
         from pipeline.neighbors.gpu_tile import open_search
 
         edges, candidates = open_search(tile.folder, device).forest(tile.rows, tile.columns)
-        write_edges(tile.output, edges, candidates=candidates, verified=candidates)
+        verified = candidates
+    write_edges(tile.output, edges, candidates=candidates, verified=verified)
     return read_result(tile)
 
 
-def _run_on_cpu(tile: Tile) -> None:
+class _Taker(Protocol):
+    def add(self, edges: Edges) -> None: ...
+
+
+def _on_cpu(tile: Tile, taker: _Taker) -> tuple[int, int]:
+    """Hand near pairs to ``taker``; returns the numbers of candidates and of verified ones."""
     search = _search(tile.folder)
     if tile.threads:
         import torch
 
         torch.set_num_threads(tile.threads)
-    builder = ForestBuilder(search.nodes)
-    found = _Candidates(search, builder)
+    found = _Candidates(search, taker, reduces=not tile.all_pairs)
     search.scan(tile, found)
     found.flush()
-    write_edges(tile.output, builder.forest(), candidates=found.candidates, verified=found.verified)
     search.release()
+    return found.candidates, found.verified
+
+
+def _pairs_on_gpu(tile: Tile, device: str, taker: _Taker) -> tuple[int, int]:
+    from pipeline.neighbors.gpu_tile import open_search
+
+    candidates = 0
+    for edges, count in open_search(tile.folder, device).pairs(tile.rows, tile.columns):
+        taker.add(edges)
+        candidates += count
+    return candidates, candidates
+
+
+class _PairWriter:
+    """Writes the near pairs of a tile by id, as they come; no file if there is none."""
+
+    def __init__(self, tile: Tile):
+        self._path, self._ids = tile.pairs_output, np.load(tile.folder / "ids.npy", mmap_mode="r")
+        self._temporary = self._path.with_name(f".{self._path.name}")
+        self._held, self._count = list[Edges](), 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: types.TracebackType | None) -> None:
+        if kind is None:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+            if kind is None:
+                self._temporary.replace(self._path)
+
+    def add(self, edges: Edges) -> None:
+        self._held.append(edges)
+        self._count += len(edges)
+        if self._count >= _WRITTEN:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._count:
+            return
+        if self._writer is None:
+            self._writer = parquet.writer(self._temporary, schema.NEAR_DUPLICATES, compression="zstd")
+        edges = concatenate(self._held)
+        columns = [self._ids[edges.a], self._ids[edges.b], edges.distance]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=schema.NEAR_DUPLICATES), row_group_size=_WRITTEN)
+        self._held, self._count = [], 0
 
 
 def let_go() -> None:
@@ -201,24 +269,6 @@ class Search:
             release(self._columns)
 
 
-def mapped(vectors: np.ndarray) -> "Tensor":
-    """A tensor over the same memory."""
-    import torch
-
-    with warnings.catch_warnings():
-        # torch warns that the mapped file cannot be written; it is only read.
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(vectors)
-
-
-def column_batches(rows: "Tensor", wanted: np.ndarray, basis: "Tensor", bound: Bound) -> "Iterator[Tensor]":
-    """Left columns (B, C) of the ``wanted`` rows, some at a time."""
-    import torch
-
-    for start in range(0, len(wanted), _COLUMN_ROWS):
-        yield left_columns(rows[torch.from_numpy(np.array(wanted[start : start + _COLUMN_ROWS]))], basis, bound)
-
-
 @functools.lru_cache(maxsize=1)
 def _search_at(folder: Path, _changed: int) -> Search:
     return Search(folder)
@@ -230,17 +280,18 @@ def _search(folder: Path) -> Search:
 
 
 class _Candidates:
-    """Collects the candidates of sparse blocks until they are worth a round of verification; reduces crowded ones."""
+    """Collects the candidates of sparse blocks until they are worth a round of verification; crowded ones it may reduce
+    to what a forest can hold of them. What is near goes to ``taker``, by number."""
 
-    def __init__(self, search: Search, builder: ForestBuilder):
-        self._search, self._builder = search, builder
+    def __init__(self, search: Search, taker: _Taker, *, reduces: bool):
+        self._search, self._taker, self._reduces = search, taker, reduces
         self._held: list[tuple[np.ndarray, np.ndarray]] = []
         self._count = self.candidates = self.verified = 0
 
     def add(self, block: _Block, a: np.ndarray, b: np.ndarray) -> None:
         """Take in the candidates (a, b) of a block, as positions in its two sides."""
         self.candidates += len(a)
-        if len(a) > CROWDED:
+        if self._reduces and len(a) > CROWDED:
             a, b = self._reduce(block, a, b)
         self._held.append((a + block.row, b + block.column))
         self._count += len(a)
@@ -260,14 +311,17 @@ class _Candidates:
         distinct, bound = self._search.distinct, self._search.bound
         left, right = distinct[block.row + crowded_rows], distinct[block.column + crowded_columns]
         edges = crowded_edges(self._search.rows, left, right, bound.max_distance, same=block.same)
-        self._builder.add(self._search.numbered(edges))
+        self._taker.add(self._search.numbered(edges))
         return a[~inside], b[~inside]
 
     def flush(self) -> None:
         """Verify what is held."""
         if self._count:
             a, b = (self._search.distinct[np.concatenate(ends)] for ends in zip(*self._held))
-            edges = exact_edges(self._search.rows, a, b, self._search.bound.max_distance)
-            self._builder.add(self._search.numbered(edges))
+            # In parts, since a crowded block may have left millions.
+            for start in range(0, self._count, _HELD):
+                ends = a[start : start + _HELD], b[start : start + _HELD]
+                edges = exact_edges(self._search.rows, *ends, self._search.bound.max_distance)
+                self._taker.add(self._search.numbered(edges))
             self.verified += self._count
         self._held, self._count = [], 0

@@ -20,18 +20,16 @@ from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
 from pipeline.core import parquet
 from pipeline.core.devices import Device, Wanted
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, EmbeddingError
 from pipeline.core.files import file_identity, fingerprint_of, write_text_atomically
 from pipeline.core.progress import Progress
 from pipeline.graph.forest import Edges, ForestBuilder
 from pipeline.neighbors.cost import ForestPlan, calibrate, memory_needed
-from pipeline.neighbors.lower_bound import Bound, Precision
-from pipeline.neighbors.pack import Packed, pack, release
+from pipeline.neighbors.lower_bound import Bound, Precision, column_batches
+from pipeline.neighbors.pack import Packed, Side, mapped, pack, release
 from pipeline.neighbors.tile import (
     Tile,
     TileResult,
-    column_batches,
-    mapped,
     read_edges,
     read_result,
     run_tile,
@@ -42,7 +40,7 @@ from pipeline.vectors.read import read_ids
 log = logging.getLogger(__name__)
 
 # Raised whenever files of an unfinished search could no longer be used.
-_VERSION = 2
+_VERSION = 3
 _MERGED_TOGETHER = 16
 # Batches of columns after which the pages of the vectors are given back: the matrix is never in memory as a whole.
 _RELEASED_AFTER = 16
@@ -50,11 +48,12 @@ _RELEASED_AFTER = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """What is searched and how; see :func:`pipeline.neighbors.search.near_duplicate_forest`."""
+    """What is searched and how; see :func:`pipeline.neighbors.search.near_duplicate_forest`.
 
-    paths: tuple[Path, ...]
-    column: str
-    id_column: str
+    ``sides``: one, of whose pairs the forest is wanted, or two, between which all pairs are.
+    """
+
+    sides: tuple[Side, ...]
     max_distance: float
     prefix: int | None
     precision: Precision | Literal["auto"]
@@ -66,14 +65,15 @@ class SearchSettings:
 
     def peak_memory(self, rows: int) -> int:
         """Upper bound in bytes, of all processes on one machine."""
-        return memory_needed(rows, tile_rows=self.tile_rows, workers=self.workers, device=self.device)
+        return memory_needed(
+            rows, tile_rows=self.tile_rows, workers=self.workers, device=self.device, all_pairs=len(self.sides) > 1
+        )
 
     def identity(self) -> str:
         """A hash of all that files of an unfinished search depend on; of how they are made, only the division."""
-        files = [file_identity(path) for path in self.paths]
+        sides = [[[file_identity(path) for path in side.paths], side.column, side.id_column] for side in self.sides]
         base = self.base.identity() if self.base else None
-        names = [self.column, self.id_column]
-        return fingerprint_of(_VERSION, files, names, self.max_distance, self.tile_rows, base)
+        return fingerprint_of(_VERSION, sides, self.max_distance, self.tile_rows, base)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,18 +97,26 @@ class BaseForest:
     def edges(self, ids: np.ndarray) -> Edges:
         """The forest's edges in the row numbers of ``ids``."""
         table = parquet.read_table(self.forest)
-        a, b = (np.searchsorted(ids, table[end].to_numpy()) for end in ("id_a", "id_b"))
+        ends = [table[end].to_numpy() for end in ("id_a", "id_b")]
+        a, b = (np.searchsorted(ids, end) for end in ends)
+        strange = np.concatenate([end[ids[np.minimum(at, len(ids) - 1)] != end] for at, end in zip((a, b), ends)])
+        if len(strange):
+            raise EmbeddingError(
+                f"{self.forest}: {len(strange)} ends of edges are no ids of these embeddings, e.g. {strange[0]}"
+            )
         return Edges(a=a, b=b, distance=table["distance"].to_numpy())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedSearch:
-    """A search whose files are all written: what tiles and merging need to know."""
+    """A search whose files are all written: what tiles and merging need to know. ``first``: rows of the first of two
+    sides."""
 
     folder: Path
     rows: int
     distinct: int
     old: int
+    first: int | None
     tile_rows: int
     prefix: int
     precision: str
@@ -126,7 +134,7 @@ class PreparedSearch:
             folder=folder,
             prefix=bound["prefix"],
             precision=bound["precision"],
-            **{key: content[key] for key in ("rows", "distinct", "old", "tile_rows", "plan")},
+            **{key: content[key] for key in ("rows", "distinct", "old", "first", "tile_rows", "plan")},
         )
 
     @property
@@ -135,17 +143,35 @@ class PreparedSearch:
 
     def tiles(self, device: Wanted, threads: int) -> list[Tile]:
         """All tiles, in a fixed order."""
+        ranges = _ranges(self.old, self.distinct, self.first, self.tile_rows)
         return [
-            Tile(folder=self.folder, rows=rows, columns=columns, device=device, threads=threads)
-            for rows, columns in tile_ranges(self.old, self.distinct, self.tile_rows)
+            Tile(
+                folder=self.folder,
+                rows=rows,
+                columns=columns,
+                device=device,
+                threads=threads,
+                all_pairs=self.first is not None,
+            )
+            for rows, columns in ranges
         ]
 
 
-def tile_ranges(old: int, distinct: int, tile_rows: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+_Range = tuple[int, int]
+
+
+def tile_ranges(old: int, distinct: int, tile_rows: int) -> list[tuple[_Range, _Range]]:
     """Row and column ranges of all tiles: every pair once that is not within ``[0, old)``."""
     cuts = [*range(0, old, tile_rows), *range(old, distinct, tile_rows), distinct]
     spans = list(itertools.pairwise(cuts))
     return [(spans[i], spans[j]) for i in range(len(spans)) for j in range(i, len(spans)) if spans[j][0] >= old]
+
+
+def _ranges(old: int, distinct: int, first: int | None, tile_rows: int) -> list[tuple[_Range, _Range]]:
+    if first is None:
+        return tile_ranges(old, distinct, tile_rows)
+    sides = [[*range(0, first, tile_rows), first], [*range(first, distinct, tile_rows), distinct]]
+    return list(itertools.product(*(itertools.pairwise(cuts) for cuts in sides)))
 
 
 def prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
@@ -160,9 +186,9 @@ def prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
 
 
 def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
-    packed = pack(settings.paths, folder, column=settings.column, id_column=settings.id_column)
+    packed = pack(settings.sides, folder)
     distinct, old = _old_first(packed, settings)
-    ranges = tile_ranges(old, len(distinct), settings.tile_rows)
+    ranges = _ranges(old, len(distinct), packed.first, settings.tile_rows)
     pairs = sum((r[1] - r[0]) * (c[1] - c[0]) // (2 if r == c else 1) for r, c in ranges)
     found = calibrate(
         mapped(packed.matrix),
@@ -198,6 +224,7 @@ def _prepare(settings: SearchSettings, folder: Path) -> PreparedSearch:
         "width": plan.width,
         "distinct": plan.distinct,
         "old": old,
+        "first": packed.first,
         "tile_rows": settings.tile_rows,
         "dtype": packed.matrix.dtype.name,
         "bound": dataclasses.asdict(found.bound),
@@ -216,7 +243,9 @@ def _old_first(packed: Packed, settings: SearchSettings) -> tuple[np.ndarray, in
         return packed.distinct, 0
     if base.reach() < settings.max_distance:
         raise ConfigError(f"the base forest reaches {base.reach()}, less than max_distance {settings.max_distance}")
-    covered = np.isin(packed.ids[packed.numbers[packed.distinct]], base.ids(settings.id_column), assume_unique=True)
+    covered = np.isin(
+        packed.ids[packed.numbers[packed.distinct]], base.ids(settings.sides[0].id_column), assume_unique=True
+    )
     return np.concatenate([packed.distinct[covered], packed.distinct[~covered]]), int(covered.sum())
 
 
@@ -233,14 +262,14 @@ def _write_columns(matrix: np.ndarray, distinct: np.ndarray, basis: Any, bound: 
 
 
 def run_tiles(
-    search: PreparedSearch, compute: ComputeConfig, *, device: Wanted, workers: int
+    search: PreparedSearch, compute: ComputeConfig, *, device: Wanted, workers: int, label: str
 ) -> tuple[list[TileResult], int]:
     """Results of all tiles in a fixed order, and how many were computed by this call."""
     threads = 0 if workers == 1 else 1
     tiles = search.tiles(device, threads)
     pending = [tile for tile in tiles if not tile.output.exists()]
     with (
-        Progress(log, "near_duplicates", total=sum(tile.pairs for tile in pending), unit="pairs") as progress,
+        Progress(log, label, total=sum(tile.pairs for tile in pending), unit="pairs") as progress,
         map_shards(run_tile, pending, compute, device=device) as finished,
     ):
         for result in finished:

@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from pipeline.core.errors import ConfigError
-from pipeline.neighbors.candidates import plain_candidates
 from pipeline.neighbors.cost import calibrate, memory_needed, require_memory
-from pipeline.neighbors.lower_bound import left_columns, right_columns
+from pipeline.neighbors.lower_bound import left_columns, plain_candidates, right_columns
 from tests.oracles import unit
 
 

@@ -16,7 +16,9 @@ pytest.importorskip("triton")
 _SEARCH = """
 import numpy as np, sys, torch
 from pathlib import Path
+from scipy.spatial.distance import cdist
 from pipeline.neighbors import gpu_tile, search, tile
+from pipeline.neighbors.between import near_pairs_between
 from tests.oracles import brute_force_forest, read_forest, unit, write_embeddings
 from tests.pipeline.neighbors.test_near_duplicate_forest import DATA, T
 
@@ -40,6 +42,14 @@ def check(folder, kind, precision, tile_rows):
         tile_rows=tile_rows, memory_limit="64GB",
     )
     assert read_forest(folder / "forest") == brute_force_forest(ids, rows, T), (kind, precision, tile_rows)
+    near_pairs_between(
+        paths, paths[0], folder / "pairs", max_distance=T, precision=precision, prefix=min(9, rows.shape[1]),
+        tile_rows=tile_rows, memory_limit="64GB",
+    )
+    between = cdist(rows.astype(np.float64), rows[parts[0]].astype(np.float64)).astype(np.float32)
+    i, j = np.nonzero(between <= np.float32(T))
+    expected = sorted(zip(ids[i].tolist(), ids[parts[0]][j].tolist(), between[i, j].tolist()))
+    assert read_forest(folder / "pairs") == expected, (kind, precision, tile_rows)
 
 for number, line in enumerate(sys.argv[2:]):
     kind, _, precision = line.rpartition(": ")
@@ -58,7 +68,7 @@ def run(script: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_forest_is_that_of_float64(tmp_path: Path) -> None:
+def test_forest_and_pairs_are_those_of_float64(tmp_path: Path) -> None:
     """One process for all: to start one takes longer than a search."""
     kinds = [
         "spectrum 1/i: float32",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.neighbors import pack as packed
-from pipeline.neighbors.pack import pack
+from pipeline.neighbors.pack import Side, pack
 from tests.oracles import unit, write_embeddings
 
 
@@ -13,7 +13,7 @@ def _pack(folder: Path, ids: np.ndarray, matrix: np.ndarray, files: int = 3) -> 
         write_embeddings(folder / f"{n}.parquet", ids[part], matrix[part])
         for n, part in enumerate(np.array_split(np.arange(len(ids)), files))
     ]
-    return pack(paths, folder, column="image_embedding")
+    return pack([Side(paths=tuple(paths))], folder)
 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 13])
