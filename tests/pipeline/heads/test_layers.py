@@ -81,6 +81,7 @@ def test_the_aesthetic_predictor_of_five_layers_and_dropout_between(tmp_path: Pa
     (head,) = read_heads({"aesthetic": config}, width=768)
     vectors = unit(rng, 20, 768)
     assert np.allclose(head.score(vectors), oracle(vectors, layers, config), rtol=0, atol=1e-5)
+    assert [weight.shape for weight, _ in head.layers] == [(1, 768)]
 
 
 F32 = np.float32
