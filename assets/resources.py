@@ -7,7 +7,7 @@ import dagster as dg
 import pydantic
 
 from assets.settings import Settings, check_run, parse_settings
-from pipeline.core.settings import Size
+from pipeline.core.settings import Size, section_by_name
 
 
 def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
@@ -28,7 +28,9 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
             elif get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
                 # Dagster knows a choice, but no list of choices; here too `resolve` checks.
                 annotation = list[str]
-            if get_origin(annotation) is not Literal:
+            elif section := section_by_name(annotation):
+                annotation = cast(Any, dict)[str, _as_dagster(section, dg.Config)]
+            if get_origin(annotation) is not Literal and not field.is_required():
                 # A null comes as far as `resolve`, which says in a line where it may not be; of a choice, Dagster does.
                 annotation = cast(Any, annotation) | None
         fields[name] = (annotation, pydantic.Field(default, description=field.description))

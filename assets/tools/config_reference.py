@@ -13,7 +13,7 @@ import pydantic
 import yaml
 
 from assets.settings import Settings
-from pipeline.core.settings import is_runtime
+from pipeline.core.settings import is_runtime, section_by_name
 
 _HEAD = """# Config reference
 
@@ -50,7 +50,8 @@ def demo_profile() -> str:
 
 
 def _section(name: str, model: type[pydantic.BaseModel], values: pydantic.BaseModel) -> list[str]:
-    nested = {key: getattr(values, key) for key in model.model_fields}
+    # Of a section that the user names there are no values: what has no default must be given.
+    nested = {key: getattr(values, key, "(required)") for key in model.model_fields}
     plain = {key: value for key, value in nested.items() if not isinstance(value, pydantic.BaseModel)}
     lines = [f"\n## {name or 'settings'}\n", (model.__doc__ or "").strip() + "\n"]
     if plain:
@@ -64,6 +65,8 @@ def _section(name: str, model: type[pydantic.BaseModel], values: pydantic.BaseMo
     for key, value in nested.items():
         if isinstance(value, pydantic.BaseModel):
             lines += _section(f"{name}.{key}" if name else key, type(value), value)
+        elif section := section_by_name(model.model_fields[key].annotation):
+            lines += _section(f"{name}.{key}.<name>", section, section.model_construct())
     return lines
 
 
@@ -83,6 +86,8 @@ def unexplained(model: type[pydantic.BaseModel] = Settings, path: str = "") -> l
     found = [] if model.__doc__ else [path]
     for name, field in model.model_fields.items():
         below = f"{path}.{name}".lstrip(".")
+        if section := section_by_name(field.annotation):
+            found += unexplained(section, f"{below}.<name>")
         if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
             found += unexplained(field.annotation, below)
         elif not field.description:
@@ -101,6 +106,8 @@ def _names(model: type[pydantic.BaseModel]) -> set[str]:
     for field in model.model_fields.values():
         if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
             names |= _names(field.annotation)
+        elif section := section_by_name(field.annotation):
+            names |= _names(section)
     return names
 
 

@@ -164,7 +164,7 @@ def _orders(text: str) -> list[dict[str, Any]]:
 
 def _serialized(query: str) -> list[dict[str, Any]]:
     options = "skip_default := true, skip_null := true, skip_empty := true"
-    with _sandbox().cursor() as connection:
+    with _sandbox() as connection:
         row = connection.execute(f"SELECT json_serialize_sql(?::VARCHAR, {options})", [query]).fetchone()
     try:
         tree = json.loads(row[0] if row else "{}")
@@ -239,7 +239,7 @@ def _text(tree: dict[str, Any]) -> str:
     """An expression as DuckDB writes it."""
     (statement,) = _serialized("SELECT NULL")
     whole = {"error": False, "statements": [{"node": statement["node"] | {"select_list": [tree]}}]}
-    with _sandbox().cursor() as connection:
+    with _sandbox() as connection:
         row = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(whole)]).fetchone()
     return str(row[0] if row else "").removeprefix("SELECT ")
 
@@ -288,7 +288,7 @@ def _catalog() -> dict[str, list[tuple[str, str | None, list[str], str]]]:
     """All that may be called: kind, stability, parameters and, of a macro, its definition, of each overload by name."""
     query = "SELECT function_name, function_type, stability, parameters, macro_definition FROM duckdb_functions()"
     found: dict[str, list[tuple[str, str | None, list[str], str]]] = {}
-    with _sandbox().cursor() as connection:
+    with _sandbox() as connection:
         for name, *overload in connection.execute(query).fetchall():
             found.setdefault(name.lower(), []).append(tuple(overload))
     return found
@@ -296,7 +296,7 @@ def _catalog() -> dict[str, list[tuple[str, str | None, list[str], str]]]:
 
 @functools.cache
 def _types() -> frozenset[str]:
-    with _sandbox().cursor() as connection:
+    with _sandbox() as connection:
         return frozenset(
             name.lower() for (name,) in connection.execute("SELECT type_name FROM duckdb_types()").fetchall()
         )
@@ -313,10 +313,12 @@ def _bound(columns: Mapping[str, str], *, select: str = "NULL", behind: str = ""
     fields = [
         f"CAST(NULL AS {kind}) AS {_quoted(name)}" for name, kind in columns.items() if folded.count(_folded(name)) == 1
     ]
-    nulls = f"(SELECT {', '.join([f'NULL AS {relation}', *fields])}) AS {relation}"
-    with _sandbox().cursor() as connection:
+    with _sandbox() as connection:
         try:
-            result = connection.sql(f"SELECT {select} FROM {nulls} {behind}")
+            # A table, and not a subquery, whose constants DuckDB does not compare row by row.
+            nulls = ", ".join([f"NULL AS {relation}", *fields])
+            connection.execute(f"CREATE TEMPORARY TABLE {relation} AS SELECT {nulls}")
+            result = connection.sql(f"SELECT {select} FROM {relation} {behind}")
             result.fetchall()
             return [str(kind) for kind in result.types]
         except duckdb.Error as error:
@@ -327,11 +329,21 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+@contextlib.contextmanager
+def _sandbox() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection from which nothing can be reached: no file, no network, no extension.
+
+    Without the optimizer, which would reason from nulls being all that there is, and not see what is wrong with others.
+    """
+    with _database().cursor() as connection:
+        connection.execute("PRAGMA disable_optimizer")
+        yield connection
+
+
 @functools.cache
-def _sandbox() -> duckdb.DuckDBPyConnection:
-    """A database from which nothing can be reached: no file, no network, no extension, no setting."""
+def _database() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"threads": "1", "autoload_known_extensions": "false"})
     connection.execute("SET autoinstall_known_extensions = false")
+    # DuckDB does not let it be turned on again.
     connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
     return connection

@@ -5,7 +5,7 @@ texts such as ``512MB``, ``4GB``, ``1.5TB``, in powers of 1000.
 """
 
 import re
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -48,7 +48,13 @@ class Section(BaseModel):
         """The fields that decide what a stage makes, for its fingerprint, under the names that they had at first."""
         fields = {name: field for name, field in type(self).model_fields.items() if not is_runtime(field)}
         values = {_first_name(name, field): getattr(self, name) for name, field in fields.items()}
-        return {name: value.content() if isinstance(value, Section) else value for name, value in values.items()}
+        return {name: _content(value) for name, value in values.items()}
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _content(item) for name, item in value.items()}
+    return value.content() if isinstance(value, Section) else value
 
 
 def runtime(default: Any, description: str, **constraints: Any) -> Any:
@@ -59,6 +65,12 @@ def runtime(default: Any, description: str, **constraints: Any) -> Any:
 def renamed(was: str) -> dict[str, Any]:
     """For ``json_schema_extra`` of a field that once had another name, so that fingerprints stay what they were."""
     return {"was": was}
+
+
+def section_by_name(annotation: Any) -> type[Section] | None:
+    """The section of which a field has any number, each under a name that the user gives: ``dict[str, Section]``."""
+    kind = get_args(annotation)[1] if get_origin(annotation) is dict else None
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def _first_name(name: str, field: Any) -> str:
