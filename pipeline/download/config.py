@@ -58,7 +58,9 @@ class ImagesConfig(Section):
     )
     threads: int = runtime(16, "Connections per process.", ge=1)
     stall_timeout_s: float = runtime(600, "Give up when no sample was answered for this many seconds.", gt=0)
-    worker_restarts: int = runtime(2, "How often a shard may lose its worker before the stage gives up.", ge=0)
+    worker_restarts: int = runtime(
+        2, "How often a shard may lose its worker, with no sample to blame, before the stage gives up.", ge=0
+    )
     success_floor: float = runtime(0.05, "Share of a shard's pairs below which it counts as bad.", ge=0, le=1)
     bad_shards: int = runtime(
         5,

@@ -34,7 +34,8 @@ class State:
 
     ``finished``: samples of the shard answered so far; ``hosts``: those asked right now, with the number of their
     connections and the seconds that the oldest has taken, most connections first; ``longest``: the URL that has taken
-    most of all; ``decoding``: the id of the sample that is decoded right now, and the seconds that it has taken.
+    most of all, and its seconds; ``decoding``: the id of the sample that is decoded right now, and the seconds that it
+    has taken.
     """
 
     machine: str
@@ -42,7 +43,7 @@ class State:
     number: int
     finished: int
     hosts: list[tuple[str, int, float]]
-    longest: str | None
+    longest: tuple[str, float] | None
     decoding: tuple[int, float] | None
 
 
@@ -77,13 +78,14 @@ class Beat:
             host = host_of(url)
             connections[host] += 1
             oldest[host] = max(oldest.get(host, 0.0), round(now - start, 1))
+        longest = min(in_flight, key=lambda asked: asked[1], default=None)
         state = State(
             machine=socket.gethostname(),
             process=os.getpid(),
             number=self._number,
             finished=self._opener.finished,
             hosts=[(host, count, oldest[host]) for host, count in connections.most_common(_HOSTS_NAMED)],
-            longest=min(in_flight, key=lambda asked: asked[1])[0] if in_flight else None,
+            longest=(longest[0], round(now - longest[1], 1)) if longest else None,
             decoding=(decoding[0], round(now - decoding[1], 1)) if decoding else None,
         )
         # A full disk shows where the shard itself is written.

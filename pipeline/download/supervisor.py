@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,11 +21,14 @@ from pipeline.core.errors import DownloadError
 from pipeline.core.processes import end_group, start_group, tail
 from pipeline.download.config import ImagesConfig
 from pipeline.download.heartbeat import note_lost
+from pipeline.download.suspects import left_unanswered, write_suspects
 from pipeline.download.watchdog import SHARDS_NAMED, Watchdog, WorkerLostError
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+# The shard in which suspects are fetched.
+_ALONE = "00000"
 
 
 @contextlib.contextmanager
@@ -45,17 +49,23 @@ def fetch_shards(
 
     Its ``.tar`` and ``.parquet`` then lie in ``staging``. The width of keys follows from ``samples_per_shard``: the
     most that any shard of the data set has, whether it is fetched now or not. A worker that died, for want of memory
-    perhaps, is replaced and its shard begun anew. Raises :class:`DownloadError` if that happens to a shard too often,
+    perhaps, is replaced and its shard begun anew; a sample that costs a worker that fetches nothing else is not asked
+    for again. Raises :class:`DownloadError` if workers of a shard are lost too often with no such sample to blame,
     if img2dataset ends early, or if nothing moves for ``config.stall_timeout_s``; :class:`StorageError` if the disk
     is full.
     """
-    waiting, losses = dict(lists), Counter[str]()
+    waiting, losses, refused = dict(lists), Counter[str](), dict[str, str]()
     while waiting:
         try:
-            for shard in _run(staging, config, compute, waiting, samples_per_shard):
+            for shard in _run(staging, config, compute, waiting, samples_per_shard, refused=refused):
                 del waiting[shard]
                 yield shard
         except WorkerLostError as lost:
+            suspects = left_unanswered(staging, lost.shard)
+            found = _culprits(staging, config, compute, waiting[lost.shard], suspects)
+            if found:
+                refused |= found
+                continue
             losses[lost.shard] += 1
             if losses[lost.shard] > config.worker_restarts:
                 raise DownloadError(
@@ -69,10 +79,57 @@ def fetch_shards(
             )  # fmt: skip
 
 
+def _culprits(
+    staging: Path, config: ImagesConfig, compute: ComputeConfig, source: Path, suspects: list[str]
+) -> dict[str, str]:
+    """Those URLs of ``suspects`` that cost a worker of their own, fetched one at a time, and what became of it.
+
+    ``source``: the list that they are of. What is fetched here is thrown away: the next run of the shard fetches all
+    but the culprits, under the keys that they would have had anyway.
+    """
+    alone = config.model_copy(update={"threads": 1, "processes": 1})
+    found: dict[str, str] = {}
+    while suspects:
+        with staging_folder(staging.parents[2]) as folder:
+            # Decoded elsewhere, so that what costs this worker is fetching; and with notes of what was asked for.
+            (folder / f"{_ALONE}.lost").touch()
+            write_suspects(source, suspects, folder / "suspects.parquet")
+            lists = {_ALONE: folder / "suspects.parquet"}
+            try:
+                list(_run(folder, alone, compute, lists, len(suspects), alone=True))
+                break
+            except WorkerLostError as lost:
+                last = left_unanswered(folder, _ALONE)
+                if len(last) != 1:
+                    break
+                [url] = last
+                found[url] = lost.how
+                log.warning("images: %s is not asked for again: fetched by itself, its worker %s", url, lost.how)
+                suspects = suspects[suspects.index(url) + 1 :]
+    return found
+
+
 def _run(
-    staging: Path, config: ImagesConfig, compute: ComputeConfig, waiting: Mapping[str, Path], samples_per_shard: int
+    staging: Path,
+    config: ImagesConfig,
+    compute: ComputeConfig,
+    waiting: Mapping[str, Path],
+    samples_per_shard: int,
+    *,
+    refused: Mapping[str, str] | None = None,
+    alone: bool = False,
 ) -> Iterator[str]:
-    """One run of img2dataset, over the shards that an earlier one did not finish before it was ended."""
+    """One run of img2dataset, over the shards that an earlier one did not finish before it was ended.
+
+    Args:
+        staging: The folder to work in.
+        config: The download's settings.
+        compute: Where distributors find their machines.
+        waiting: The list of each shard that is to do.
+        samples_per_shard: The most that any shard has; keys are as wide as that needs.
+        refused: URLs not to be asked for, and what came of it before.
+        alone: Fetch the shards one after the other in the process of img2dataset itself, whose end then says more.
+    """
     note_lost(staging)
     for shard in sorted(shard for shard in waiting if (staging / f"{shard}_stats.json").exists()):
         (staging / f"{shard}_stats.json").unlink()
@@ -80,9 +137,10 @@ def _run(
     left = set(waiting)
     if not left:
         return
-    job = _write_job(staging, config, compute, waiting, samples_per_shard)
+    job = _write_job(staging, config, compute, waiting, samples_per_shard, refused=refused, alone=alone)
     process = start_group([sys.executable, "-m", "pipeline.download.worker", str(job)], log=_log(staging))
-    watchdog = Watchdog(staging, config, waiting, replace_dead=distributor(config, compute) == "multiprocessing")
+    ours = alone or distributor(config, compute) == "multiprocessing"
+    watchdog = Watchdog(staging, config, waiting, replace_dead=ours)
     try:
         while left:
             ended = process.poll() is not None
@@ -96,6 +154,9 @@ def _run(
             if finished:
                 continue
             _raise_failure(staging, names)
+            at_work = [name.removesuffix(".beat") for name in names if name.endswith(".beat")]
+            if ended and alone and at_work:
+                raise WorkerLostError(at_work[0], _how_ended(process.returncode))
             if ended:
                 raise _ended(staging, process, left)
             watchdog.look(left, names)
@@ -115,6 +176,10 @@ def _raise_failure(staging: Path, names: set[str]) -> None:
             if int(number) in FULL:
                 raise full_disk(staging.parents[2])
             raise DownloadError(f"shard {shard} failed in its worker; last lines:\n{tail(_log(staging))}")
+
+
+def _how_ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
 
 def _ended(staging: Path, process: subprocess.Popen[bytes], left: set[str]) -> Exception:
@@ -138,13 +203,21 @@ def distributor(config: ImagesConfig, compute: ComputeConfig) -> str:
 
 
 def _write_job(
-    staging: Path, config: ImagesConfig, compute: ComputeConfig, lists: Mapping[str, Path], samples_per_shard: int
+    staging: Path,
+    config: ImagesConfig,
+    compute: ComputeConfig,
+    lists: Mapping[str, Path],
+    samples_per_shard: int,
+    *,
+    refused: Mapping[str, str] | None = None,
+    alone: bool = False,
 ) -> Path:
+    """The file by which the process of img2dataset learns what to do; arguments as of :func:`_run`."""
     from pipeline.compute.ray_cluster import address_of
     from pipeline.web.rules import Guard
 
     chosen = distributor(config, compute)
-    address = address_of(compute) if chosen == "ray" else None
+    address = address_of(compute) if chosen == "ray" and not alone else None
     guard = Guard(
         connect_to=config.connect_to,
         allow_private_addresses=config.allow_private_addresses,
@@ -177,6 +250,8 @@ def _write_job(
         "threads": config.threads,
         "timeout_s": config.timeout_s,
         "samples_per_shard": samples_per_shard,
+        "refused": dict(refused or {}),
+        "alone": alone,
     }
     job = staging / "job.json"
     job.write_text(json.dumps(values))

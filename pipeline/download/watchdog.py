@@ -19,6 +19,8 @@ _LOOK_S = 1.0
 _START_S = 120.0
 # Beyond the time for one sample: beats are a second old, and the machine may be busy.
 _GRACE_S = 5.0
+# A resolver keeps to no deadline of ours, only to its own; and the robots.txt of a site may take a sample's time too.
+_FETCH_GRACE_S, _FETCH_TIMES = 60.0, 2
 _URL_LETTERS = 200
 
 
@@ -40,6 +42,7 @@ class Watchdog:
     def __init__(self, staging: Path, config: ImagesConfig, lists: Mapping[str, Path], *, replace_dead: bool):
         self._staging, self._lists, self._replace_dead = staging, dict(lists), replace_dead
         self._timeout_s, self._sample_s = config.stall_timeout_s, config.sample_timeout_s + _GRACE_S
+        self._fetch_s = _FETCH_TIMES * config.sample_timeout_s + _FETCH_GRACE_S
         self._finished: dict[str, int] = {}
         self._beats: dict[str, tuple[int, float]] = {}
         self._begun = False
@@ -79,6 +82,9 @@ class Watchdog:
             return f"was killed{at}"
         if state.decoding and state.decoding[1] > self._sample_s:
             return f"did not get on{at}"
+        if state.longest and state.longest[1] > self._fetch_s:
+            url, age = state.longest
+            return f"did not get on while it was asking for {url[:_URL_LETTERS]} for {age:.0f} s"
         number, since = self._beats.get(shard, (0, now))
         if number != state.number:
             self._beats[shard] = state.number, now
@@ -89,7 +95,7 @@ class Watchdog:
 
     def _described(self, shard: str, state: State) -> str:
         asking = ", ".join(f"{host} x{count} for {age:.0f} s" for host, count, age in state.hosts) or "no host"
-        longest = f", longest {state.longest[:_URL_LETTERS]}" if state.longest else ""
+        longest = f", longest {state.longest[0][:_URL_LETTERS]}" if state.longest else ""
         decoding = f"; {self._decoding(shard, state)}" if state.decoding else ""
         return f"{shard} ({state.finished} samples answered; asking {asking}{longest}{decoding})"
 

@@ -40,6 +40,7 @@ from pipeline.download.decoder import Decoder, IsolatedDecoder
 from pipeline.download.heartbeat import Beat, was_lost, write_failure
 from pipeline.download.images_of import LISTED, images_of
 from pipeline.download.resize import Resizer
+from pipeline.download.suspects import NotingOpener
 from pipeline.web.opener import GuardedOpener, installed
 from pipeline.web.rules import Guard
 
@@ -49,7 +50,8 @@ SHARD_DIGITS = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FetchJob:
-    """One run of img2dataset, as written to and read from JSON. ``shards``: number and Parquet list of each."""
+    """One run of img2dataset, as written to and read from JSON. ``shards``: number and Parquet list of each;
+    ``refused``: URLs that have cost workers, and what came of them; ``alone``: in this process, by no distributor."""
 
     shards: list[tuple[int, str]]
     staging: str
@@ -61,6 +63,8 @@ class FetchJob:
     threads: int
     timeout_s: float
     samples_per_shard: int
+    refused: dict[str, str]
+    alone: bool
 
 
 class StrictWriter(WebDatasetSampleWriter):
@@ -95,9 +99,9 @@ class GuardedDownloader(Downloader):
     output_folder: str
     resizer: Any
 
-    def __init__(self, *, guard: Guard, **options: Any):
+    def __init__(self, *, guard: Guard, refused: dict[str, str], **options: Any):
         super().__init__(sample_writer_class=None, **options)
-        self.guard = guard
+        self.guard, self.refused = guard, refused
 
     def __call__(self, row: tuple[int, str]) -> tuple[bool, tuple[int, str]]:
         """Fetch one shard. A failure is left beside it as a file that names the error, and the shard is given back."""
@@ -106,8 +110,14 @@ class GuardedDownloader(Downloader):
         shard, staging, resizer = f"{number:0{self.oom_shard_count}d}", Path(self.output_folder), self.resizer
         isolate = was_lost(staging, shard)
         decoder = IsolatedDecoder(resizer, self.guard.sample_timeout_s) if isolate else Decoder(resizer)
+        asked = staging / f"{shard}.asked" if isolate else None
         try:
-            with installed(self.guard) as opener, decoder, Beat(staging, shard, opener, decoder):
+            with (
+                NotingOpener(self.guard, self.refused, asked) as opener,
+                installed(opener),
+                decoder,
+                Beat(staging, shard, opener, decoder),
+            ):
                 self.resizer = decoder
                 self.sample_writer_class = functools.partial(StrictWriter, opener=opener)
                 self._fetch(number, shard, Path(path), staging)
@@ -173,6 +183,7 @@ def make_downloader(job: FetchJob) -> GuardedDownloader:
     }
     return GuardedDownloader(
         guard=Guard(**guard),
+        refused=job.refused,
         resizer=Resizer(**job.resizer),
         thread_count=job.threads,
         save_caption=True,
@@ -200,6 +211,10 @@ def main(job_path: str) -> None:
     job = FetchJob(**json.loads(Path(job_path).read_text()))
     ahead = 2 * job.processes + 2
     lists = Lists([(number, path) for number, path in job.shards], Path(job.staging) / "lists", ahead)
+    if job.alone:
+        for row in lists:
+            make_downloader(job)(row)
+        return
     distribute = getattr(distributors, f"{job.distributor}_distributor")
     with _cluster(job):
         # Shards that fail are the stage's to judge: no retries here. pyspark takes shards by batches, which must not be

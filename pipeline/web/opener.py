@@ -30,12 +30,12 @@ _URL_LETTERS = "%/:=&?~#+!$,;'@()*[]|"
 
 
 @contextlib.contextmanager
-def installed(guard: Guard) -> Iterator["GuardedOpener"]:
+def installed(opener: "GuardedOpener") -> Iterator[None]:
     """While the block lasts, ``urllib.request.urlopen`` in this process obeys the guard."""
-    opener, before = GuardedOpener(guard), urllib.request._opener  # type: ignore[attr-defined]
+    before = urllib.request._opener  # type: ignore[attr-defined]
     urllib.request.install_opener(opener)  # type: ignore[arg-type]
     try:
-        yield opener
+        yield
     finally:
         urllib.request.install_opener(before)
 

@@ -45,7 +45,7 @@ class Checkpoints:
 
     def newest(self) -> int:
         """The step of the newest complete checkpoint of this job; 0 if there is none."""
-        return max(self._complete(), default=0)
+        return max(self.complete(), default=0)
 
     def newest_undamaged(self) -> int:
         """The same, after every file of it was read; those that were damaged since they were written are set aside."""
@@ -54,16 +54,24 @@ class Checkpoints:
             mark = _read_mark(path)
             if mark is None or (mark and mark["fingerprint"] != self._fingerprint):
                 continue
-            fault = _fault_of(path, mark)
-            if fault is None:
+            if self.is_undamaged(_step_of(path)):
                 return _step_of(path)
-            aside, damaged = path.with_name(f"{_ASIDE}{path.name}"), damaged + 1
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            log.error(f"checkpoint {path} is damaged, {fault}; it is set aside as {aside.name}")
+            damaged += 1
         if damaged:
             log.error(f"no undamaged checkpoint is left in {self._folder}: training starts anew")
         return 0
+
+    def is_undamaged(self, step: int) -> bool:
+        """Read every file of a checkpoint, which is set aside if it is not as it was written."""
+        path = self._folder / _tag(step)
+        fault = _fault_of(path, _read_mark(path) or {})
+        if fault is None:
+            return True
+        aside = path.with_name(f"{_ASIDE}{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        log.error(f"checkpoint {path} is damaged, {fault}; it is set aside as {aside.name}")
+        return False
 
     def load(self, engine: CheckpointingEngine, step: int) -> None:
         """Bring the engine to the state after ``step``."""
@@ -75,7 +83,7 @@ class Checkpoints:
         A checkpoint that does not fit on the disk is removed again and reported, those before it stay, and the run goes
         on: it may find room the next time. Returns whether there is a checkpoint of this step.
         """
-        if step in self._complete():
+        if step in self.complete():
             return True
         if engine.rank == 0:
             # What an interrupted save left behind under this name must not mix with this one.
@@ -114,12 +122,13 @@ class Checkpoints:
             return str(error)
         return None
 
-    def _complete(self) -> list[int]:
+    def complete(self) -> list[int]:
+        """The steps of the complete checkpoints of this job, in order."""
         marks = {_step_of(path): _read_mark(path) for path in self._folder.glob("step-*")}
         return sorted(step for step, mark in marks.items() if mark and mark["fingerprint"] == self._fingerprint)
 
     def _prune(self) -> None:
-        kept = {_tag(step) for step in self._complete()[-self._keep :]}
+        kept = {_tag(step) for step in self.complete()[-self._keep :]}
         for path in self._folder.glob("step-*"):
             if _step_of(path) and path.name not in kept:
                 # The mark goes first: a removal that is cut short must not look like a whole checkpoint.
@@ -140,10 +149,16 @@ def _step_of(folder: Path) -> int:
 def _read_mark(folder: Path) -> dict[str, Any] | None:
     """The mark of a checkpoint; an empty one if it cannot be read, none if there is none."""
     try:
-        content = json.loads((folder / MARK).read_text(errors="replace"))
-        return dict(content) if {"step", "fingerprint"} <= set(content) else {}
+        return parse_mark((folder / MARK).read_text(errors="replace"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def parse_mark(text: str) -> dict[str, Any]:
+    """The content of a mark; nothing if it cannot be read."""
+    try:
+        content = json.loads(text)
+        return dict(content) if {"step", "fingerprint"} <= set(content) else {}
     except (ValueError, TypeError):
         return {}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.core.errors import StorageError
 from pipeline.storage.protocol import Storage
 from pipeline.storage.roots import storage_of
-from training.job.checkpoints import MARK, NAME
+from training.job.checkpoints import MARK, NAME, Checkpoints, parse_mark
 from training.job.training_job import TrainingJob
 
 log = logging.getLogger(__name__)
@@ -57,19 +57,43 @@ class _Keeper:
         self._sent = set[str]()
 
     def bring(self) -> None:
-        """Copy the newest whole checkpoint of the store here, if it is newer than those that are here."""
+        """Copy the newest undamaged checkpoint of the store here, if it is newer than those that are here.
+
+        One that is damaged, here or there, is set aside here, and the one before it is taken.
+        """
         there = self._steps(self._storage.below(self._folder))
-        if max(there, default=0) <= max(self._here(), default=0):
+        if not there:
             return
-        tag = there[max(there)]
+        fingerprint, keep = self._job.fingerprint(), self._job.student.keep_checkpoints
+        checkpoints = Checkpoints(self._job.checkpoints, fingerprint=fingerprint, keep=keep)
+        here, damaged = checkpoints.complete(), False
+        for step in sorted({*there, *here}, reverse=True):
+            if step in here and checkpoints.is_undamaged(step):
+                return
+            if step in there and self._is_of(there[step], fingerprint):
+                self._fetch(there[step])
+                if checkpoints.is_undamaged(step):
+                    self._sent.add(there[step])
+                    log.info("%s: %s copied from %s", self._job.name, there[step], self._storage.uri(self._folder))
+                    return
+                damaged = True
+        if damaged:
+            where = self._storage.uri(self._folder)
+            log.error("%s: no undamaged checkpoint is left in %s: training starts anew", self._job.name, where)
+
+    def _is_of(self, tag: str, fingerprint: str) -> bool:
+        """Whether a checkpoint of the store may be this job's: one of another job is not copied to be left unused."""
+        name = f"{self._folder}/{tag}/{MARK}"
+        mark = parse_mark(self._storage.texts([name]).get(name, ""))
+        return not mark or mark["fingerprint"] == fingerprint
+
+    def _fetch(self, tag: str) -> None:
         names = [name for name in self._storage.below(f"{self._folder}/{tag}") if not name.endswith(MARK)]
         if self._storage.sizes([self._metrics]):
             names.append(self._metrics)
         self._storage.fetch(names)
         # Last: it says that the checkpoint is whole.
         self._storage.fetch([f"{self._folder}/{tag}/{MARK}"])
-        self._sent.add(tag)
-        log.info("%s: checkpoint %s copied from %s", self._job.name, tag, self._storage.uri(self._folder))
 
     def watch(self, stop: threading.Event) -> None:
         while not stop.wait(_LOOK_S):

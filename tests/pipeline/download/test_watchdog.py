@@ -67,6 +67,14 @@ def test_a_sample_that_keeps_its_worker_too_long_is_named(stage: Stage) -> None:
     assert lost.value.how == f"did not get on while it was decoding sample 42 ({URL}) for 66 s"
 
 
+def test_a_fetch_that_does_not_return_is_named(stage: Stage) -> None:
+    # Twice the time for a sample, of which one may be the site's robots.txt, and a minute for names.
+    stage.look(2, number=2, longest=(URL, 179.0))
+    with pytest.raises(WorkerLostError) as lost:
+        stage.look(2, number=3, longest=(URL, 181.0))
+    assert lost.value.how == f"did not get on while it was asking for {URL} for 181 s"
+
+
 def test_a_worker_that_gives_no_sign_is_lost(stage: Stage) -> None:
     stage.look(2)
     stage.look(60)
@@ -91,7 +99,7 @@ def test_a_worker_that_is_gone_is_lost_unless_its_shard_is_there(stage: Stage) -
 def test_where_nothing_moves_is_said_with_sample_and_url(stage: Stage) -> None:
     stage.look(2)
     for number in range(2, 13):
-        stage.look(50, number=number, hosts=[("slow.test", 3, 50.0)], longest=URL, decoding=(42, 9.0))
+        stage.look(50, number=number, hosts=[("slow.test", 3, 50.0)], longest=(URL, 50.0), decoding=(42, 9.0))
     with pytest.raises(DownloadError) as stopped:
         stage.look(60, number=20)
     assert (

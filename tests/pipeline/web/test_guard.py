@@ -75,7 +75,8 @@ def test_the_opener_is_urllibs_while_installed_and_no_longer(server: str) -> Non
     import urllib.request
 
     before = urllib.request._opener
-    with installed(Guard(connect_to={"demo.test": server})) as opener:
+    opener = GuardedOpener(Guard(connect_to={"demo.test": server}))
+    with installed(opener):
         with urllib.request.urlopen("http://demo.test/picture", timeout=5) as response:
             assert response.read() == b"ok"
         assert opener.finished == 1
