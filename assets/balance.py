@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.embeddings import teacher_embeddings
+from assets.embeddings import scores, teacher_embeddings
 from assets.page.metadata import materialization
 from assets.resources import SettingsResource
 
@@ -31,7 +31,9 @@ def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
     name="balance",
     group_name="curation",
     specs=[
-        dg.AssetSpec(name, description=text, kinds={"duckdb", "parquet"}, deps=[near_duplicates, teacher_embeddings])
+        dg.AssetSpec(
+            name, description=text, kinds={"duckdb", "parquet"}, deps=[near_duplicates, teacher_embeddings, scores]
+        )
         for name, text in _TABLES.items()
     ],
 )

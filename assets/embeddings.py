@@ -37,6 +37,16 @@ def teacher_embeddings(settings: SettingsResource) -> dg.MaterializeResult:
     return materialization(result, config.path, "teacher_embeddings", extra=_speed(result))
 
 
+@dg.asset(group_name="curation", kinds={"safetensors", "parquet"}, deps=[teacher_embeddings])
+def scores(settings: SettingsResource) -> dg.MaterializeResult:
+    """A number per image from each of `embeddings.heads`, small networks on the embeddings; none without."""
+    from pipeline.heads.stage import score_images
+
+    config = settings.resolve()
+    result = score_images(config.path, config.embeddings.heads)
+    return materialization(result, config.path, "scores")
+
+
 @dg.asset(group_name="distillation", kinds={"pytorch", "parquet"}, deps=[teacher, images, "balanced_pairs"], pool="gpu")
 def teacher_views(settings: SettingsResource) -> dg.MaterializeResult:
     """The teacher's embeddings of random views of the kept images, where `embeddings.views` asks for them."""

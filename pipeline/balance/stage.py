@@ -18,7 +18,9 @@ def balance_pairs(root: Path, config: BalanceConfig, query_config: QueryConfig) 
     names = ("source_pairs", "images", "teacher_embeddings", "near_duplicates")
     source, images, embeddings, forest = results = [read_result(root, name) for name in names]
     content = {**config.content(), "blocklist": blocklist_digests(config.blocklist)}
-    inputs = {"balance": [result.digest for result in results]}
+    # Scores are asked for by these alone.
+    scored = [read_result(root, "scores")] if config.where is not None or config.keep_by else []
+    inputs = {"balance": [result.digest for result in (*results, *scored)]}
     stage = Stage(root, "balance", version=4, config=content, inputs=inputs)
 
     def write(output: Output) -> None:
@@ -36,6 +38,7 @@ def balance_pairs(root: Path, config: BalanceConfig, query_config: QueryConfig) 
                 pairs=source.verified("source_pairs"),
                 captions=embeddings.parquet("caption_embeddings"),
                 attributes=source.parquet("source_attributes"),
+                scores=[path for result in scored for path in result.verified("scores")],
             ),
             query_config=query_config,
             **options,

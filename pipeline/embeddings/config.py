@@ -6,6 +6,7 @@ from pydantic import Field
 
 from pipeline.clip.views import AugmentationConfig
 from pipeline.core.settings import Section, runtime
+from pipeline.heads.config import Heads
 
 
 class EmbeddingsConfig(Section):
@@ -37,6 +38,11 @@ class EmbeddingsConfig(Section):
         le=1000,
     )
     augmentation: AugmentationConfig = AugmentationConfig()
+    heads: Heads = Field(
+        {},
+        description="Small networks on the image embeddings, by the names of the columns that they make in `scores`, "
+        "such as a predictor of aesthetics.",
+    )
     device: str = runtime("auto", "torch device; `auto` takes CUDA where there is one.")
     decode_threads: int = runtime(2, "Threads that decode and preprocess images ahead of the model.", ge=1)
 
@@ -45,6 +51,6 @@ class EmbeddingsConfig(Section):
         return {name: value for name, value in self.content().items() if name not in ("views", "augmentation")}
 
     def content(self) -> dict[str, Any]:
-        """Without the augmentation where it is not used."""
-        unused = {"augmentation"} if self.views == 1 else set()
+        """Without the augmentation where it is not used, and without heads, which have a stage of their own."""
+        unused = {"heads", "augmentation"} if self.views == 1 else {"heads"}
         return {name: value for name, value in super().content().items() if name not in unused}
