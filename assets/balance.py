@@ -27,6 +27,9 @@ def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
     return materialization(result, config.path, "near_duplicates")
 
 
+_DEPS = [near_duplicates, teacher_embeddings, scores]
+
+
 @dg.multi_asset(
     name="balance",
     group_name="curation",

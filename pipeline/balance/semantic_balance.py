@@ -202,37 +202,24 @@ def _write_tables(problem: Problem, output: Path, tables: PairTables | None) -> 
     text = query.sql("pipeline.balance", "balance_groups").format(**kept)
     query.write(connection, text, limits, file, schema.BALANCE_GROUPS)
     groups = {"groups": [str(file)]}
-    _write(
-        problem,
-        output,
-        "balance_groups",
-        schema.BALANCE_GROUPS,
-        "FROM read_parquet($groups, hive_partitioning = false)",
-        groups,
-    )
-    _write(problem, output, "removed_pairs", schema.REMOVED_PAIRS, None, groups)
-    _write(problem, output, "blocked_pairs", schema.BLOCKED_PAIRS, None, {})
-    _write(problem, output, "filtered_pairs", schema.FILTERED_PAIRS, None, {})
+    everything = "FROM read_parquet($groups, hive_partitioning = false)"
+    _write(problem, output, schema.BALANCE_GROUPS, groups, balance_groups=everything)
+    _write(problem, output, schema.REMOVED_PAIRS, groups, removed_pairs=query.sql("pipeline.balance", "removed_pairs"))
+    _write(problem, output, schema.BLOCKED_PAIRS, {}, blocked_pairs=query.sql("pipeline.balance", "blocked_pairs"))
+    _write(problem, output, schema.FILTERED_PAIRS, {}, filtered_pairs=query.sql("pipeline.balance", "filtered_pairs"))
     if tables is not None:
         moved = config.captions == "group"
         if moved:
             connection.execute(query.sql("pipeline.balance", "moved_captions"), groups)
         text = query.sql("pipeline.balance", "balanced_pairs").format(moved=" UNION ALL FROM moved" if moved else "")
-        _write(problem, output, "balanced_pairs", schema.BALANCED_PAIRS, text, groups)
+        _write(problem, output, schema.BALANCED_PAIRS, groups, balanced_pairs=text)
     return file
 
 
-def _write(
-    problem: Problem,
-    output: Path,
-    table: str,
-    table_schema: pa.Schema,
-    text: str | None,
-    parameters: dict[str, Any],
-) -> None:
-    """A table, by the query of its name if no other is given, under its ids' own name: a folder of embeddings has one
-    id, not one of an image and one of a pair."""
-    text = text or query.sql("pipeline.balance", table)
+def _write(problem: Problem, output: Path, table_schema: pa.Schema, parameters: dict[str, Any], **tables: str) -> None:
+    """A table by its name and query, under its ids' own name: a folder of embeddings has one id, not one of an image
+    and one of a pair."""
+    ((table, text),) = tables.items()
     id_column = problem.embeddings.id_column
     if id_column != "image_id":
         names = [name for name in table_schema.names if name != "sample_id"]
