@@ -19,7 +19,7 @@ from pipeline.core.errors import EmbeddingError
 from pipeline.core.files import file_identity, fingerprint_of
 from pipeline.core.query import QueryConfig
 from pipeline.import_embeddings.parts import Part, find_parts
-from pipeline.source.stage import collect_counts
+from pipeline.source.pairs import collect_counts, mint_pairs
 from pipeline.storage.completion import read_marks
 from pipeline.storage.result import StageResult
 from pipeline.storage.roots import storage_of
@@ -105,7 +105,8 @@ def _load(
     connection: duckdb.DuckDBPyConnection, parts: list[Part], *, url_column: str, caption_column: str, url_prefix: str
 ) -> None:
     """Tables ``pairs`` with minted ids, and ``imported``: which row of which part has which id."""
-    connection.execute("CREATE TEMP TABLE source_rows (url VARCHAR, caption VARCHAR, list_index BIGINT, place BIGINT)")
+    columns = "url VARCHAR, caption VARCHAR, list_index BIGINT, place BIGINT, name VARCHAR DEFAULT NULL"
+    connection.execute(f"CREATE TEMP TABLE source_rows ({columns})")
     for number, part in enumerate(parts):
         names = pq.read_schema(part.metadata).names
         missing = sorted({url_column, caption_column} - set(names))
@@ -113,17 +114,17 @@ def _load(
             raise EmbeddingError(f"{part.metadata}: no column {missing}, from which sample_id is made; it has {names}")
         url, caption = (name.replace('"', '""') for name in (url_column, caption_column))
         connection.execute(
-            f'INSERT INTO source_rows SELECT $prefix || "{url}"::VARCHAR, "{caption}"::VARCHAR, $part, '
+            f'INSERT INTO source_rows (url, caption, list_index, place) SELECT $prefix || "{url}"::VARCHAR, "{caption}"::VARCHAR, $part, '
             "file_row_number FROM read_parquet($path, file_row_number = true, hive_partitioning = false)",
             {"prefix": url_prefix, "part": number, "path": str(part.metadata)},
         )
-    connection.execute(query.sql("pipeline.source", "source_pairs"))
+    mint_pairs(connection)
     connection.execute(query.sql("pipeline.import_embeddings", "imported_rows"))
 
 
 def _pairs(connection: duckdb.DuckDBPyConnection, part: int) -> pa.Table:
     return connection.sql(
-        "SELECT sample_id, url, caption, place FROM imported WHERE part = $part ORDER BY place", params={"part": part}
+        "SELECT sample_id, image_id, url, caption, place FROM imported WHERE part = $part ORDER BY place", params={"part": part}
     ).to_arrow_table()
 
 
