@@ -114,7 +114,8 @@ def _load(
             raise EmbeddingError(f"{part.metadata}: no column {missing}, from which sample_id is made; it has {names}")
         url, caption = (name.replace('"', '""') for name in (url_column, caption_column))
         connection.execute(
-            f'INSERT INTO source_rows (url, caption, list_index, place) SELECT $prefix || "{url}"::VARCHAR, "{caption}"::VARCHAR, $part, '
+            "INSERT INTO source_rows (url, caption, list_index, place) "
+            f'SELECT $prefix || "{url}"::VARCHAR, "{caption}"::VARCHAR, $part, '
             "file_row_number FROM read_parquet($path, file_row_number = true, hive_partitioning = false)",
             {"prefix": url_prefix, "part": number, "path": str(part.metadata)},
         )
@@ -124,7 +125,8 @@ def _load(
 
 def _pairs(connection: duckdb.DuckDBPyConnection, part: int) -> pa.Table:
     return connection.sql(
-        "SELECT sample_id, image_id, url, caption, place FROM imported WHERE part = $part ORDER BY place", params={"part": part}
+        "SELECT sample_id, image_id, url, caption, place FROM imported WHERE part = $part ORDER BY place",
+        params={"part": part},
     ).to_arrow_table()
 
 
