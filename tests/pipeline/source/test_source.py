@@ -18,7 +18,7 @@ CAPTIONS = [f"picture {number}" for number in range(25)]
 
 
 def run(root: Path, *lists: Path, **options: object) -> StageResult:
-    config = SourceConfig(lists=[str(path) for path in lists], samples_per_shard=10, **options)
+    config = SourceConfig(lists=[str(path) for path in lists], **{"samples_per_shard": 10} | options)
     return import_pairs(root, config, QueryConfig(), lists=config.lists)
 
 
@@ -163,7 +163,7 @@ def test_a_hash_is_no_comment_and_late_quotes_are_quotes(tmp_path: Path, ending:
 
     lines = [f"http://example.com/{number}{separator}{field(caption)}" for number, caption in enumerate(captions)]
     path.write_text(f"URL{separator}TEXT\n" + "\n".join(lines) + "\n")
-    result = run(tmp_path / "root", path)
+    result = run(tmp_path / "root", path, samples_per_shard=10_000)
     assert result.stats["listed"] == result.rows == count
     assert sorted(row["caption"] for row in rows(result)) == sorted(captions)
 
