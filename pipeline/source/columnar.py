@@ -43,7 +43,7 @@ def insert_parquet(
         bad, reasons = fields.refused(connection, scan)
         if bad and not config.skip_bad_lines:
             raise refusal(listed, reasons)
-        read = fields.insert(connection, scan, list_index=list_index)
+        read = fields.insert(connection, scan, listed, list_index=list_index)
     except duckdb.Error as error:
         raise SourceError(f"list {listed.name}: cannot be read: {str(error).splitlines()[0]}") from error
     if read + bad != rows:

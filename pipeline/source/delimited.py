@@ -170,7 +170,7 @@ def insert_delimited(
             for batch in table.batches():
                 connection.register("batch", batch)
                 _refuse_lost(connection, table, fields)
-                read += fields.insert(connection, "batch", list_index=list_index)
+                read += fields.insert(connection, "batch", listed, list_index=list_index)
     except UnicodeError as error:
         raise SourceError(f"list {listed.name}: is not text in {config.encoding}: {error}") from error
     return Lines(read, table.bad)

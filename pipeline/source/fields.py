@@ -73,7 +73,7 @@ class Fields:
         }
         return total, reasons
 
-    def insert(self, connection: duckdb.DuckDBPyConnection, scan: str, *, list_index: int) -> int:
+    def insert(self, connection: duckdb.DuckDBPyConnection, scan: str, listed: Listed, *, list_index: int) -> int:
         """The rows that are not refused into ``source_rows``; returns how many rows they are.
 
         A row is there once for each of its captions, and once without if it has none. Raises :class:`SourceError` if
@@ -92,7 +92,7 @@ class Fields:
             f"SELECT count(*), coalesce(sum(len({self._list()})), 0) FROM {source}"
         ).fetchall()[0]
         if inserted != expected:
-            raise SourceError(f"{inserted} captions were read of {expected}")
+            raise SourceError(f"list {listed.name}: {inserted} captions were read of {expected}")
         return int(rows)
 
     def _list(self) -> str:

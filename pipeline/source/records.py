@@ -53,7 +53,7 @@ def insert_json(
         if bad + lost and not config.skip_bad_lines:
             raise refusal(listed, refused | reasons)
         _require_keys(connection, listed, keys)
-        read = fields.insert(connection, good, list_index=list_index)
+        read = fields.insert(connection, good, listed, list_index=list_index)
         connection.execute("DROP TABLE list_rows")
     except duckdb.Error as error:
         raise SourceError(f"list {listed.name}: cannot be read: {str(error).splitlines()[0]}") from error

@@ -48,3 +48,21 @@ def test_columns_of_parquet_are_those_of_their_exact_name(tmp_path: Path) -> Non
     pq.write_table(table, tmp_path / "list.parquet")
     assert captions(tmp_path, tmp_path / "list.parquet") == ["yes"]
     assert SourceConfig().content().keys() == {"format", "url_column", "caption_column", "samples_per_shard", "limit"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pa.array([["a"]]), r"column 'x' holds list<.*>, not one value; store what is needed"),
+        (pa.array([{"en": "a"}]), r"holds struct<.*>, not one value"),
+        (pa.array([1], pa.duration("us")), r"holds duration\[us\], which has no type in DuckDB"),
+        (pa.array([1], pa.decimal256(50, 2)), r"holds decimal256\(50, 2\), which has no type in DuckDB"),
+        (pa.array([1], pa.timestamp("ns", "UTC")), "nanoseconds with a time zone"),
+        (pa.array([1], pa.time64("us")), r"holds time64\[us\]; write its type in source.columns"),
+    ],
+)
+def test_types_that_cannot_be_carried_are_refused_by_name(tmp_path: Path, values: pa.Array, message: str) -> None:
+    pq.write_table(pa.table({"URL": ["http://x/1"], "TEXT": ["a"], "x": values}), tmp_path / "list.parquet")
+    for where in (["x"], ["x::VARCHAR"])[: 1 if "write its type" in message else 2]:
+        with pytest.raises(SourceError, match=message):
+            run(tmp_path / "root", tmp_path / "list.parquet", columns=where)

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import SourceError
-from pipeline.source.config import SourceConfig
 from tests.pipeline.source.test_source import rows, run
 
 _CAPTION = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)

@@ -18,7 +18,7 @@ CAPTIONS = [f"picture {number}" for number in range(25)]
 
 
 def run(root: Path, *lists: Path, **options: object) -> StageResult:
-    config = SourceConfig(lists=[str(path) for path in lists], samples_per_shard=10, **options)
+    config = SourceConfig(lists=[str(path) for path in lists], **{"samples_per_shard": 10} | options)
     return import_pairs(root, config, QueryConfig(), lists=config.lists)
 
 
@@ -31,15 +31,19 @@ def parquet(path: Path, urls: list, captions: list) -> Path:
     return path
 
 
+def image_id(name: str) -> int:
+    return int.from_bytes(hashlib.md5(name.encode()).digest()[8:], "little") - 2**63
+
+
 def expected_id(url: str, caption: str) -> int:
-    digest = hashlib.md5(f"{url}\x1f{caption}".encode()).digest()
-    return int.from_bytes(digest[8:], "little") - 2**63
+    return image_id(f"{url}\x1f{caption}")
 
 
 def test_ids_are_the_documented_hash_and_shards_are_full(tmp_path: Path) -> None:
     result = run(tmp_path / "root", parquet(tmp_path / "list.parquet", URLS, CAPTIONS))
     found = rows(result)
     assert {row["sample_id"] for row in found} == {expected_id(*pair) for pair in zip(URLS, CAPTIONS)}
+    assert {row["image_id"] for row in found} == set(map(image_id, URLS))
     assert [pq.read_metadata(path).num_rows for path in result.parquet("source_pairs")] == [10, 10, 5]
 
 
@@ -50,7 +54,7 @@ def test_order_and_division_of_the_lists_change_no_id(tmp_path: Path) -> None:
         parquet(tmp_path / "first.parquet", URLS[12:], CAPTIONS[12:]),
     ]
     divided = run(tmp_path / "b", *halves)
-    key = lambda row: row["sample_id"]  # noqa: E731
+    key = lambda row: row["image_id"]  # noqa: E731
     assert sorted(rows(whole), key=key) == sorted(rows(divided), key=key)
     shuffled = run(tmp_path / "c", parquet(tmp_path / "shuffled.parquet", URLS[::-1], CAPTIONS[::-1]))
     assert rows(whole) == rows(shuffled)
@@ -159,7 +163,7 @@ def test_a_hash_is_no_comment_and_late_quotes_are_quotes(tmp_path: Path, ending:
 
     lines = [f"http://example.com/{number}{separator}{field(caption)}" for number, caption in enumerate(captions)]
     path.write_text(f"URL{separator}TEXT\n" + "\n".join(lines) + "\n")
-    result = run(tmp_path / "root", path)
+    result = run(tmp_path / "root", path, samples_per_shard=10_000)
     assert result.stats["listed"] == result.rows == count
     assert sorted(row["caption"] for row in rows(result)) == sorted(captions)
 
