@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.balance.stage import _RENAMED, balance_pairs
+from pipeline.core import parquet
 from pipeline.core.errors import MissingInputError
 from pipeline.storage import Stage, read_result
 from pipeline.storage.verify import verify_root
@@ -68,6 +69,30 @@ def test_tables_are_rewritten_and_nothing_is_computed(copied: SmallRun, monkeypa
     (copied.root / ".marks" / "page" / "concepts.json").write_text('{"drawn": "from"}')
     # Their digest is that of the tables before; what they are now is known too.
     assert verify_root(copied.root).damage == []
+    _verify_without_digest_of_files(copied.root)
+
+
+def _verify_without_digest_of_files(root: Path) -> None:
+    """What is not known of rewritten tables is not called damage; what is known of it still is."""
+    path = root / ".marks" / "balance" / "balance.json"
+    mark = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in mark.items() if name != "files_digest"}))
+    verified = verify_root(root)
+    assert verified.damage == [] and verified.unknown == sorted(mark["files"])
+    groups = root / "balance_groups" / "balance_groups.parquet"
+    whole = groups.read_bytes()
+    groups.write_bytes(whole[:4] + bytes(200) + whole[204:])
+    assert [item.file for item in verify_root(root).damage] == ["balance_groups/balance_groups.parquet"]
+    # A table that has checksums was written by a version that notes what it has written.
+    groups.write_bytes(whole)
+    parquet.write_table(pq.read_table(groups), groups)
+    path.write_text(json.dumps({**mark, "files_digest": "", "files": mark["files"] | _size(root, groups)}))
+    verified = verify_root(root)
+    assert len(verified.damage) == 1 and not verified.unknown
+
+
+def _size(root: Path, path: Path) -> dict[str, int]:
+    return {path.relative_to(root).as_posix(): path.stat().st_size}
 
 
 def test_cut_off_in_the_middle_it_is_computed(copied: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
