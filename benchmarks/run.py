@@ -15,6 +15,7 @@ import psutil
 
 BENCHMARKS = (
     "near_duplicates",
+    "bipartite",
     "memory",
     "million",
     "balance",

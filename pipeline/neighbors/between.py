@@ -97,13 +97,13 @@ def near_pairs_between(
         EmbeddingError: for embeddings that cannot be compared.
     """
     started = time.monotonic()
+    require_distance(max_distance)
     work = work or output.with_name(f".{output.name}.work")
     sides = [
         Side(paths=tuple(as_paths(a)), column=column_a, id_column=id_column_a),
         Side(paths=tuple(as_paths(b)), column=column_b, id_column=id_column_b),
     ]
     rows = [sum(file.rows for file in side.inspect()) for side in sides]
-    require_distance(max_distance)
     prepared, results, computed = None, list[TileResult](), 0
     # Nothing is near what is not there: an evaluation without an image, for example.
     if all(rows):

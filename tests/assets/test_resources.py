@@ -29,9 +29,9 @@ Resource: Any = _as_dagster(Whole, dg.ConfigurableResource)
 
 
 def test_any_number_of_sections_come_through_dagster_by_their_names() -> None:
-    assert Whole.model_validate(Resource().model_dump()) == Whole()
+    assert Whole.model_validate(Resource().model_dump(mode="json")) == Whole()
     heads = {"aesthetic": {"weights": "a"}, "nsfw": {"weights": "n", "output": "softmax:1", "normalize": False}}
-    settings = Whole.model_validate(Resource(owner={"heads": heads}).model_dump())
+    settings = Whole.model_validate(Resource(owner={"heads": heads}).model_dump(mode="json"))
     assert settings.owner.heads["aesthetic"] == HeadConfig(weights="a")
     assert settings.owner.heads["nsfw"] == HeadConfig(weights="n", output="softmax:1", normalize=False)
     assert settings.content()["owner"]["heads"]["nsfw"]["output"] == "softmax:1"
@@ -40,7 +40,7 @@ def test_any_number_of_sections_come_through_dagster_by_their_names() -> None:
 def test_dagster_takes_them_in_a_run_config_and_knows_their_fields() -> None:
     @dg.asset
     def reads(settings: Resource) -> None:
-        assert Whole.model_validate(settings.model_dump()).owner.heads["a"].weights == "x"
+        assert Whole.model_validate(settings.model_dump(mode="json")).owner.heads["a"].weights == "x"
 
     definitions = dg.Definitions(
         [reads], resources={"settings": Resource.configure_at_launch()}, jobs=[dg.define_asset_job("job")]
