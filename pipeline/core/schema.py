@@ -22,6 +22,8 @@ IMAGES = pa.schema(
         pa.field("error", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
         pa.field("sha256", pa.string()),
     ]
 )
