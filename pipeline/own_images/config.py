@@ -18,7 +18,7 @@ CAPTION_KEYS: Final = ("caption", "text")
 UNUSED: Final = {
     "no_image": "There are members or a row of this key, but no jpg, jpeg, png or webp among them.",
     "no_caption": "No text beside the image, so that it is no pair.",
-    "repeated_key": "Another sample of the tar has this key and a member of the same ending.",
+    "repeated_key": "Another member of the tar has this name; the first of them is of the sample with this key.",
     "repeated_image": "The same URL, or where none is known the same bytes, as of an earlier sample, which has its "
     "captions now.",
     "failed_to_read": "Damaged: JSON or text that is none, an image of no bytes or without a header.",

@@ -124,9 +124,10 @@ def _go_on(data: Any, walk: _Walk) -> bool:
         try:
             size = int(header[124:135], 8)
         except ValueError:
-            if any(header):
+            if any(header) and len(header) == _BLOCK:
                 raise _Irregular from None
-            walk.finished = bool(header)
+            walk.finished = len(header) == _BLOCK
+            walk.fault = f"it is cut short at byte {end}" if any(header) or not end else None
             return False
         if position + _BLOCK + size > end:
             name = _name(header)

@@ -15,9 +15,9 @@ from pipeline.own_images.samples import literal, mark_unused, name_samples, samp
 
 # Of a JSON or txt member at most so much is read: what is larger is neither.
 _TEXT_BYTES = 16 << 20
-# Neighbors among the members of a key that has one ending twice, and whether a sample is another of its key.
-_RUN = """CASE WHEN key IN (SELECT key FROM repeated_keys)
-          THEN number - row_number() OVER (PARTITION BY key ORDER BY number) ELSE 0 END"""
+# Where a key has an ending twice: the first members of each ending, the second ones, and so on; and whether a sample is
+# another of its key.
+_RUN = "CASE WHEN key IN (FROM repeated_keys) THEN row_number() OVER (PARTITION BY key, code ORDER BY number) ELSE 1 END"
 _LATER = "row_number() OVER (PARTITION BY key ORDER BY number) > 1"
 
 
@@ -27,8 +27,8 @@ def tar_samples(
     """The samples of a tar in its order, and counts of what else was in it.
 
     A sample is what shares a key, as in WebDataset the name up to the first dot of its last part, whether its members
-    lie side by side or not. Its place is that of the image alone, since captions lie in tables. Where members of one
-    ending share a key, the first run of that key that has no ending twice is a sample, and the others are not.
+    lie side by side or not. Its place is that of the image alone, since captions lie in tables. Of members of one name
+    the first is of the sample, and the others are listed as a repeated key.
     Raises :class:`SourceError` for what is no tar.
     """
     with tar_bytes(place) as data:
@@ -82,7 +82,7 @@ def _samples(connection: duckdb.DuckDBPyConnection, data: Any, contents: Content
     """Samples, each with the number of the member that is its image."""
     connection.register("members", _members(data, contents))
     connection.execute(query.sql("pipeline.own_images", "texts_of"))
-    found = _grouped(connection, config, run="0", later="false")
+    found = _grouped(connection, config, run="1", later="false")
     repeated = found.filter(found["repeated"])["key"]
     if len(repeated):
         connection.register("repeated_keys", pa.table({"key": repeated}))

@@ -1,6 +1,6 @@
--- Samples of a tar from its members, in its order: {run} sets those apart that share a key, {later} says that one is not
--- the first of its key, {keys} are pointers to what is looked for in JSON: sha256, width, height, then {urls} for a URL,
--- {captions} and {others} for captions.
+-- Samples of a tar from its members, in its order. To be put in: run, which sets those apart that share a key; later, which
+-- says that a sample is not the first of its key; keys, pointers to what is looked for in JSON: sha256, width, height, then
+-- urls for a URL, captions and others for captions.
 WITH split AS (
     SELECT number, content, cut, name, parse_filename(name, false, 'forward_slash') AS base, strpos(base, '.') AS dot
     FROM members
@@ -15,7 +15,7 @@ WITH split AS (
     SELECT *, {run} AS run FROM keyed
 ), grouped AS (
     SELECT key, min(number) AS number, count(*) AS members, bool_or(cut) AS cut, sum(code) <> bit_or(code) AS repeated,
-           arg_min(number, code) FILTER (code BETWEEN 1 AND 8) AS image,
+           arg_min(number, code) FILTER (code BETWEEN 1 AND 8 AND NOT cut) AS image,
            arg_min(extension, code) FILTER (code BETWEEN 1 AND 8) AS extension,
            any_value(extension) FILTER (code = 0) AS another,
            any_value(content) FILTER (code = 16) AS txt, any_value(content) FILTER (code = 32) AS json
