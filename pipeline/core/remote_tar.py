@@ -12,7 +12,7 @@ IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp")
 
 def image_of(members: Mapping[str, bytes]) -> bytes:
     """The image of a sample, whatever the case of its extension; :class:`ShardError` if it has none."""
-    by_extension = {extension.lower(): content for extension, content in reversed(members.items())}
+    by_extension = {extension.lower(): content for extension, content in reversed(list(members.items()))}
     for extension in IMAGE_EXTENSIONS:
         if extension in by_extension:
             return by_extension[extension]

@@ -23,7 +23,7 @@ from pipeline.own_images.config import OwnImages
 from pipeline.own_images.find import place_of
 from pipeline.own_images.folder import read_file
 from pipeline.own_images.parquet import read_rows
-from pipeline.own_images.samples import image_header, not_an_image
+from pipeline.own_images.samples import Header, image_header, not_an_image
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.stage import Output, Stage
 from pipeline.web.outcomes import SUCCESS
@@ -151,31 +151,43 @@ class _Packing:
 
     def _members(self, row: dict[str, Any], content: bytes | Exception, caption: str) -> dict[str, bytes]:
         """The members of a sample; none of one that fails, whose row says why."""
-        row["sha256"] = None
-        if isinstance(content, Exception):
-            row |= {"status": FAILED_TO_READ, "error": brief(content)}
+        row |= {"sha256": None, "width": None, "height": None}
+        try:
+            if isinstance(content, Exception):
+                raise _FailedError(FAILED_TO_READ, brief(content))
+            row["sha256"] = hashlib.sha256(content).hexdigest()
+            header, content = self._stored(content)
+        except _FailedError as error:
+            row |= {"status": error.status, "error": str(error)}
             return {}
-        row["sha256"] = hashlib.sha256(content).hexdigest()
-        if self._resizer is None:
-            header = image_header(content)
-            if header is None:
-                row |= {"status": FAILED_TO_READ, "error": not_an_image(content)}
-                return {}
-            extension, width, height = header
-        else:
-            jpeg, width, height, _, _, fault = self._resizer(io.BytesIO(content))
-            if jpeg is None:
-                status, _, error = str(fault)[1:].partition("] ")
-                row |= {"status": status, "error": error}
-                return {}
-            content, extension = jpeg, "jpg"
-        row |= {"status": SUCCESS, "width": width, "height": height}
+        row |= {"status": SUCCESS, "width": header.width, "height": header.height}
         told = {name: row[name] for name in ("image_id", "key", "url", "sha256", "width", "height")}
         return {
-            extension: content,
+            header.extension: content,
             "txt": caption.encode(),
             "json": json.dumps(told | {"caption": caption}, ensure_ascii=False).encode(),
         }
+
+    def _stored(self, content: bytes) -> tuple[Header, bytes]:
+        """What is stored of an image: all as it is, or what the resizer makes of it."""
+        if self._resizer is None:
+            header = image_header(content)
+            if header is None:
+                raise _FailedError(FAILED_TO_READ, not_an_image(content))
+            return header, content
+        jpeg, width, height, _, _, fault = self._resizer(io.BytesIO(content))
+        if jpeg is None or width is None or height is None:
+            status, _, error = str(fault)[1:].partition("] ")
+            raise _FailedError(status, error)
+        return Header("jpg", width, height), jpeg
+
+
+class _FailedError(Exception):
+    """An image is not stored, with the status that it will have."""
+
+    def __init__(self, status: str, error: str):
+        super().__init__(error)
+        self.status = status
 
 
 def append(tar: IO[bytes], key: str, members: dict[str, bytes]) -> dict[str, int]:

@@ -162,7 +162,7 @@ def _format(name: str, config: OwnImages) -> Format | None:
     if lower.endswith(_COMPRESSED):
         raise SourceError(f"images {name}: a compressed tar cannot be read from the middle; decompress it")
     if config.images_format in ("tars", "parquet"):
-        return config.images_format  # type: ignore[return-value]
+        return config.images_format
     if config.images_format == "folder":
         return None
     return "tars" if lower.endswith(".tar") else "parquet" if lower.endswith(".parquet") else None

@@ -174,7 +174,7 @@ def _read_headers(walk: _Walk) -> tuple[pa.Array, np.ndarray, np.ndarray, np.nda
     for number, record in walk.records.items():
         offsets[number] = record
     for held in (walk.headers, walk.positions, walk.records, walk.others):
-        held.clear()  # type: ignore[attr-defined]
+        held.clear()
     return _texts(names), offsets, positions + _BLOCK, _octal(files[:, 124:136])
 
 

@@ -83,7 +83,8 @@ def _row(values: dict[str, Any], config: OwnImages) -> dict[str, Any]:
 
 def _read(opened: pq.ParquetFile, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
     """Rows of a file, of whose groups only those are read in which they lie."""
-    first, groups, before = 0, [], 0
+    groups: list[int] = []
+    first = before = 0
     for group in range(opened.metadata.num_row_groups):
         count = opened.metadata.row_group(group).num_rows
         if first < stop and first + count > start:

@@ -35,7 +35,9 @@ class Part:
         else:
             table = parquet_samples(self.source.files[0], *self.rows, config, shard=shard)
         place = table.column_names.index("identity")
-        return table.set_column(place, table.field(place), pa.array([self.identity] * table.num_rows, pa.string())), counts
+        return table.set_column(
+            place, table.field(place), pa.array([self.identity] * table.num_rows, pa.string())
+        ), counts
 
 
 def cut_into_parts(sources: Sequence[Source], config: OwnImages) -> tuple[list[Part], dict[str, int]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
@@ -160,16 +161,13 @@ def _by_shard(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.Table
     held: list[pa.RecordBatch] = []
     current: str | None = None
     for batch in batches:
-        shards = batch.column("shard").to_pylist()
+        runs = pc.run_end_encode(batch.column("shard"))
         start = 0
-        while start < len(shards):
-            if shards[start] != current:
+        for shard, stop in zip(runs.values.to_pylist(), runs.run_ends.to_pylist()):
+            if shard != current:
                 if held and current is not None:
                     yield current, pa.Table.from_batches(held)
-                held, current = [], shards[start]
-            stop = start
-            while stop < len(shards) and shards[stop] == current:
-                stop += 1
+                held, current = [], shard
             held.append(batch.slice(start, stop - start))
             start = stop
     if held and current is not None:

@@ -17,7 +17,9 @@ from pipeline.own_images.samples import literal, mark_unused, name_samples, samp
 _TEXT_BYTES = 16 << 20
 # Where a key has an ending twice: the first members of each ending, the second ones, and so on; and whether a sample is
 # another of its key.
-_RUN = "CASE WHEN key IN (FROM repeated_keys) THEN row_number() OVER (PARTITION BY key, code ORDER BY number) ELSE 1 END"
+_RUN = (
+    "CASE WHEN key IN (FROM repeated_keys) THEN row_number() OVER (PARTITION BY key, code ORDER BY number) ELSE 1 END"
+)
 _LATER = "row_number() OVER (PARTITION BY key ORDER BY number) > 1"
 
 
@@ -108,13 +110,14 @@ def _grouped(connection: duckdb.DuckDBPyConnection, config: OwnImages, *, run: s
 
 
 def _members(data: Any, contents: Contents) -> pa.Table:
-    """Names of members, and what the small ones say that are text; last the one in which the tar stops."""
+    """Names of members, and of those that are text what they say without space around it; last the one in which the
+    tar stops."""
     lower = pc.utf8_lower(contents.names)
     is_text = pc.or_(pc.ends_with(lower, ".json"), pc.ends_with(lower, ".txt"))
     texts: list[bytes | None] = [None] * len(contents.names)
     for number in np.flatnonzero(is_text.to_numpy(zero_copy_only=False) & (contents.sizes <= _TEXT_BYTES)).tolist():
         start = int(contents.starts[number])
-        texts[number] = data[start : start + int(contents.sizes[number])]
+        texts[number] = data[start : start + int(contents.sizes[number])].strip()
     names, cut = contents.names, [False] * len(texts)
     if contents.cut is not None:
         names = pa.concat_arrays([names, pa.array([contents.cut], pa.string())])

@@ -26,8 +26,7 @@ WITH split AS (
            json IS NOT NULL AND NOT coalesce(TRY(json_valid(decode(json))), false) AS bad_json
     FROM grouped
 ), valued AS (
-    SELECT *, CASE WHEN NOT bad_json THEN json_extract(json, {keys}) END AS found,
-           trim(txt, E' \t\r\n') AS text
+    SELECT *, CASE WHEN NOT bad_json THEN json_extract(json, {keys}) END AS found
     FROM decoded
 )
 SELECT key, number, members, image, extension, repeated,
@@ -35,7 +34,7 @@ SELECT key, number, members, image, extension, repeated,
                                 lambda url: regexp_matches(url, '^[a-zA-Z][a-zA-Z0-9+.-]*:\S')), 1) AS url,
        CASE WHEN regexp_matches(found[1] ->> '$', '^[0-9a-f]{{64}}$') THEN found[1] ->> '$' END AS sha256,
        TRY_CAST(found[2] ->> '$' AS INTEGER) AS width, TRY_CAST(found[3] ->> '$' AS INTEGER) AS height,
-       CASE WHEN regexp_matches(text, '\S') THEN [text]
+       CASE WHEN txt <> '' THEN [txt]
             ELSE coalesce(nullif(texts_of({captions}), []), texts_of({others})) END AS captions,
        CASE WHEN cut THEN 'cut_short' WHEN repeated OR {later} THEN 'repeated_key' WHEN image IS NULL THEN 'no_image'
             WHEN bad_txt OR bad_json THEN 'failed_to_read' WHEN coalesce(len(captions), 0) = 0 THEN 'no_caption'
