@@ -122,9 +122,18 @@ def _members(data: Any, contents: Contents) -> pa.Table:
     if contents.cut is not None:
         names = pa.concat_arrays([names, pa.array([contents.cut], pa.string())])
         texts, cut = [*texts, None], [*cut, True]
-    return pa.table(
-        {"number": np.arange(len(texts)), "name": names, "content": pa.array(texts, pa.binary()), "cut": cut}
-    )
+    decoded, bad = _decoded(texts)
+    return pa.table({"number": np.arange(len(texts)), "name": names, "content": decoded, "bad": bad, "cut": cut})
+
+
+def _decoded(texts: list[bytes | None]) -> tuple[pa.Array, list[bool]]:
+    """Texts, and which of them are not UTF-8."""
+    try:
+        return pa.array(texts, pa.binary()).cast(pa.string()), [False] * len(texts)
+    except pa.ArrowInvalid:
+        decoded = [None if text is None else text.decode(errors="surrogateescape") for text in texts]
+        bad = [text is not None and any("\udc80" <= sign <= "\udcff" for sign in text) for text in decoded]
+        return pa.array([None if wrong else text for text, wrong in zip(decoded, bad)], pa.string()), bad
 
 
 def _pointer(key: str) -> str:

@@ -2,10 +2,10 @@
 -- says that a sample is not the first of its key; keys, pointers to what is looked for in JSON: sha256, width, height, then
 -- urls for a URL, captions and others for captions.
 WITH split AS (
-    SELECT number, content, cut, name, parse_filename(name, false, 'forward_slash') AS base, strpos(base, '.') AS dot
+    SELECT number, content, bad, cut, name, parse_filename(name, false, 'forward_slash') AS base, strpos(base, '.') AS dot
     FROM members
 ), keyed AS (
-    SELECT number, content, cut, name[: length(name) - length(base) + dot - 1] AS key,
+    SELECT number, content, bad, cut, name[: length(name) - length(base) + dot - 1] AS key,
            base[dot + 1 :] AS extension,
            -- Powers of 2: their sum is no longer the same as all of them together when one is there twice.
            CASE lower(extension) WHEN 'jpg' THEN 1 WHEN 'jpeg' THEN 2 WHEN 'png' THEN 4 WHEN 'webp' THEN 8
@@ -14,20 +14,14 @@ WITH split AS (
 ), runs AS (
     SELECT *, {run} AS run FROM keyed
 ), grouped AS (
-    SELECT key, min(number) AS number, count(*) AS members, bool_or(cut) AS cut, sum(code) <> bit_or(code) AS repeated,
+    SELECT key, min(number) AS number, count(*) AS members, bool_or(bad) AS bad, bool_or(cut) AS cut, sum(code) <> bit_or(code) AS repeated,
            arg_min(number, code) FILTER (code BETWEEN 1 AND 8 AND NOT cut) AS image,
            arg_min(extension, code) FILTER (code BETWEEN 1 AND 8) AS extension,
            any_value(extension) FILTER (code = 0) AS another,
            any_value(content) FILTER (code = 16) AS txt, any_value(content) FILTER (code = 32) AS json
     FROM runs GROUP BY key, run
-), decoded AS (
-    SELECT * REPLACE (TRY(decode(txt)) AS txt, TRY(decode(json)) AS json),
-           txt IS NOT NULL AND TRY(decode(txt)) IS NULL AS bad_txt,
-           json IS NOT NULL AND NOT coalesce(TRY(json_valid(decode(json))), false) AS bad_json
-    FROM grouped
 ), valued AS (
-    SELECT *, CASE WHEN NOT bad_json THEN json_extract(json, {keys}) END AS found
-    FROM decoded
+    SELECT *, TRY(json_extract(json, {keys})) AS found, json IS NOT NULL AND found IS NULL AS bad_json FROM grouped
 )
 SELECT key, number, members, image, extension, repeated,
        list_extract(list_filter(list_transform({urls}, lambda value: trim(value ->> '$')),
@@ -37,9 +31,9 @@ SELECT key, number, members, image, extension, repeated,
        CASE WHEN txt <> '' THEN [txt]
             ELSE coalesce(nullif(texts_of({captions}), []), texts_of({others})) END AS captions,
        CASE WHEN cut THEN 'cut_short' WHEN repeated OR {later} THEN 'repeated_key' WHEN image IS NULL THEN 'no_image'
-            WHEN bad_txt OR bad_json THEN 'failed_to_read' WHEN coalesce(len(captions), 0) = 0 THEN 'no_caption'
+            WHEN bad OR bad_json THEN 'failed_to_read' WHEN coalesce(len(captions), 0) = 0 THEN 'no_caption'
        END AS unused,
        CASE WHEN unused = 'no_image' AND another IS NOT NULL THEN concat('it has .', another)
             WHEN coalesce(unused, '') <> 'failed_to_read' THEN NULL
-            WHEN bad_txt THEN 'its txt is not UTF-8' ELSE 'its json cannot be read' END AS error
+            WHEN bad THEN 'its txt or json is not UTF-8' ELSE 'its json cannot be read' END AS error
 FROM valued ORDER BY number

@@ -163,7 +163,7 @@ def test_every_sample_that_is_not_used_is_listed_with_its_reason(tmp_path: Path)
         "list": "no_caption",
     }
     errors = dict(rows(root, "unused_images", "key, error"))
-    assert errors["torn"] == "its json cannot be read" and errors["latin"] == "its txt is not UTF-8"
+    assert errors["torn"] == "its json cannot be read" and errors["latin"] == "its txt or json is not UTF-8"
     assert errors["film"] == "it has .mp4" and errors["empty"] == "its image has no bytes"
     assert errors["html"].startswith("no JPEG, PNG or WebP, its 6 bytes begin with 3c 68")
     assert sorted(map(sorted, captions(root).values())) == [["another caption", "caption"], ["first"]]
