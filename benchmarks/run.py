@@ -28,6 +28,7 @@ BENCHMARKS = (
     "embedding",
     "parquet_layout",
     "lists",
+    "adopt",
     "checksums",
     "demo",
 )

@@ -88,6 +88,8 @@ def _found(pattern: str, config: OwnImages, root: Path) -> Iterator[Source]:
     for text in expand(pattern):
         try:
             filesystem, path = fsspec.core.url_to_fs(text)
+            # What was replaced since this process last looked must be seen.
+            filesystem.invalidate_cache()
             names = [path]
             if fsspec.core.has_magic(path) and not filesystem.exists(path):
                 names = sorted(filesystem.glob(path))

@@ -14,7 +14,8 @@ WITH split AS (
 ), runs AS (
     SELECT *, {run} AS run FROM keyed
 ), grouped AS (
-    SELECT key, min(number) AS number, count(*) AS members, bool_or(bad) AS bad, bool_or(cut) AS cut, sum(code) <> bit_or(code) AS repeated,
+    SELECT key, min(number) AS number, count(*) AS members, bool_or(bad) AS bad, bool_or(cut) AS cut,
+           sum(code) <> bit_or(code) AS repeated,
            arg_min(number, code) FILTER (code BETWEEN 1 AND 8 AND NOT cut) AS image,
            arg_min(extension, code) FILTER (code BETWEEN 1 AND 8) AS extension,
            any_value(extension) FILTER (code = 0) AS another,
