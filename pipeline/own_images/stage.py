@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # Shards that one connection of DuckDB lists, and how many that lie elsewhere at once.
 _IN_A_TASK, _AT_ONCE = 16, 8
+# Columns whose values are few.
+_REPEATED = ["shard", "path", "identity", "extension", "unused"]
 
 OWN_IMAGES = pa.schema(
     [
@@ -54,6 +56,8 @@ def import_own_pairs(
     """
     root = Path(root)
     parts, passed_over = cut_into_parts(find_images(config, root), config)
+    if not parts:
+        raise SourceError(f"no image with a caption in {config.images}: 0 samples found")
     found = _list_samples(root, config, query_config, compute or ComputeConfig(), parts)
     inputs = {"pairs": found.digest}
     stage = Stage(root, "source_pairs", version=3, config={"own_images": True, "limit": config.limit}, inputs=inputs)
@@ -119,7 +123,9 @@ def _list_some(task: _Task) -> list[str]:
         def write(shard: str, part: Part, stage: Stage) -> str:
             with stage.output(shard) as output, connection.cursor() as own:
                 table, counts = part.samples(own, task.config, shard=shard)
-                parquet.write_table(table, output.path(f"own_samples/{shard}.parquet"), compression="zstd")
+                parquet.write_table(
+                    table, output.path(f"own_samples/{shard}.parquet"), compression="zstd", use_dictionary=_REPEATED
+                )
                 output.rows, output.stats = table.num_rows, counts
             return shard
 

@@ -1,8 +1,9 @@
--- Samples of a tar from its members, in its order. To be put in: run, which sets those apart that share a key; later, which
--- says that a sample is not the first of its key; keys, pointers to what is looked for in JSON: sha256, width, height, then
--- urls for a URL, captions and others for captions.
+-- Samples of a tar from its members, in its order. To be put in: run, which sets those apart that share a key; later,
+-- which says that a sample is not the first of its key; keys, pointers to what is looked for in JSON: sha256, width,
+-- height, then urls for a URL, captions and others for captions.
 WITH split AS (
-    SELECT number, content, bad, cut, name, parse_filename(name, false, 'forward_slash') AS base, strpos(base, '.') AS dot
+    SELECT number, content, bad, cut, name,
+           parse_filename(name, false, 'forward_slash') AS base, strpos(base, '.') AS dot
     FROM members
 ), keyed AS (
     SELECT number, content, bad, cut, name[: length(name) - length(base) + dot - 1] AS key,

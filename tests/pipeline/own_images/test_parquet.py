@@ -77,6 +77,9 @@ def test_parquet_without_images_or_captions_is_an_error(tmp_path: Path) -> None:
         write(path, columns)
         with pytest.raises(SourceError, match=said):
             run(tmp_path / "root", path)
+    write(path, {"image": pa.array([], pa.binary()), "text": pa.array([], pa.string())})
+    with pytest.raises(SourceError, match="0 samples found"):
+        run(tmp_path / "root", path)
     path.write_bytes(b"PAR1 or not")
     with pytest.raises(SourceError, match="no readable Parquet"):
         run(tmp_path / "root", path)
