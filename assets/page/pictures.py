@@ -43,7 +43,7 @@ def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
         return download_status(counts, full=full)
 
     return {
-        "success_rate": round(result.stats["downloaded"] / max(result.rows, 1), 4),
+        "success_rate": round(1 - result.stats["failed"] / max(result.rows, 1), 4),
         "outcomes": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows]),
         "download": _drawn(config, "download", result.digest, draw),
     }

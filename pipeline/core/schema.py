@@ -72,6 +72,9 @@ REMOVED_PAIRS = pa.schema(
 
 BLOCKED_PAIRS = pa.schema([SAMPLE_ID, IMAGE_ID, pa.field("matched", pa.string(), nullable=False)])
 
+# Images that were adopted as they are, and turned out to be none when they were to be embedded.
+UNREADABLE_IMAGES = pa.schema([IMAGE_ID, pa.field("error", pa.string())])
+
 FILTERED_PAIRS = pa.schema([SAMPLE_ID, IMAGE_ID, pa.field("reason", pa.string(), nullable=False)])
 
 EVALUATION_LEAKS = pa.schema(

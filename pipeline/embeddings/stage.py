@@ -8,7 +8,7 @@ augmentations of the images that the balance kept, for a student that is to be t
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,12 +27,12 @@ from pipeline.core.tars import read_index
 from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 from pipeline.teacher.stage import read_info, teacher_folder
 from pipeline.vectors.write import EmbeddingWriter
 
 if TYPE_CHECKING:
-    from pipeline.embeddings.loader import Batch
+    from pipeline.embeddings.loader import Batch, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class ShardReport:
     task: ShardTask
     rows: int
     captions: int
+    unreadable: "Sequence[Unreadable]" = ()
     seconds: float
     waited_s: float
 
@@ -125,7 +126,17 @@ def _publish(task: ShardTask, embed: Callable[[ShardTask], ShardReport]) -> Shar
         output.rows = report.rows
         output.stats = {"embedding_s": round(report.seconds, 3), "loader_wait_s": round(report.waited_s, 3)}
         output.stats |= {"captions": report.captions} if report.captions else {}
+        if report.unreadable:
+            _tell(report.unreadable, output, task.shard)
     return report
+
+
+def _tell(unreadable: "Sequence[Unreadable]", output: Output, shard: str) -> None:
+    """List images that were adopted and cannot be decoded; there is nothing else to be made of them."""
+    columns = {"image_id": [image.image_id for image in unreadable], "error": [image.error for image in unreadable]}
+    table = pa.table(columns, schema=schema.UNREADABLE_IMAGES)
+    parquet.write_table(table, output.path(f"unreadable_images/{shard}.parquet"), compression="zstd")
+    output.stats |= {"unreadable": len(unreadable), "unreadable_captions": sum(image.captions for image in unreadable)}
 
 
 def embed_shard(task: ShardTask) -> ShardReport:
@@ -134,8 +145,11 @@ def embed_shard(task: ShardTask) -> ShardReport:
     with _Embedding(task, schema.teacher_embeddings) as embedding:
         captions = schema.caption_embeddings(embedding.dim).with_metadata(embedding.metadata)
         with EmbeddingWriter(task.captions, captions) as beside:
+            unreadable: list[Unreadable] = []
             for batch, images, texts in embedding.run(rows, views=0):
-                assert texts is not None
+                unreadable += batch.unreadable
+                if texts is None:
+                    continue
                 embedding.writer.add({"image_id": batch.image_ids, "image_embedding": images})
                 described = images.astype(np.float32)[batch.image_of]
                 beside.add(
@@ -147,7 +161,7 @@ def embed_shard(task: ShardTask) -> ShardReport:
                         "image_text_similarity": np.einsum("ij,ij->i", described, texts.astype(np.float32)),
                     }
                 )
-    return dataclasses.replace(embedding.report(), captions=beside.rows)
+    return dataclasses.replace(embedding.report(), captions=beside.rows, unreadable=unreadable)
 
 
 def embed_view_shard(task: ShardTask) -> ShardReport:
@@ -176,7 +190,7 @@ def _run(
         from pipeline.embeddings.embedder import teacher_kept
 
         marks = read_result(stage.root, "images").shard_marks()
-        counts = {shard: mark.stats["downloaded"] for shard, mark in marks.items()}
+        counts = {shard: mark.stats.get("downloaded", mark.stats.get("adopted", 0)) for shard, mark in marks.items()}
         counts |= {shard: len(wanted) for shard, wanted in ids.items() if wanted is not None}
         scratch = stage.root / ".tmp" / stage.name
         tasks = [
