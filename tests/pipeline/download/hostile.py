@@ -205,6 +205,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     files = _files()
 
     def do_GET(self) -> None:
+        # Many images of one content: the rest names them, and answers do not depend on it.
+        self.path = self.path.partition("?image=")[0]
         self.server.requests.append(self.path)  # type: ignore[attr-defined]
         self.server.agents.add(self.headers.get("User-Agent"))  # type: ignore[attr-defined]
         with contextlib.suppress(ConnectionError):

@@ -44,7 +44,8 @@ class Run:
     def __init__(self, folder: Path, server: Hostile):
         self.root = folder / "root"
         pairs = [(case.url.replace("{port}", str(server.port)), f"case {number}") for number, case in enumerate(CASES)]
-        pairs += [(f"http://{WEB}/good", caption) for caption in [*CAPTIONS.values(), *DROPPED.values()]]
+        captions = [*CAPTIONS.values(), *DROPPED.values()]
+        pairs += [(f"http://{WEB}/good?image={number}", caption) for number, caption in enumerate(captions)]
         source = write_list(folder / "list.parquet", pairs)
         self.source_stats = import_pairs(self.root, source, QueryConfig(), lists=source.lists).stats
         config = ImagesConfig(
@@ -59,9 +60,11 @@ class Run:
         )
         self.stats = download_images(self.root, config).stats
         self.server = server
-        files = read_result(self.root, "images").parquet("images")
+        [pairs_file] = read_result(self.root, "source_pairs").parquet("source_pairs")
+        [images_file] = read_result(self.root, "images").parquet("images")
+        self.images = {row["image_id"]: row for row in pq.read_table(images_file).to_pylist()}
         self.rows: dict[str, dict[str, Any]] = {
-            row["caption"]: row for path in files for row in pq.read_table(path).to_pylist()
+            row["caption"]: self.images[row["image_id"]] for row in pq.read_table(pairs_file).to_pylist()
         }
 
     def row(self, what: str) -> dict[str, Any]:
@@ -105,7 +108,9 @@ def test_answers_without_end_are_left(run: Run) -> None:
 def test_the_run_is_counted_by_status(run: Run) -> None:
     for status in STATUSES.keys() - {SUCCESS, "failed_in_worker"}:
         assert run.stats[status] == sum(row["status"] == status for row in run.rows.values()) > 0, status
-    assert run.stats["downloaded"] + run.stats["failed"] == len(run.rows) == len(CASES) + len(CAPTIONS)
+    assert (
+        run.stats["downloaded"] + run.stats["failed"] == len(run.images) == len(run.rows) == len(CASES) + len(CAPTIONS)
+    )
 
 
 def test_the_downloader_names_itself(run: Run) -> None:

@@ -26,9 +26,9 @@ def test_one_unit_vector_for_every_downloaded_image(finished: SmallRun) -> None:
     from pipeline.vectors.read import read_vectors
 
     files = read_result(finished.root, "teacher_embeddings").parquet("teacher_embeddings")
-    vectors = read_vectors(files)
+    vectors = read_vectors(files, id_column="image_id")
     images = [pq.read_table(path) for path in read_result(finished.root, "images").parquet("images")]
-    wanted = [row["sample_id"] for table in images for row in table.to_pylist() if row["status"] == "success"]
+    wanted = [row["image_id"] for table in images for row in table.to_pylist() if row["status"] == "success"]
     assert vectors.ids.tolist() == sorted(wanted)
     assert np.abs(np.linalg.norm(vectors.matrix, axis=1) - 1).max() < 2e-3
     assert not pq.read_schema(files[0]).field("image_embedding").nullable
@@ -44,15 +44,17 @@ def test_embeddings_equal_plain_open_clip(finished: SmallRun) -> None:
     model.eval()
     tokenizer = open_clip.get_tokenizer(name)
     stored = pq.read_table(finished.root / "teacher_embeddings" / "00000.parquet").to_pylist()[:16]
-    index = {row["sample_id"]: row for row in pq.read_table(finished.root / "images/index/00000.parquet").to_pylist()}
+    described = pq.read_table(finished.root / "caption_embeddings" / "00000.parquet").to_pylist()
+    texts = {row["image_id"]: row["text_embedding"] for row in described}
+    index = {row["image_id"]: row for row in pq.read_table(finished.root / "images/index/00000.parquet").to_pylist()}
     reader = TarReader(finished.root / "images" / "00000.tar")
     for row in stored:
-        sample = reader.sample(index[row["sample_id"]]["offset"], index[row["sample_id"]]["size"])
+        sample = reader.sample(index[row["image_id"]]["offset"], index[row["image_id"]]["size"])
         with torch.no_grad(), Image.open(io.BytesIO(sample["jpg"])) as image:
             live_image = model.encode_image(preprocess(image)[None], normalize=True)[0].numpy()
             live_text = model.encode_text(tokenizer([sample["txt"].decode()]), normalize=True)[0].numpy()
         assert float(np.dot(live_image, row["image_embedding"])) > 0.999
-        assert float(np.dot(live_text, row["text_embedding"])) > 0.999
+        assert float(np.dot(live_text, texts[row["image_id"]])) > 0.999
 
 
 def test_metadata_names_teacher_weights_and_preprocessing(finished: SmallRun) -> None:
