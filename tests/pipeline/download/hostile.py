@@ -163,6 +163,7 @@ def _files() -> dict[str, bytes]:
     gif = _encode(photo.convert("P"), "GIF")
     return {
         "/good": jpeg,
+        "/shared": jpeg,
         "/plain": jpeg,
         "/noai": jpeg,
         "/otherbot": jpeg,

@@ -12,7 +12,7 @@ from pipeline.shards.stage import read_manifest
 from pipeline.storage.result import read_result
 from pipeline.storage.stage import Stage
 from pipeline.teacher.stage import read_info
-from tests.conftest import SmallRun, run_embeddings, run_shards, small_settings
+from tests.conftest import SmallRun, run_balance, run_clusters, run_embeddings, run_shards, small_settings
 
 
 def samples(run: SmallRun) -> list[dict]:
@@ -59,6 +59,20 @@ def assert_samples_are_kept_images(run: SmallRun) -> dict[int, dict]:
         assert image.tolist() == vectors[id_]
         assert text.tolist() == [texts[pair["sample_id"]] for pair in pairs]
     return {sample["image_id"]: sample["members"] for sample in found}
+
+
+def test_an_image_of_several_captions_is_one_sample(copied: SmallRun) -> None:
+    settings = small_settings(copied.root, balance={"captions": "group"})
+    run_balance(settings)
+    run_clusters(settings)
+    result = run_shards(settings)
+    found = assert_samples_are_kept_images(copied)
+    balance = read_result(copied.root, "balance")
+    pairs = sum(pq.read_table(path).num_rows for path in balance.parquet("balanced_pairs"))
+    assert result.rows == len(found) == balance.stats["kept"] < pairs
+    counts = [len(json.loads(members["json"])["captions"]) for members in found.values()]
+    assert sum(counts) == pairs and max(counts) > 2
+    assert read_manifest(copied.root / "training_shards").samples == len(found)
 
 
 def test_order_is_a_shuffle_that_the_seed_decides(copied: SmallRun) -> None:
