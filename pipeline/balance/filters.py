@@ -41,12 +41,18 @@ def filter_pairs(connection: duckdb.DuckDBPyConnection, where: str | None, leaks
     left = query.one(connection, "SELECT count(*) AS pairs FROM pairs_left", {})
     assert left is not None
     if not left["pairs"]:
+        if where is None:
+            raise ConfigError("balance: nothing is left, all images are blocked or leaks of evaluation sets")
         raise ConfigError(f"balance.where: nothing is left for which this is true: {where}")
 
 
 def forest_of_the_rest(problem: Problem, forest: Path) -> Path:
-    """The near-duplicate forest of the images that are not filtered, as if the others had never been there."""
-    dropped = problem.connection.sql("SELECT image_id FROM filtered_images").to_arrow_table()["image_id"].to_numpy()
+    """The near-duplicate forest of the images that are not filtered, as if the others had never been there.
+
+    Those that are blocked too stay in it, since a blocked image links its neighbors.
+    """
+    text = "SELECT image_id FROM filtered_images ANTI JOIN blocked USING (image_id)"
+    dropped = problem.connection.sql(text).to_arrow_table()["image_id"].to_numpy()
     left = problem.scratch / "forest.parquet"
     forest_without(problem.embeddings.paths, forest, dropped, left, id_column=problem.embeddings.id_column)
     return left

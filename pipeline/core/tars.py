@@ -271,7 +271,7 @@ def append_samples(old: Path, end: int, samples: Iterable[tuple[str, Mapping[str
 def read_index(path: Path) -> pa.Table:
     """The index of a tar with all its columns; null where another writer has written none."""
     table = parquet.read_table(path)
-    for field in schema.TAR_INDEX:
+    for place, field in enumerate(schema.TAR_INDEX):
         if field.nullable and field.name not in table.column_names:
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            table = table.add_column(min(place, table.num_columns), field, pa.nulls(table.num_rows, field.type))
     return table

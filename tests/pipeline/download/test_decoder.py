@@ -64,6 +64,6 @@ def test_the_sample_is_known_while_it_is_decoded() -> None:
 
     decoder = Decoder(Asking(**dataclasses.asdict(resizer())))
     decoder(picture(80, 60), 7)
-    [(sample_id, since)] = seen
-    assert (sample_id, decoder.current) == (7, None)
+    [(image_id, since)] = seen
+    assert (image_id, decoder.current) == (7, None)
     assert 0 <= time.monotonic() - since < 60
