@@ -41,7 +41,10 @@ def filter_pairs(connection: duckdb.DuckDBPyConnection, where: str | None, leaks
     left = query.one(connection, "SELECT count(*) AS pairs FROM pairs_left", {})
     assert left is not None
     if not left["pairs"]:
-        raise ConfigError(f"balance.where: nothing is left for which this is true: {where}")
+        if not leaks:
+            raise ConfigError(f"balance.where: nothing is left for which this is true: {where}")
+        also = f", or balance.where is not true for it: {where}" if where is not None else ""
+        raise ConfigError(f"balance.decontaminate: nothing is left, every pair is near to an evaluation image{also}")
 
 
 def forest_of_the_rest(problem: Problem, forest: Path) -> Path:
