@@ -8,7 +8,6 @@ from assets.resources import SettingsResource
 from assets.student import baseline, student
 from pipeline.demo.stage import resolve_datasets
 
-
 _DEPS = [teacher, student, baseline, "evaluation_leaks"]
 
 

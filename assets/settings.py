@@ -97,7 +97,8 @@ def parse_settings(values: dict[str, Any]) -> Settings:
 
 def check_run(settings: Settings, assets: Iterable[str] | None = None, *, here: bool = True) -> None:
     """Raise :class:`pipeline.core.errors.PipelineError` for what would end a run of these assets, all if none are
-    given, hours after its start: a teacher, an evaluation set or a student that is not there, or settings that contradict one another.
+    given, hours after its start: a teacher, an evaluation set or a student that is not there, or settings that
+    contradict one another.
 
     ``here``: the run is one of this machine, whose GPUs decide what is left open.
     """

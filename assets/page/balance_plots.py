@@ -94,8 +94,8 @@ def group_sheet(groups: GroupPictures, *, full: Path | None = None) -> bytes:
 
 
 def pair_sheet(pairs: Sequence[tuple[bytes, bytes, str]], *, found: int, full: Path | None = None) -> bytes:
-    """Four pairs a row: an image of a test split, framed, and beside it one of the training images, with a line of text;
-    ``found`` is the number of all pairs, of which these are the nearest.
+    """Four pairs a row: a test image, framed, beside it a training image, and below a line of text; ``found`` is the
+    number of all pairs, of which these are the nearest.
 
     Raises :class:`PIL.UnidentifiedImageError` for bytes that are no image.
     """

@@ -1,5 +1,5 @@
-"""Evaluation images in the teacher's space, embedded as the training images were: one and the same image has one and the
-same embedding, up to rounding."""
+"""Evaluation images in the teacher's space, embedded as the training images were, so that the same image has the same
+embedding, up to rounding."""
 
 import logging
 from collections.abc import Sequence
