@@ -83,8 +83,8 @@ def test_repeats_and_unusable_rows_are_dropped_and_counted(tmp_path: Path) -> No
     result = run(tmp_path / "root", parquet(tmp_path / "list.parquet", urls, captions))
     # A file:// URL is a URL; it is for the download to refuse it.
     assert result.rows == 26
-    counts = {"listed": 31, "unusable": 3, "exact_repeats": 2, "id_collisions": 0, "pairs": 26}
-    assert result.stats == counts | {"bad_lines": 0}
+    counts = {"listed": 31, "captions": 31, "unusable": 3, "filtered": 0, "exact_repeats": 2, "id_collisions": 0}
+    assert result.stats == counts | {"image_id_collisions": 0, "images": 26, "pairs": 26, "bad_lines": 0}
 
 
 def test_a_collision_is_resolved_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,21 +97,28 @@ def test_a_collision_is_resolved_and_counted(tmp_path: Path, monkeypatch: pytest
 
     def patched(package: str, name: str) -> str:
         text = original(package, name)
-        if name != "source_pairs":
+        if name != "source_macros":
             return text
         start = text.index("(md5_number_lower(concat(url, chr(31)")
-        return text[:start] + weak + text[text.index(";", start) :]
+        text = text[:start] + weak + text[text.index(";", start) :]
+        start = text.index("(md5_number_lower(concat(name, salt)")
+        return text[:start] + weak.replace("url", "name").replace("caption, ", "") + text[text.index(";", start) :]
 
     monkeypatch.setattr(query, "sql", patched)
     result = run(tmp_path / "root", parquet(tmp_path / "list.parquet", URLS, CAPTIONS))
     assert result.stats["id_collisions"] >= 17
-    assert len({row["sample_id"] for row in rows(result)}) == 25
+    assert result.stats["image_id_collisions"] >= 17
+    for column in ("sample_id", "image_id"):
+        assert len({row[column] for row in rows(result)}) == 25
+    # Which of two keeps the id does not depend on the order of the lists.
+    turned = run(tmp_path / "turned", parquet(tmp_path / "turned.parquet", URLS[::-1], CAPTIONS[::-1]))
+    assert rows(turned) == rows(result)
 
 
 def test_limit_takes_the_smallest_ids(tmp_path: Path) -> None:
     path = parquet(tmp_path / "list.parquet", URLS, CAPTIONS)
-    everything = sorted(row["sample_id"] for row in rows(run(tmp_path / "a", path)))
-    assert [row["sample_id"] for row in rows(run(tmp_path / "b", path, limit=7))] == everything[:7]
+    everything = sorted(row["image_id"] for row in rows(run(tmp_path / "a", path)))
+    assert [row["image_id"] for row in rows(run(tmp_path / "b", path, limit=7))] == everything[:7]
 
 
 def test_bad_lists_are_named(tmp_path: Path) -> None:
