@@ -8,10 +8,13 @@ from assets.resources import SettingsResource
 from assets.student import baseline, student
 from pipeline.demo.stage import resolve_datasets
 
-_DEPS = [teacher, student, baseline, "evaluation_leaks"]
 
-
-@dg.asset(group_name="distillation", kinds={"open_clip", "parquet"}, deps=_DEPS, pool="gpu")
+@dg.asset(
+    group_name="distillation",
+    kinds={"open_clip", "parquet"},
+    deps=[teacher, student, baseline, "evaluation_leaks"],
+    pool="gpu",
+)
 def evaluation(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
     """Zero-shot classification, linear probe and retrieval; also without test images that leaked, if some did."""
     from assets.page.pictures import evaluation_pictures

@@ -117,7 +117,7 @@ def pair_sheet(pairs: Sequence[tuple[bytes, bytes, str]], *, found: int, full: P
     return render(figure, full)
 
 
-def _thumbnail(axes: "Axes", data: bytes, text: str, *, place: tuple[int, int], framed: bool) -> None:
+def _thumbnail(axes: "Axes", data: bytes, text: str, *, place: tuple[float, float], framed: bool) -> None:
     """Draw an image, fitted into a square of side 1 at (column, row), with its text below."""
     from PIL import Image
 

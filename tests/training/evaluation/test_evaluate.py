@@ -1,34 +1,13 @@
 """The whole evaluation, through open_clip folders on disk, and the requests it refuses."""
 
-import dataclasses
 import logging
 
 import pytest
-import torch
 
-from pipeline.clip.model import write_clip_folder
 from pipeline.core import schema
 from pipeline.core.errors import ConfigError, ShardError
 from training.evaluation import run
 from training.evaluation.run import TASKS, evaluate
-
-MODEL = {
-    "embed_dim": 8,
-    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32},
-    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    from open_clip.model import CLIP
-    from open_clip.transform import PreprocessCfg
-
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    preprocess = dataclasses.asdict(PreprocessCfg(size=(32, 32)))
-    write_clip_folder(folder, model_config=MODEL, preprocess_config=preprocess, state=CLIP(**MODEL).state_dict())
-    return folder
 
 
 @pytest.fixture
