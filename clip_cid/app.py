@@ -18,6 +18,7 @@ def new_app(help_text: str | None = None) -> typer.Typer:
 
 app = new_app("From image URLs and captions to a balanced, queryable data set and a small CLIP student.")
 app.command()(data.forest)
+app.command()(data.leaks)
 app.command()(data.balance)
 app.command()(data.clusters)
 app.command("import")(data.import_)

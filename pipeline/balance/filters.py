@@ -41,8 +41,13 @@ def filter_pairs(connection: duckdb.DuckDBPyConnection, where: str | None, leaks
     left = query.one(connection, "SELECT count(*) AS pairs FROM pairs_left", {})
     assert left is not None
     if not left["pairs"]:
+        if leaks:
+            also = f", or balance.where is not true for it: {where}" if where is not None else ""
+            raise ConfigError(
+                f"balance.decontaminate: nothing is left, every pair is near to an evaluation image{also}"
+            )
         if where is None:
-            raise ConfigError("balance: nothing is left, all images are blocked or leaks of evaluation sets")
+            raise ConfigError("balance: nothing is left, all images are blocked")
         raise ConfigError(f"balance.where: nothing is left for which this is true: {where}")
 
 
