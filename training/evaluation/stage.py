@@ -33,7 +33,7 @@ def evaluate_models(root: Path, config: EvaluationConfig, *, datasets: list[Path
             device=config.device,
         )
         parquet.write_table(table, output.path("evaluation/evaluation.parquet"))
-        output.rows = table.num_rows
+        output.rows, output.stats = table.num_rows, {"models": dict(zip(models, digests))}
 
     return stage.each(write)
 
