@@ -1,6 +1,7 @@
 """The card of a data set: figures of the root that it came from. Of captions and URLs there is nothing in it."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import duckdb
 from pipeline.clip.checkpoint import looks_like_a_path
 from pipeline.core import query
 from pipeline.core.query import QueryConfig
-from pipeline.export_dataset.rows import ATTRIBUTE_PREFIX
+from pipeline.export_dataset.rows import Carried
 from pipeline.hub.card import escaped, rendered, table
 from pipeline.storage.result import StageResult
 from pipeline.teacher.stage import TeacherInfo, read_info
@@ -30,26 +31,34 @@ _COLUMNS = {
     "height": "of the stored image, in pixels",
     "sha256": "of the bytes as they were served, before anything was done to them",
     "group_size": "images in its group of near-duplicates, itself included",
+    "image": "the image as it was stored",
 }
-_IMAGE = "the image as it was stored"
+_CARRIED = {
+    "attributes": "as the list has it, for the first caption",
+    "scores": "score of a head on the image's embedding",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the card says of the data; ``licenses`` are the most frequent values of the column of that name."""
+    """What the card says of the data: ``columns`` and what they mean; ``licenses``, the most frequent values of the
+    column of that name."""
 
     images: int
     captions: int
     kept_hash: str
-    columns: list[str]
+    columns: dict[str, str]
     sizes: dict[str, int]
     balance: dict[str, Any]
     teacher: TeacherInfo
     licenses: list[tuple[str | None, int]] | None
 
 
-def collect_facts(root: Path, data: Path, stages: dict[str, StageResult], config: QueryConfig) -> Facts:
+def collect_facts(
+    root: Path, data: Path, stages: dict[str, StageResult], carried: Sequence[Carried], config: QueryConfig
+) -> Facts:
     """Count what was written to ``data``, and in the tables that it was made of."""
+    meanings = {one.field.name: _CARRIED[one.table] for one in carried}
     tables = {"source": stages["source_pairs"].parquet("source_pairs"), "images": stages["images"].parquet("images")}
     with query.connect(config, scratch=root / ".tmp") as connection:
         query.view(connection, "data", sorted(data.glob("*.parquet")))
@@ -63,7 +72,9 @@ def collect_facts(root: Path, data: Path, stages: dict[str, StageResult], config
     return Facts(
         **counts,
         kept_hash=kept_hash,
-        columns=columns,
+        columns={
+            f"`{name}`" if name in _COLUMNS else escaped(name): meanings.get(name) or _COLUMNS[name] for name in columns
+        },
         sizes=sizes,
         balance=stages["balance"].stats,
         teacher=read_info(root),
@@ -89,17 +100,14 @@ def dataset_card(facts: Facts, *, name: str, license: str | None, images: bool) 
         "Images are stored in it." if images else "It holds no images, but where each of them was found.",
         '\n```python\nimport datasets\n\ndata = datasets.load_dataset("path/to/this/folder", split="train")\n```\n',
         "## Columns\n",
-        table(
-            ("column", "meaning"),
-            [(f"`{one}`" if one in _COLUMNS else escaped(one), _meaning(one)) for one in facts.columns],
-        ),
+        table(("column", "meaning"), facts.columns.items()),
         "\n## How many\n",
         table(("", "images"), _sizes(facts)),
         f"\n{facts.sizes['listed_pairs']:,} pairs of an image and a caption were listed.",
         _filtered(balance),
         "\n## Near-duplicates\n",
         f"Images are near-duplicates up to a Euclidean distance of {balance['threshold']:.6g} between unit vectors "
-        f"(rule `{escaped(balance['rule'])}`). What other thresholds would remove:\n",
+        f"(rule {escaped(balance['rule'])}). What other thresholds would remove:\n",
         table(("threshold", "removed", "kept", "share removed"), _sweep(balance)),
         "\n## Teacher\n",
         f"Embeddings are those of {escaped(_teacher(facts.teacher))}, hash of its weights "
@@ -120,13 +128,6 @@ def size_category(rows: int) -> str:
         if rows < 10**power:
             return f"n<{upper}" if lower == "n" else f"{lower}<n<{upper}"
     return f"n>{bounds[-1]}"
-
-
-def _meaning(column: str) -> str:
-    if column == "image":
-        return _IMAGE
-    said = "of the list" if column.startswith(ATTRIBUTE_PREFIX) else "of the list, or a score"
-    return _COLUMNS.get(column, said)
 
 
 def _sizes(facts: Facts) -> list[tuple[str, str]]:

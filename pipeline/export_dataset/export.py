@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from pipeline.core.query import QueryConfig
 from pipeline.core.settings import parse_size
 from pipeline.export_dataset.card import collect_facts, dataset_card
 from pipeline.export_dataset.pictures import IMAGE, StoredImages, parts
-from pipeline.export_dataset.rows import PLACE, carried_columns, image_rows, pairs_query
+from pipeline.export_dataset.rows import PLACE, Carried, carried_columns, image_rows, pairs_query
 from pipeline.hub.card import CARD_FILE, check_license
 from pipeline.storage.completion import complete_mark
 from pipeline.storage.result import StageResult, read_result
@@ -25,6 +25,7 @@ from pipeline.storage.roots import storage_of
 log = logging.getLogger(__name__)
 
 DATA = "data"
+_STAGES, _SCORES = ("source_pairs", "images", "balance"), "scores"
 _ROW_GROUP = 10_000
 
 
@@ -74,10 +75,14 @@ def export_dataset(
     limit = parse_size(shard_size, what="shard_size")
     check_license(license)
     root, config = Path(root), query_config or QueryConfig()
-    stages = {stage: read_result(root, stage) for stage in ("source_pairs", "images", "balance")}
+    stages = {stage: read_result(root, stage) for stage in _STAGES}
+    # A stage that may never have been run: without heads there is no need to.
+    if complete_mark(storage_of(root), _SCORES) is not None:
+        stages[_SCORES] = read_result(root, _SCORES)
     with storage_errors(folder):
-        files = _write_data(root, folder / DATA, stages, limit, config, with_images=images)
-        facts = collect_facts(root, folder / DATA, stages, config)
+        carried = carried_columns(stages["source_pairs"].verified("source_attributes"), _scores(stages))
+        files = _write_data(root, folder / DATA, stages, carried, limit=limit, config=config, with_images=images)
+        facts = collect_facts(root, folder / DATA, stages, carried, config)
         kept = stages["balance"].stats["kept"]
         if (facts.images, facts.captions) != (kept, stages["balance"].tables["balanced_pairs"]):
             raise ShardError(
@@ -95,19 +100,24 @@ def export_dataset(
 
 
 def _write_data(
-    root: Path, folder: Path, stages: dict[str, StageResult], limit: int, config: QueryConfig, *, with_images: bool
+    root: Path,
+    folder: Path,
+    stages: dict[str, StageResult],
+    carried: Sequence[Carried],
+    *,
+    limit: int,
+    config: QueryConfig,
+    with_images: bool,
 ) -> list[Path]:
-    source, images, balance = stages.values()
-    attributes = source.verified("source_attributes")
-    scored = _scores(root)
-    carried = carried_columns(attributes, scored)
-    text, per_pair = pairs_query(carried, attributes=bool(attributes), scores=bool(scored), places=with_images)
+    source, images, balance = (stages[name] for name in _STAGES)
+    attributes, scores = source.parquet("source_attributes"), _scores(stages)
+    text, per_pair = pairs_query(carried, attributes=bool(attributes), scores=bool(scores), places=with_images)
     tables = {
         "pairs": balance.verified("balanced_pairs"),
         "images": images.verified("images"),
         "source": source.parquet("source_pairs"),
         "attributes": attributes,
-        "scores": scored,
+        "scores": scores,
         "index": images.parquet("index") if with_images else [],
     }
     parameters = {table: query.files(paths) for table, paths in tables.items() if paths}
@@ -121,11 +131,8 @@ def _write_data(
         return _write(groups, folder, limit, progress)
 
 
-def _scores(root: Path) -> list[Path]:
-    """Scores of heads, if the stage that writes them was ever run."""
-    if complete_mark(storage_of(root), "scores") is None:
-        return []
-    return read_result(root, "scores").verified("scores")
+def _scores(stages: dict[str, StageResult]) -> list[Path]:
+    return stages[_SCORES].verified(_SCORES) if _SCORES in stages else []
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -62,7 +62,9 @@ def carried_columns(attributes: Sequence[Path], scores: Sequence[Path]) -> list[
                 continue
             name = ATTRIBUTE_PREFIX + field.name if field.name.lower() in taken else field.name
             if name.lower() in {carried.field.name.lower() for carried in found}:
-                raise ConfigError(f"two columns of the data set would be called {name!r}: rename one in source.columns")
+                raise ConfigError(
+                    f"two columns of the data set would be called {name!r}: leave one out of source.columns"
+                )
             found.append(Carried(table=table, name=field.name, field=pa.field(name, field.type)))
     return found
 

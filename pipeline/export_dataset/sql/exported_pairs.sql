@@ -1,6 +1,6 @@
 -- Every caption of every kept image, with all that goes into a data set: images in the order in which they are stored,
--- the captions that an image came with before those it took over. {attributes}, {scores} and {places} are joins or
--- nothing, {columns} what is taken from them. Only joins and one sort, which DuckDB can spill.
+-- the captions that an image came with before those it took over. What stands in braces are joins, or nothing, and what
+-- is taken from them. There are only joins and one sort, which DuckDB can spill.
 SELECT
     pairs.image_id, pairs.sample_id, pairs.url, pairs.caption, pairs.image_text_similarity AS similarity,
     pairs.width, pairs.height, images.sha256, pairs.group_size{columns}
