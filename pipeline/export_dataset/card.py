@@ -7,11 +7,10 @@ from typing import Any
 
 import duckdb
 
-from pipeline.clip.checkpoint import looks_like_a_path
 from pipeline.core import query
 from pipeline.core.query import QueryConfig
 from pipeline.export_dataset.rows import Carried
-from pipeline.hub.card import escaped, rendered, table
+from pipeline.hub.card import escaped, rendered, short_name, table
 from pipeline.storage.result import StageResult
 from pipeline.teacher.stage import TeacherInfo, read_info
 
@@ -110,7 +109,7 @@ def dataset_card(facts: Facts, *, name: str, license: str | None, images: bool) 
         f"(rule {escaped(balance['rule'])}). What other thresholds would remove:\n",
         table(("threshold", "removed", "kept", "share removed"), _sweep(balance)),
         "\n## Teacher\n",
-        f"Embeddings are those of {escaped(_teacher(facts.teacher))}, hash of its weights "
+        f"Embeddings are those of {escaped(short_name(facts.teacher.name))}, hash of its weights "
         f"`{facts.teacher.weights_hash}`, of its preprocessing `{facts.teacher.preprocessing_hash}`.",
         *_licenses(facts),
         "\n## Which images\n",
@@ -156,12 +155,6 @@ def _sweep(balance: dict[str, Any]) -> list[tuple[str, ...]]:
         (f"{row['threshold']:.4g}", f"{int(row['removed']):,}", f"{int(row['kept']):,}", f"{row['removal_rate']:.2%}")
         for row in sweep[::every]
     ]
-
-
-def _teacher(info: TeacherInfo) -> str:
-    """Its name; of a path, which is of one machine, the end."""
-    local = looks_like_a_path(info.name) and ":" not in info.name
-    return Path(info.name).name if local else info.name
 
 
 def _licenses(facts: Facts) -> list[str]:

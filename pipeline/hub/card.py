@@ -42,6 +42,11 @@ def escaped(value: object) -> str:
     return _MEANS_SOMETHING.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
+def short_name(model: str) -> str:
+    """The name of a model; of a path, which is of one machine, the end."""
+    return Path(model).name if ("/" in model and ":" not in model) or Path(model).exists() else model
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; cells are written as they are."""
     lines = [header, ["---"] * len(header), *rows]

@@ -12,6 +12,11 @@ from pipeline.hub.card import CARD_FILE, Kind, read_card
 # Of the system, of editors and of git, in any folder.
 _HIDDEN = [".*", "*/.*"]
 _MARKS = ".marks"
+_REFUSALS = {
+    401: "the Hub does not know the token: `hf auth login` again, or another HF_TOKEN",
+    403: "the token may not write there: it needs the right to write, and you a part in the organization",
+    404: "there is no such place on the Hub, or the token may not see it",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,13 +136,17 @@ def _hub_errors(repo: str, token: str) -> Iterator[None]:
         raise
     except OfflineModeIsEnabled as error:
         raise HubError(f"{repo}: HF_HUB_OFFLINE is set, so that nothing can be sent") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        reason = {
-            401: "the Hub does not know the token: `hf auth login` again, or another HF_TOKEN",
-            403: "the token may not write there: it needs the right to write, and you a part in the organization",
-            404: "there is no such place on the Hub, or the token may not see it",
-        }.get(status, "the Hub refused it")
-        raise HubError(f"{repo}: {reason} ({status}: {said(error)})") from None
     except Exception as error:  # noqa: BLE001 - no network, a broken transfer: of several libraries
-        raise HubError(f"{repo}: cannot be sent: {type(error).__name__}: {said(error)}") from None
+        answer = next((one for one in _causes(error) if isinstance(one, HfHubHTTPError)), None)
+        if answer is None:
+            raise HubError(f"{repo}: cannot be sent: {type(error).__name__}: {said(error)}") from None
+        status = answer.response.status_code
+        reason = _REFUSALS.get(status, "the Hub refused it")
+        raise HubError(f"{repo}: {reason} ({status}: {said(answer)})") from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__

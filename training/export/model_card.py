@@ -3,10 +3,9 @@
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from pipeline.hub.card import escaped, parse_card, rendered, table
+from pipeline.hub.card import escaped, parse_card, rendered, short_name, table
 from training.job.training_job import TrainingJob
 
 CARD_FILE = "README.md"
@@ -73,10 +72,9 @@ def model_card(job: TrainingJob, *, samples: int, rows: list[dict[str, Any]], re
 
 
 def _settings(job: TrainingJob) -> dict[str, Any]:
-    """What decides the result; of paths, which are of one machine, the last name."""
-    student = job.student
-    paths = {name: Path(value).name for name, value in (("model", student.model), ("initial", student.initial))}
-    return {**student.content(), **paths}
+    """Without the names of machines, and of paths, which are of one machine, their ends."""
+    settings = job.student.model_dump(mode="json", exclude={"hostfile", "master_address"})
+    return settings | {name: short_name(settings[name]) for name in ("model", "initial")}
 
 
 def final_card(

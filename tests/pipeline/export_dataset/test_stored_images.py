@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import ShardError
-from pipeline.export_dataset.pictures import image_of, parts
+from pipeline.export_dataset.stored_images import image_of, parts
 
 
 def test_parts_are_bounded_in_rows_and_bytes() -> None:
