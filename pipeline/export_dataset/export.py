@@ -15,8 +15,8 @@ from pipeline.core.progress import Progress
 from pipeline.core.query import QueryConfig
 from pipeline.core.settings import parse_size
 from pipeline.export_dataset.card import collect_facts, dataset_card
-from pipeline.export_dataset.stored_images import IMAGE, StoredImages, parts
 from pipeline.export_dataset.rows import PLACE, Carried, carried_columns, image_rows, pairs_query
+from pipeline.export_dataset.stored_images import IMAGE, StoredImages, parts
 from pipeline.hub.card import CARD_FILE, check_license
 from pipeline.storage.completion import complete_mark
 from pipeline.storage.result import StageResult, read_result
