@@ -1,5 +1,6 @@
 """The settings as a Dagster resource, derived field by field from the plain ones, so that there is one definition."""
 
+import enum
 import functools
 from typing import Any, Literal, cast, get_args, get_origin
 
@@ -20,21 +21,31 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
         annotation, default = field.annotation, field.default
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
             annotation = _as_dagster(annotation, dg.Config)
-            default = annotation(**default.model_dump())
-        else:
-            if annotation is Size:
-                # Dagster knows numbers and texts; `resolve` reads this text.
-                annotation, default = str, str(default)
-            elif get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
-                # Dagster knows a choice, but no list of choices; here too `resolve` checks.
-                annotation = list[str]
-            elif section := section_by_name(annotation):
-                annotation = cast(Any, dict)[str, _as_dagster(section, dg.Config)]
-            if get_origin(annotation) is not Literal and not field.is_required():
-                # A null comes as far as `resolve`, which says in a line where it may not be; of a choice, Dagster does.
-                annotation = cast(Any, annotation) | None
-        fields[name] = (annotation, pydantic.Field(default, description=field.description))
+            # A mapping, which Dagster takes as the default of what may be null.
+            default = annotation(**default.model_dump()).model_dump(mode="json")
+        elif annotation is Size:
+            # Dagster knows numbers and texts; `resolve` reads this text.
+            annotation, default = str, str(default)
+        elif get_origin(annotation) is list and get_origin(get_args(annotation)[0]) is Literal:
+            # Dagster knows a choice, but no list of choices; here too `resolve` checks.
+            annotation = list[str]
+        elif get_origin(annotation) is Literal:
+            annotation = _choice(annotation)
+            default = cast(Any, annotation)(default)
+        elif section := section_by_name(annotation):
+            annotation = cast(Any, dict)[str, _as_dagster(section, dg.Config)]
+        if not field.is_required():
+            # A null comes as far as `resolve`, which says in a line where it may not be; Dagster takes many.
+            annotation = cast(Any, annotation) | None
+        fields[name] = (annotation, pydantic.Field(default, description=field.description, validate_default=True))
     return pydantic.create_model(model.__name__, __base__=base, __doc__=model.__doc__, **fields)
+
+
+def _choice(annotation: Any) -> type[enum.Enum]:
+    """A choice in the one form of which Dagster knows that it may be null. It tells types apart by their names."""
+    made: Any = enum.EnumType.__call__
+    values = get_args(annotation)
+    return cast(type[enum.Enum], made(enum.Enum, str(annotation).removeprefix("typing."), dict(zip(values, values))))
 
 
 class SettingsResource(_as_dagster(Settings, dg.ConfigurableResource)):  # type: ignore[misc]
@@ -45,7 +56,7 @@ class SettingsResource(_as_dagster(Settings, dg.ConfigurableResource)):  # type:
 
         The first asset of a run that asks checks them for all that are to follow.
         """
-        settings = parse_settings(self.model_dump())
+        settings = parse_settings(self.model_dump(mode="json"))
         try:
             context = dg.AssetExecutionContext.get()
         except dg.DagsterInvariantViolationError:

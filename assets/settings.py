@@ -13,7 +13,7 @@ from pipeline.clusters.config import ClustersConfig
 from pipeline.compute.config import ComputeConfig
 from pipeline.core.errors import ConfigError
 from pipeline.core.query import QueryConfig
-from pipeline.core.settings import Section, runtime
+from pipeline.core.settings import Section, runtime, section_by_name
 from pipeline.demo.config import DemoConfig
 from pipeline.download.config import ImagesConfig
 from pipeline.embeddings.config import EmbeddingsConfig
@@ -152,6 +152,6 @@ def _hint(problem: Any) -> str:
     model: Any = Settings
     for section in sections:
         field = getattr(model, "model_fields", {}).get(section)
-        model = field.annotation if field else None
+        model = field.annotation if field else section_by_name(model)
     near = difflib.get_close_matches(str(name), getattr(model, "model_fields", {}), 1)
     return f"; did you mean {near[0]}?" if near else ""

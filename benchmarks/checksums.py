@@ -2,9 +2,11 @@
 
 Embeddings: a file as ``teacher_embeddings`` has it, written and read with and without page checksums; and its digest,
 which is compared before shards of training are made. Tars: samples read with and without their CRC32, and decoded,
-which is the least that a reader does with them.
+which is the least that a reader does with them. Training shards: the digest of all embeddings as a share of the least
+that the stage does after it, which is to read each sample and to write it with its vectors, without the join.
 """
 
+import io
 import statistics
 import tempfile
 import time
@@ -20,14 +22,19 @@ from benchmarks.data import pieces
 from benchmarks.gpu.photographs import write_photographs
 from pipeline.clip.preprocessing import decode_image
 from pipeline.core.files import file_digest
-from pipeline.core.tars import Place, TarReader, index_tar
+from pipeline.core.tars import Place, TarReader, index_tar, write_tar
 
 _ROWS, _WIDTH, _SAMPLES, _ROUNDS, _PIXELS = 16_384, 768, 400, 7, 256
 
 
 def measure(rows: int = _ROWS, samples: int = _SAMPLES, rounds: int = _ROUNDS) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        return [_embeddings(Path(folder), rows, rounds), _tar(Path(folder) / "00000.tar", samples, rounds)]
+        tar = Path(folder) / "00000.tar"
+        return [
+            _embeddings(Path(folder), rows, rounds),
+            _tar(tar, samples, rounds),
+            _training_shards(Path(folder), tar, rounds),
+        ]
 
 
 def _embeddings(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
@@ -78,6 +85,41 @@ def _tar(path: Path, samples: int, rounds: int) -> dict[str, Any]:
         "checksum_over_read_and_decode": round(
             (found["read_checked"] - found["read"]) / (found["read"] + found["decode"]), 4
         ),
+    }
+
+
+def _training_shards(folder: Path, tar: Path, rounds: int, rows: int = 50_000, width: int = 512) -> dict[str, Any]:
+    """Samples are those of ``tar``, fewer than there are vectors; their time is brought up to as many."""
+    vectors = np.random.default_rng(0).normal(size=(2 * rows, width)).astype(np.float16)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
+    embeddings = folder / "embeddings.parquet"
+    columns = {"image_embedding": lists[:rows], "text_embedding": lists[rows:]}
+    pq.write_table(pa.table(columns), embeddings, compression="zstd", use_dictionary=False, write_page_checksum=True)
+    places = [Place.of(row) for row in index_tar(tar).to_pylist()]
+    reader = TarReader(tar)
+
+    def npy(vector: np.ndarray) -> bytes:
+        np.save(buffer := io.BytesIO(), vector)
+        return buffer.getvalue()
+
+    def write() -> None:
+        samples = (
+            {"__key__": f"{row:09d}", **reader.sample(*place), "image.npy": npy(image), "text.npy": npy(text)}
+            for row, (place, image, text) in enumerate(zip(places, vectors, vectors[rows:]))
+        )
+        write_tar(folder / "training.tar", samples)
+        index_tar(folder / "training.tar")
+
+    found = _cpu({"digest": lambda: file_digest(embeddings), "write": write}, rounds)
+    whole = found["write"] * rows / len(places)
+    return {
+        "what": "training shards",
+        "rows": rows,
+        "width": width,
+        "embeddings_mb": round(embeddings.stat().st_size / 1e6, 1),
+        "digest_s": round(found["digest"], 3),
+        "read_and_write_s": round(whole, 2),
+        "digest_over_stage": round(found["digest"] / (found["digest"] + whole), 4),
     }
 
 

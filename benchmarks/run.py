@@ -15,6 +15,7 @@ import psutil
 
 BENCHMARKS = (
     "near_duplicates",
+    "bipartite",
     "memory",
     "million",
     "balance",
@@ -28,6 +29,7 @@ BENCHMARKS = (
     "embedding",
     "parquet_layout",
     "lists",
+    "adopt",
     "checksums",
     "demo",
 )

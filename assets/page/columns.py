@@ -11,6 +11,8 @@ _COLUMNS = {
     "error": "Why there is no image; null where there is one",
     "width": "Pixels, as stored",
     "height": "Pixels, as stored",
+    "original_width": "Pixels, as served",
+    "original_height": "Pixels, as served",
     "sha256": "Of the bytes as they were served",
     "image_embedding": "The teacher's, of unit length",
     "text_embedding": "The teacher's, of the caption, of unit length",

@@ -24,9 +24,10 @@ from assets.settings import Settings
 from pipeline.clusters.kmeans_clusters import cluster_sizes, nearest_centroids
 from pipeline.core import query
 from pipeline.core.errors import MissingInputError
-from pipeline.core.tars import read_sample
+from pipeline.core.remote_tar import image_of
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
+from pipeline.storage.samples import stored_sample
 
 _SHEET_GROUPS, _SHEET_COLUMNS = 4, 9
 
@@ -198,19 +199,17 @@ def _group_sheet(result: StageResult, config: Settings, full: Path) -> bytes:
         "columns": _SHEET_COLUMNS,
     }
     rows = _query(config, "largest_groups", **parameters).to_pylist()
-    storage = storage_of(config.path)
     sheet: dict[int, list[tuple[bytes, str]]] = {}
     for row in rows:
-        name = f"images/{row['shard']}.tar"
-        jpeg = read_sample(storage.part(name, row["offset"], row["size"]), where=name)["jpg"]
+        image = image_of(stored_sample(config.path, row["shard"], row))
         group = sheet.setdefault(row["group_id"], [])
-        group.append((jpeg, f"{row['distance_to_center']:.3f}" if group else f"kept, group of {row['group_size']}"))
+        group.append((image, f"{row['distance_to_center']:.3f}" if group else f"kept, group of {row['group_size']}"))
     return group_sheet(list(sheet.values()), full=full)
 
 
 def _concepts(result: StageResult, config: Settings) -> tuple[np.ndarray, np.ndarray]:
     embeddings = read_result(config.path, "teacher_embeddings").parquet("teacher_embeddings")
-    concepts: pa.Table = nearest_centroids(embeddings, result.parquet("centroids")[0])
+    concepts: pa.Table = nearest_centroids(embeddings, result.parquet("centroids")[0], id_column="image_id")
     with query.connect(config.query, scratch=config.path / ".tmp") as connection:
         connection.register("concepts", concepts)
         groups = query.files(read_result(config.path, "balance").parquet("balance_groups"))

@@ -30,6 +30,11 @@ def verify(
     folder = open_root(root)
     verified = verify_root(folder)
     size = f"{verified.files:,} files, {verified.bytes / 1e9:,.2f} GB"
+    if verified.unknown:
+        size += (
+            f"; {len(verified.unknown)} of them can be read, but not be compared: an earlier version rewrote them and "
+            f"did not note what they are now, {', '.join(verified.unknown)}"
+        )
     if not verified.damage:
         return {**dataclasses.asdict(verified), "root": root, "summary": f"{root}: nothing is damaged ({size})"}
     forgotten = forget_damaged(folder, verified.damage) if repair else 0

@@ -40,8 +40,8 @@ class BalanceConfig(Section):
     keep_by: list[str] = Field(
         [],
         description="Which image of a group stays: the first by these terms of DuckDB's ORDER BY, such as "
-        "[width * height DESC, image_text_similarity DESC], ties by id; none means the central one. Not with rule "
-        "`random`.",
+        "[original_width * original_height DESC, image_text_similarity DESC], ties by id; none means the central one. "
+        "Not with rule `random`.",
     )
     keep_per_group: int = Field(
         1, description="How many images of a group stay. More than 1 with rule `connected_components` alone.", ge=1

@@ -41,8 +41,9 @@ def open_facts(connection: duckdb.DuckDBPyConnection, embeddings: EmbeddingFiles
         return
     for name, paths in (("images", tables.images), ("named", tables.pairs), ("captions", tables.captions)):
         query.view(connection, name, list(paths))
-    _view_or_none(connection, "attributes", tables.attributes, "sample_id BIGINT, image_id BIGINT")
+    _view_or_none(connection, "carried", tables.attributes, "sample_id BIGINT, image_id BIGINT")
     _view_or_none(connection, "scores", tables.scores, "image_id BIGINT")
+    _name_attributes(connection)
     connection.execute(query.sql("pipeline.balance", "pairs_of_captions"))
     connection.execute(query.sql("pipeline.balance", "facts_of_pairs"))
 
@@ -51,6 +52,20 @@ def columns_of_facts(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Names and DuckDB types of all that is known of a pair."""
     relation = connection.table("facts")
     return dict(zip(relation.columns, map(str, relation.types)))
+
+
+def _name_attributes(connection: duckdb.DuckDBPyConnection) -> None:
+    """The view ``attributes``: carried columns, those that have the name of another, such as LAION's WIDTH, with
+    ``source_`` before it."""
+    taken = {name for table in ("images", "scores") for name in connection.table(table).columns} | {
+        "image_text_similarity"
+    }
+    taken = {name.lower() for name in taken} - {"image_id", "sample_id"}
+    chosen = [
+        f"{query.identifier(name)} AS {query.identifier(f'source_{name}' if name.lower() in taken else name)}"
+        for name in connection.table("carried").columns
+    ]
+    connection.execute(f"CREATE TEMP VIEW attributes AS SELECT {', '.join(chosen)} FROM carried")
 
 
 def _view_or_none(

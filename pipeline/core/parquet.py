@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import PipelineError, ShardError
 
+# How Thrift's compact protocol begins a 32-bit number in the field after the last one.
+_NEXT_I32 = 0x15
+
 
 def write_table(table: pa.Table, path: Path, **options: Any) -> None:
     """:func:`pyarrow.parquet.write_table` with checksums."""
@@ -47,6 +50,25 @@ def reading(path: Path, kind: type[PipelineError] = ShardError) -> Iterator[None
         if system or isinstance(error, MemoryError) or "FieldRef" in str(error):
             raise
         raise kind(f"{path}: not a readable Parquet file, or a damaged one: {error}", damaged=path) from error
+
+
+def has_checksums(path: Path) -> bool:
+    """Whether the first page of a file has a checksum. pyarrow does not tell, so its header is read: three numbers of
+    Thrift's compact protocol, then the checksum, if there is one, or a structure."""
+    with path.open("rb") as file:
+        metadata = pq.read_metadata(file)
+        if not metadata.num_rows:
+            return False
+        column = metadata.row_group(0).column(0)
+        file.seek(column.dictionary_page_offset or column.data_page_offset)
+        header = file.read(64)
+    place = 0
+    for _ in range(3):
+        place += 1
+        while header[place] & 0x80:
+            place += 1
+        place += 1
+    return header[place] == _NEXT_I32
 
 
 def fault_of(path: Path) -> str | None:

@@ -44,6 +44,8 @@ def connect(config: QueryConfig, *, scratch: Path) -> Iterator[duckdb.DuckDBPyCo
         if config.threads:
             connection.execute(f"SET threads = {config.threads}")
         connection.execute("SET enable_progress_bar = false")
+        # A moment with a time zone is a date and an hour by this one, whatever that of the machine is.
+        connection.execute("SET TimeZone = 'UTC'")
         with _decoding({}):
             yield connection
 

@@ -22,6 +22,8 @@ IMAGES = pa.schema(
         pa.field("error", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
         pa.field("sha256", pa.string()),
     ]
 )
@@ -137,7 +139,7 @@ def teacher_embeddings(dim: int) -> pa.Schema:
 def caption_embeddings(dim: int) -> pa.Schema:
     """Columns of ``caption_embeddings``: the same per caption, and the cosine of the two embeddings of a pair."""
     vector = pa.field("text_embedding", _vector(dim), nullable=False)
-    return pa.schema([SAMPLE_ID, IMAGE_ID, vector, pa.field("image_text_similarity", pa.float32(), nullable=False)])
+    return pa.schema([SAMPLE_ID, IMAGE_ID, vector, pa.field("image_text_similarity", pa.float32())])
 
 
 def teacher_views(dim: int) -> pa.Schema:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.clip.preprocessing import Preprocessing, decode_image
 from pipeline.clip.views import AugmentationConfig, View, apply_view, draw_view
 from pipeline.core.errors import ShardError
+from pipeline.core.remote_tar import image_of
 from pipeline.core.tars import Place, TarReader
 
 if TYPE_CHECKING:
@@ -62,11 +63,13 @@ class Loader:
     views: int = 0
     pinned: bool = False
 
-    def batches(self, reader: TarReader, rows: Sequence[Row]) -> Iterator[Batch]:
+    def batches(self, reader: TarReader | None, rows: Sequence[Row]) -> Iterator[Batch]:
         """Batches of the samples of a tar that ``rows`` name, in that order.
 
         Raises :class:`ShardError` that names tar and key of a sample that cannot be decoded.
         """
+        if reader is None or not rows:
+            return
         size = max(self.batch_size // max(self.views, 1), 1)
         pieces = iter([rows[start : start + size] for start in range(0, len(rows), size)])
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
@@ -103,9 +106,9 @@ class Loader:
         for place, row in enumerate(rows, start):
             members = samples.result()[place]
             try:
-                image = decode_image(members["jpg"])
-            except (OSError, SyntaxError, ValueError, KeyError) as error:
-                raise ShardError(f"{reader.path}, key {row['key']}: no readable jpg member: {error!r}") from error
+                image = decode_image(image_of(members))
+            except (ShardError, OSError, SyntaxError, ValueError) as error:
+                raise ShardError(f"{reader.path}, key {row['key']}: no readable image: {error!r}") from error
             captions += [caption for _, caption in row["captions"]]
             drawn = self._draw(row["image_id"], image)
             views += drawn

@@ -22,7 +22,8 @@ from pipeline.core import parquet, schema
 from pipeline.core.errors import EmbeddingError
 from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.core.progress import Progress
-from pipeline.core.tars import TarReader, read_index
+from pipeline.core.remote_tar import open_tar
+from pipeline.core.tars import read_index
 from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
@@ -42,13 +43,15 @@ _OFF = "off"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """All that a worker needs to embed one shard; small and picklable. ``ids``: images to embed, none means all."""
+    """All that a worker needs to embed one shard; small and picklable. ``files``: names under the root that
+    it reads; ``ids``: images to embed, none means all."""
 
     shard: str
     root: Path
     stage: Stage
     output: Path
     config: EmbeddingsConfig
+    files: tuple[str, ...]
     ids: np.ndarray | None = None
 
     @property
@@ -114,8 +117,7 @@ def publish_views(task: ShardTask) -> ShardReport:
 def _publish(task: ShardTask, embed: Callable[[ShardTask], ShardReport]) -> ShardReport:
     task.stage.attach()
     task.output.parent.mkdir(parents=True, exist_ok=True)
-    names = [f"images/{task.shard}.tar", f"images/index/{task.shard}.parquet", f"source_pairs/{task.shard}.parquet"]
-    with storage_of(task.root).borrowed(names), task.stage.output(task.shard) as output:
+    with storage_of(task.root).borrowed(task.files), task.stage.output(task.shard) as output:
         report = embed(task)
         task.output.replace(output.path(f"{task.stage.name}/{task.shard}.parquet"))
         if task.captions.exists():
@@ -184,6 +186,8 @@ def _run(
                 stage=stage.only(shard),
                 output=scratch / f"{shard}.parquet",
                 config=config,
+                # Of images that were there before, the tar is elsewhere.
+                files=(*(name for name in marks[shard].files if not _is_status(name)), f"source_pairs/{shard}.parquet"),
                 ids=ids.get(shard),
             )
             for shard in pending
@@ -228,7 +232,8 @@ class _Embedding(contextlib.ExitStack):
 
     def run(self, rows: list[dict[str, Any]], *, views: int) -> "Iterator[tuple[Batch, np.ndarray, np.ndarray | None]]":
         """Raises :class:`EmbeddingError` for vectors that are not finite."""
-        reader = TarReader(self._task.root / "images" / f"{self._task.shard}.tar")
+        task = self._task
+        reader = open_tar(task.root, task.shard, rows[0]["tar"]) if rows else None
         self._run = self._embedder.run(reader, rows, views=views)
         for batch, images, texts in self._run:
             for name, vectors, ids in (("image", images, batch.image_ids), ("text", texts, batch.sample_ids)):
@@ -242,6 +247,11 @@ class _Embedding(contextlib.ExitStack):
         return ShardReport(
             task=self._task, rows=self.writer.rows, captions=0, seconds=run.seconds, waited_s=run.waited_s
         )
+
+
+def _is_status(name: str) -> bool:
+    """Whether it is the table of statuses among a shard's files of ``images``."""
+    return name.count("/") == 1 and name.endswith(".parquet")
 
 
 def _rows(task: ShardTask) -> list[dict[str, Any]]:

@@ -1,10 +1,8 @@
 """Bytes of stored images, read where their indexes say that they lie, one tar open at a time."""
 
 import contextlib
-import importlib
-import importlib.util
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -12,6 +10,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 
 from pipeline.core.errors import ShardError
+from pipeline.core.remote_tar import image_member, open_tar
 from pipeline.core.tars import Place, TarReader
 from pipeline.export_dataset.rows import PLACE
 from pipeline.storage.roots import storage_of
@@ -19,7 +18,6 @@ from pipeline.storage.roots import storage_of
 IMAGE: Final = pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))
 """What the library ``datasets`` decodes to a picture, where the file says that it is one."""
 
-_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # What is read at once, and is a row group: readers of the data set decode row groups whole.
 _ROWS, _BYTES = 1000, 64 << 20
 
@@ -49,7 +47,10 @@ class StoredImages:
             places = list(run)
             self._open(shard, tar)
             for row, members in zip(places, self._reader.samples([Place.of(row) for row in places])):
-                name, content = image_of(members, where=f"{self._reader.path}, offset {row['offset']}")
+                try:
+                    name, content = image_member(members)
+                except ShardError as error:
+                    raise ShardError(f"{self._reader.path}, offset {row['offset']}: {error}") from error
                 images.append({"bytes": content, "path": f"{row['image_id']}.{name}"})
         return pa.array(images, IMAGE.type)
 
@@ -72,19 +73,3 @@ def parts(table: pa.Table) -> Iterator[pa.Table]:
         total += size
     if start < table.num_rows:
         yield table.slice(start)
-
-
-def image_of(members: Mapping[str, bytes], *, where: str) -> tuple[str, bytes]:
-    """Extension and bytes of a sample's image; :class:`ShardError` if it has none."""
-    for extension, content in members.items():
-        if extension.lower() in _EXTENSIONS:
-            return extension.lower(), content
-    raise ShardError(f"{where}: a sample without an image; it has {sorted(members)}, none of {list(_EXTENSIONS)}")
-
-
-def open_tar(root: Path, shard: str, tar: str | None) -> TarReader:
-    """The tar that an index speaks of, also where it lies elsewhere."""
-    if importlib.util.find_spec("pipeline.core.remote_tar"):
-        reader: TarReader = importlib.import_module("pipeline.core.remote_tar").open_tar(root, shard, tar)
-        return reader
-    return TarReader(root / tar if tar else root / "images" / f"{shard}.tar")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from pipeline.clip.file_kind import SAFETENSORS, TORCH, kind_of
 from pipeline.core.errors import ConfigError, brief
@@ -35,6 +34,8 @@ class Head:
 
     def score(self, vectors_ND: np.ndarray) -> np.ndarray:
         """A float32 for each embedding."""
+        from scipy import special
+
         x = vectors_ND.astype(np.float32)
         if self.config.normalize:
             x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -167,6 +168,8 @@ def _folded(layers: tuple[tuple[np.ndarray, np.ndarray], ...]) -> tuple[tuple[np
 
 
 def _activated(x: np.ndarray, name: str) -> np.ndarray:
+    from scipy import special
+
     match name:
         case "relu":
             return np.maximum(x, 0)

@@ -5,6 +5,7 @@ lists of floats. Under ROOT come ``teacher_embeddings``, which the search for ne
 clustering read, and ``source_pairs``. A pair has the ``sample_id`` that it would have been given at the source.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,9 @@ from pipeline.core.errors import EmbeddingError
 from pipeline.core.files import file_identity, fingerprint_of
 from pipeline.core.query import QueryConfig
 from pipeline.import_embeddings.parts import Part, find_parts
-from pipeline.source.stage import collect_counts
-from pipeline.storage.completion import read_marks
+from pipeline.source.pairs import collect_counts, mint_pairs
 from pipeline.storage.result import StageResult
-from pipeline.storage.roots import storage_of
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 from pipeline.vectors.write import EmbeddingWriter
 
 
@@ -79,33 +78,31 @@ def import_embeddings(
 
     def write(pending: list[str]) -> dict[str, Any]:
         with query.connect(query_config or QueryConfig(), scratch=stage.root / ".tmp" / "import") as connection:
-            _load(connection, parts, url_column=url_column, caption_column=caption_column, url_prefix=url_prefix)
+            bad = _bad_rows(parts) if drop_bad else None
+            _load(connection, parts, bad, url_column=url_column, caption_column=caption_column, url_prefix=url_prefix)
             counts = collect_counts(connection, str(source))
             for number, part in enumerate(parts):
                 if part.name in pending:
                     with stage.output(part.name) as output:
-                        pairs = _pairs(connection, number)
-                        target = output.path(f"teacher_embeddings/{part.name}.parquet")
-                        bad = _write(target, part, pairs, {"name": teacher}, drop_bad=drop_bad)
-                        parquet.write_table(
-                            pairs.select(schema.SOURCE_PAIRS.names).filter(~bad),
-                            output.path(f"source_pairs/{part.name}.parquet"),
-                            compression="zstd",
-                        )
-                        output.rows = int((~bad).sum())
-        if drop_bad:
-            marks = read_marks(storage_of(stage.root), stage.name, [part.name for part in parts])
-            counts["bad_vectors"] = counts["pairs"] - sum(mark.rows for mark in marks.values())
-        return counts
+                        output.rows = _write_part(output, part, _pairs(connection, number), {"name": teacher})
+        return counts | ({"bad_vectors": bad.num_rows} if bad is not None else {})
 
     return stage.run(write)
 
 
 def _load(
-    connection: duckdb.DuckDBPyConnection, parts: list[Part], *, url_column: str, caption_column: str, url_prefix: str
+    connection: duckdb.DuckDBPyConnection,
+    parts: list[Part],
+    bad: pa.Table | None,
+    *,
+    url_column: str,
+    caption_column: str,
+    url_prefix: str,
 ) -> None:
-    """Tables ``pairs`` with minted ids, and ``imported``: which row of which part has which id."""
-    connection.execute("CREATE TEMP TABLE source_rows (url VARCHAR, caption VARCHAR, list_index BIGINT, place BIGINT)")
+    """Tables ``pairs`` with minted ids, and ``imported``: which row of which part has which id; ``bad`` rows have
+    none."""
+    columns = "url VARCHAR, caption VARCHAR, list_index BIGINT, place BIGINT, name VARCHAR DEFAULT NULL"
+    connection.execute(f"CREATE TEMP TABLE source_rows ({columns})")
     for number, part in enumerate(parts):
         names = pq.read_schema(part.metadata).names
         missing = sorted({url_column, caption_column} - set(names))
@@ -113,41 +110,77 @@ def _load(
             raise EmbeddingError(f"{part.metadata}: no column {missing}, from which sample_id is made; it has {names}")
         url, caption = (name.replace('"', '""') for name in (url_column, caption_column))
         connection.execute(
-            f'INSERT INTO source_rows SELECT $prefix || "{url}"::VARCHAR, "{caption}"::VARCHAR, $part, '
-            "file_row_number FROM read_parquet($path, file_row_number = true, hive_partitioning = false)",
+            "INSERT INTO source_rows (url, caption, list_index, place) "
+            f'SELECT $prefix || "{url}"::VARCHAR, "{caption}"::VARCHAR, $part, file_row_number '
+            "FROM read_parquet($path, file_row_number = true, hive_partitioning = false)",
             {"prefix": url_prefix, "part": number, "path": str(part.metadata)},
         )
-    connection.execute(query.sql("pipeline.source", "source_pairs"))
+    if bad is not None:
+        connection.register("bad_rows", bad)
+        connection.execute(query.sql("pipeline.import_embeddings", "drop_bad_rows"))
+    mint_pairs(connection)
     connection.execute(query.sql("pipeline.import_embeddings", "imported_rows"))
 
 
 def _pairs(connection: duckdb.DuckDBPyConnection, part: int) -> pa.Table:
-    return connection.sql(
-        "SELECT sample_id, url, caption, place FROM imported WHERE part = $part ORDER BY place", params={"part": part}
-    ).to_arrow_table()
+    """Rows of a part that are used, in its order; ``first``: those whose vector stands for the image."""
+    text = "SELECT * EXCLUDE (part) FROM imported WHERE part = $part ORDER BY place"
+    return connection.sql(text, params={"part": part}).to_arrow_table()
 
 
-def _write(path: Path, part: Part, pairs: pa.Table, metadata: dict[str, str], *, drop_bad: bool) -> np.ndarray:
-    """Write the vectors of the rows ``pairs`` of a part; returns which of those rows have a bad one, and are left
-    out."""
-    table_schema = schema.imported_embeddings(*part.dims).with_metadata(metadata)
-    bad, done = np.zeros(len(pairs), bool), 0
-    with EmbeddingWriter(path, table_schema) as writer:
-        for ids, image, text in _chosen(part, pairs):
+def _write_part(output: Output, part: Part, pairs: pa.Table, metadata: dict[str, str]) -> int:
+    """Tables of a part; returns for how many images there is a vector in it."""
+    image_dim, text_dim = part.dims
+    images = schema.teacher_embeddings(image_dim).with_metadata(metadata)
+    captions = schema.caption_embeddings(text_dim).with_metadata(metadata) if text_dim else None
+    done = 0
+    with contextlib.ExitStack() as stack:
+        path = output.path(f"teacher_embeddings/{part.name}.parquet")
+        writer = stack.enter_context(EmbeddingWriter(path, images))
+        if captions is not None:
+            path = output.path(f"caption_embeddings/{part.name}.parquet")
+            beside = stack.enter_context(EmbeddingWriter(path, captions))
+        for rows, image, text in _chosen(part, pairs):
             vectors = {"image": image} if text is None else {"image": image, "text": text}
-            lengths = {name: _lengths(rows) for name, rows in vectors.items()}
-            for name, found in lengths.items():
-                if np.isnan(found).any() and not drop_bad:
-                    raise _bad_vector(part, pairs.slice(done), found, name)
-            good = ~np.isnan(np.stack(list(lengths.values()))).any(axis=0)
-            bad[done : done + len(ids)] = ~good
-            done += len(ids)
-            columns: dict[str, Any] = {"sample_id": ids[good]}
-            for name, rows in vectors.items():
-                columns[f"{name}_embedding"] = np.asarray(rows, np.float32)[good] / lengths[name][good, None]
-            if good.any():
-                writer.add(columns)
-    return bad
+            units = {name: _unit(part, pairs.slice(done), values, name) for name, values in vectors.items()}
+            done += len(rows)
+            first = rows["first"].to_numpy(zero_copy_only=False)
+            if first.any():
+                ids = rows["image_id"].to_numpy()[first]
+                writer.add({"image_id": ids, "image_embedding": units["image"][first]})
+            described = {name: rows[name].to_numpy() for name in ("sample_id", "image_id")}
+            if text is not None:
+                # Embeddings of two widths are of two spaces.
+                similarity: Any = [None] * len(rows)
+                if image_dim == text_dim:
+                    similarity = np.einsum("ij,ij->i", units["image"], units["text"])
+                beside.add({**described, "text_embedding": units["text"], "image_text_similarity": similarity})
+    table = pairs.select(schema.SOURCE_PAIRS.names)
+    parquet.write_table(table, output.path(f"source_pairs/{part.name}.parquet"), compression="zstd")
+    return writer.rows
+
+
+def _bad_rows(parts: list[Part]) -> pa.Table:
+    """``part, place`` of every row of which no unit vectors can be made; reads all vectors."""
+    found: list[tuple[int, int]] = []
+    for number, part in enumerate(parts):
+        start = 0
+        for vectors in part.vectors():
+            wrong = np.zeros(len(vectors[0]), bool)
+            for values in vectors:
+                if values is not None:
+                    wrong |= np.isnan(_lengths(values))
+            found += [(number, start + int(place)) for place in np.flatnonzero(wrong)]
+            start += len(wrong)
+    columns = zip(*found) if found else ((), ())
+    return pa.table(dict(zip(("part", "place"), (pa.array(column, pa.int64()) for column in columns))))
+
+
+def _unit(part: Part, pairs: pa.Table, vectors: np.ndarray, name: str) -> np.ndarray:
+    lengths = _lengths(vectors)
+    if np.isnan(lengths).any():
+        raise _bad_vector(part, pairs, lengths, name)
+    return np.asarray(vectors, np.float32) / lengths[:, None]
 
 
 def _bad_vector(part: Part, pairs: pa.Table, lengths: np.ndarray, name: str) -> EmbeddingError:
@@ -160,14 +193,14 @@ def _bad_vector(part: Part, pairs: pa.Table, lengths: np.ndarray, name: str) -> 
     )
 
 
-def _chosen(part: Part, pairs: pa.Table) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-    ids, places = pairs["sample_id"].to_numpy(), pairs["place"].to_numpy()
+def _chosen(part: Part, pairs: pa.Table) -> Iterator[tuple[pa.Table, np.ndarray, np.ndarray | None]]:
+    places = pairs["place"].to_numpy()
     start = 0
     for image, text in part.vectors():
         first, last = np.searchsorted(places, [start, start + len(image)])
         rows = places[first:last] - start
         if len(rows):
-            yield ids[first:last], image[rows], None if text is None else text[rows]
+            yield pairs.slice(first, last - first), image[rows], None if text is None else text[rows]
         start += len(image)
 
 

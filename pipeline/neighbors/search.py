@@ -98,6 +98,7 @@ def near_duplicate_forest(
         EmbeddingError: for embeddings that cannot be searched.
     """
     started = time.monotonic()
+    require_distance(max_distance)
     compute = compute or ComputeConfig()
     work = work or output.with_name(f".{output.name}.work")
     search, results, computed = search_tiles(
@@ -155,7 +156,7 @@ def search_tiles(
         sides: one, for the forest of its pairs, or two, for all pairs between them.
         work: folder of the search.
         label: what progress is reported of.
-        max_distance: see :func:`near_duplicate_forest`, as for all that follow.
+        max_distance: already judged; else see :func:`near_duplicate_forest`, as for all that follow.
         prefix: see there.
         precision: see there.
         device: see there.
@@ -171,7 +172,6 @@ def search_tiles(
         ConfigError: for impossible settings or a memory limit that will not do.
         EmbeddingError: for embeddings that cannot be searched.
     """
-    require_distance(max_distance)
     likely = expected(device, compute)
     settings = SearchSettings(
         sides=tuple(sides),

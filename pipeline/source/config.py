@@ -6,15 +6,20 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.settings import DEMO, Section
+from pipeline.source.carried import Carried, parse_carried
 
 _SINCE_FIRST: dict[str, Any] = {
     "quote": None,
     "delimiter": None,
     "escape": None,
     "encoding": "utf-8",
+    "column_names": None,
+    "caption_columns": None,
     "columns": None,
+    "where": None,
     "skip_bad_lines": False,
 }
+_OF_IMAGES = ("images", "images_format", "image_column", "resize")
 
 
 class SourceConfig(Section):
@@ -25,12 +30,41 @@ class SourceConfig(Section):
         description="Paths, globs or fsspec URLs of the lists; `demo` stands for the built-in corpus.",
         min_length=1,
     )
+    images: list[str] = Field(
+        [],
+        description="Images that are there, in place of `lists`: folders, WebDataset tars or Parquet with images, "
+        "as paths, globs, brace patterns or fsspec URLs. Tars are read where they lie.",
+    )
+    images_format: Literal["auto", "folder", "tars", "parquet"] = Field(
+        "auto", description="What these are; `auto` goes by the names."
+    )
+    image_column: str = Field("image", description="Column of Parquet files that holds the images.")
+    resize: bool = Field(
+        False, description="Bring images that are there to `images.image_size` too, in tars of ours; else they stay."
+    )
     format: Literal["auto", "parquet", "csv", "tsv", "json"] = Field(
         "auto", description="Format of the lists; `auto` goes by the file name's ending."
     )
     url_column: str = Field("URL", description="Column that holds the image URL (LAION's name by default).")
     caption_column: str = Field("TEXT", description="Column that holds the caption (LAION's name by default).")
+    caption_columns: list[str] | None = Field(
+        None,
+        description="Several columns that hold captions of the image, in place of `caption_column`.",
+        min_length=1,
+    )
     columns: list[str] | None = Field(
+        None,
+        description="Columns carried along into the table `source_attributes`, as `name` (its own type in Parquet, "
+        "text in CSV, TSV and JSON) or `name::TYPE` (a cast of DuckDB's), such as [similarity, punsafe::DOUBLE].",
+        min_length=1,
+    )
+    where: str | None = Field(
+        None,
+        description="Which pairs are used: a condition of DuckDB's SQL over `url`, `caption` and the carried columns, "
+        "such as `similarity > 0.3 AND punsafe < 0.5`; null counts as false.",
+        min_length=1,
+    )
+    column_names: list[str] | None = Field(
         None,
         description="Names of the columns of CSV or TSV that has no header line, such as [TEXT, URL] for CC3M; none "
         "means that the first line names them.",
@@ -60,9 +94,12 @@ class SourceConfig(Section):
         False, description="Drop and count what cannot be read in a list, in place of ending with the first of it."
     )
     samples_per_shard: int = Field(
-        1000, description="Pairs in one shard; a shard is the unit of work of all later stages.", ge=1, le=100_000
+        1000,
+        description="Images in one shard, each with all its captions; a shard is the unit of work of all later stages.",
+        ge=1,
+        le=100_000,
     )
-    limit: int | None = Field(None, description="Use only this many pairs, those with the smallest ids.", ge=1)
+    limit: int | None = Field(None, description="Use only this many images, those with the smallest ids.", ge=1)
 
     @field_validator("encoding")
     @classmethod
@@ -78,12 +115,26 @@ class SourceConfig(Section):
         signs = [sign for sign in (self.delimiter, self.quote) if sign]
         if len(set(signs)) < len(signs) or {"\n", "\r"} & {*signs, self.escape}:
             raise ValueError("delimiter and quote must differ from each other, and none may be a line end")
-        if self.columns and len(set(self.columns)) < len(self.columns):
-            raise ValueError(f"columns names one twice: {self.columns}")
+        for name in ("column_names", "caption_columns"):
+            names = getattr(self, name) or []
+            if len(set(names)) < len(names):
+                raise ValueError(f"{name} names one twice: {names}")
+        parse_carried(self.columns or [])
         return self
+
+    @property
+    def captions(self) -> list[str]:
+        """Columns that hold captions."""
+        return self.caption_columns or [self.caption_column]
+
+    @property
+    def carried(self) -> tuple[Carried, ...]:
+        """The columns that are carried along."""
+        return parse_carried(self.columns or [])
 
     def content(self) -> dict[str, Any]:
         """What decides the pairs of given lists. Settings that earlier versions had not are left out where they change
         nothing, so that what those made stays theirs."""
         unchanged = {name for name, default in _SINCE_FIRST.items() if getattr(self, name) == default}
-        return self.model_dump(exclude={"lists"} | unchanged)
+        unused = {"caption_column"} if self.caption_columns else set()
+        return self.model_dump(exclude={"lists", *_OF_IMAGES} | unchanged | unused)

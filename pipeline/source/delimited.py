@@ -6,7 +6,8 @@ field in quotation marks has another line end than the file.
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import duckdb
@@ -14,9 +15,9 @@ import pyarrow as pa
 
 from pipeline.core.errors import SourceError
 from pipeline.source.config import SourceConfig
-from pipeline.source.listed import Listed
+from pipeline.source.fields import Field, Fields, Lines, attribute
+from pipeline.source.listed import Listed, literal
 
-_PAIRS = pa.schema([("url", pa.string()), ("caption", pa.string())])
 # Lines that go to DuckDB at a time, and lines that an error shows.
 _BATCH, _SHOWN = 1 << 15, 3
 # Characters of a field at most, a bound of the csv module; its own of 131,072 is less than some captions.
@@ -51,29 +52,32 @@ class Dialect:
         return csv.reader(stream, quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE, **options)
 
 
-class _Pairs(NamedTuple):
-    """Fields of some lines, and the numbers of those lines."""
+class _Rows(NamedTuple):
+    """Fields of some lines that are asked for, one after the other, and the numbers of those lines."""
 
-    urls: list[str]
-    captions: list[str]
+    # No tuple for each line: Python looks through what holds other objects again and again.
+    fields: list[str]
     numbers: list[int]
 
     def batch(self) -> pa.RecordBatch:
-        """An empty field has no value. Raises :class:`UnicodeEncodeError` for what is not of the encoding."""
-        columns = [pa.array([field or None for field in fields], pa.string()) for fields in self[:2]]
-        return pa.record_batch(columns, schema=_PAIRS)
+        """Columns ``c0``, ``c1`` ... and ``line``. An empty field has no value. Raises :class:`UnicodeEncodeError` for
+        what is not of the encoding."""
+        width = len(self.fields) // len(self.numbers)
+        columns = [pa.array([f or None for f in self.fields[place::width]], pa.string()) for place in range(width)]
+        names = [f"c{place}" for place in range(width)]
+        return pa.record_batch([*columns, pa.array(self.numbers)], names=[*names, "line"])
 
 
 class Table:
-    """Lines of a list: batches of pairs of those that keep to the dialect, and of the others number, text and count."""
+    """Lines of a list: batches of those that keep to the dialect, and of the others number, text and count."""
 
-    def __init__(self, stream: IO[str], listed: Listed, config: SourceConfig):
+    def __init__(self, stream: IO[str], listed: Listed, config: SourceConfig, wanted: Sequence[str]):
         self._reader = Dialect.of(listed.format, config).reader(stream)
         self._config, self._listed = config, listed
         self.bad, self.first_bad = 0, list[str]()
-        names = config.columns or self._header()
+        names = config.column_names or self._header()
         self._width = len(names)
-        self._places = [_place(names, name, listed) for name in (config.url_column, config.caption_column)]
+        self._pick = operator.itemgetter(*(_place(names, name, listed) for name in wanted))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Raises :class:`SourceError` for a quotation mark that is never closed, and for the first lines that are not
@@ -82,7 +86,9 @@ class Table:
             try:
                 yield found.batch()
             except UnicodeEncodeError:
-                yield self._readable(found).batch()
+                found = self._readable(found)
+                if found.numbers:
+                    yield found.batch()
         if self.bad and not self._config.skip_bad_lines:
             raise SourceError(
                 f"list {self._listed.name}: {self.bad} lines are not like the others; {'; '.join(self.first_bad)}; "
@@ -98,66 +104,95 @@ class Table:
             raise SourceError(f"list {self._listed.name}: cannot be read: header line: {error}") from error
         raise SourceError(f"list {self._listed.name}: cannot be read: it has no header line")
 
-    def _some(self) -> "_Pairs":
+    def refuse(self, number: int, why: str, row: Sequence[str]) -> None:
+        """Count a line, and keep what is wrong with it if it is one of the first."""
+        self.bad += 1
+        if len(self.first_bad) < _SHOWN:
+            shown = "".join("\ufffd" if sign in _ESCAPED else sign for sign in " | ".join(row)[:100])
+            self.first_bad.append(f"line {number}: {why}: {shown!r}")
+
+    def _some(self) -> "_Rows":
         """The next lines that have as many fields as they must."""
-        found, reader, width = _Pairs([], [], []), self._reader, self._width
-        url, caption = self._places
+        found, reader, width, pick = _Rows([], []), self._reader, self._width, self._pick
         while True:
             try:
                 for row in reader:
                     if len(row) == width:
-                        found.urls.append(row[url])
-                        found.captions.append(row[caption])
+                        found.fields.extend(pick(row))
                         found.numbers.append(reader.line_num)
                         if len(found.numbers) == _BATCH:
                             return found
                     elif row:
-                        self._refuse(reader.line_num, f"{len(row)} fields, not {width}", row)
+                        self.refuse(reader.line_num, f"{len(row)} fields, not {width}", row)
             except csv.Error as error:
                 if "end of data" in str(error):
                     raise SourceError(
                         f"list {self._listed.name}: a quotation mark is never closed, so that all lines after it are "
                         "one field"
                     ) from error
-                self._refuse(reader.line_num, str(error), [])
+                self.refuse(reader.line_num, str(error), [])
             else:
                 return found
 
-    def _readable(self, found: "_Pairs") -> "_Pairs":
-        """Those whose URL and caption are of the encoding."""
-        kept = []
-        for url, caption, number in zip(*found):
-            if _ESCAPED.isdisjoint(url + caption):
-                kept.append((url, caption, number))
+    def _readable(self, found: "_Rows") -> "_Rows":
+        """Those whose fields are of the encoding."""
+        kept, width = _Rows([], []), len(found.fields) // len(found.numbers)
+        for place, number in enumerate(found.numbers):
+            row = found.fields[place * width : (place + 1) * width]
+            if _ESCAPED.isdisjoint("".join(row)):
+                kept.fields.extend(row)
+                kept.numbers.append(number)
             else:
-                why = f"not {self._config.encoding}; see source.encoding, such as latin-1"
-                self._refuse(number, why, (url, caption))
-        return _Pairs(*map(list, zip(*kept))) if kept else _Pairs([], [], [])
-
-    def _refuse(self, number: int, why: str, row: Sequence[str]) -> None:
-        self.bad += 1
-        if len(self.first_bad) < _SHOWN:
-            shown = "".join("\ufffd" if sign in _ESCAPED else sign for sign in " | ".join(row)[:100])
-            self.first_bad.append(f"line {number}: {why}: {shown!r}")
+                self.refuse(number, f"not {self._config.encoding}; see source.encoding, such as latin-1", row)
+        return kept
 
 
 def insert_delimited(
-    connection: duckdb.DuckDBPyConnection, listed: Listed, config: SourceConfig, *, list_index: int
-) -> int:
-    """Rows of a list into ``source_rows``; returns how many lines were dropped. Lines without content are passed over.
+    connection: duckdb.DuckDBPyConnection,
+    listed: Listed,
+    config: SourceConfig,
+    *,
+    list_index: int,
+    types: Mapping[str, str] | None = None,
+) -> Lines:
+    """Rows of a list into ``source_rows``, with attributes of the given types. Lines without content are passed over.
 
     Raises :class:`SourceError` for a missing column, a quotation mark that is never closed, and a line with other than
-    as many fields as the first one, or with bytes that are not of the encoding, unless such lines are skipped.
+    as many fields as the first one, with bytes that are not of the encoding, or a value that has not the type of a
+    cast, unless such lines are skipped.
     """
+    wanted = [config.url_column, *config.captions, *(types or {})]
+    fields = _fields(wanted, len(config.captions), types or {})
+    read = 0
     try:
         with listed.text(config.encoding, errors="surrogateescape") as stream:
-            table = Table(stream, listed, config)
+            table = Table(stream, listed, config, wanted)
             for batch in table.batches():
                 connection.register("batch", batch)
-                connection.execute(f"INSERT INTO source_rows SELECT url, caption, {list_index} FROM batch")
+                _refuse_lost(connection, table, fields)
+                read += fields.insert(connection, "batch", listed, list_index=list_index)
     except UnicodeError as error:
         raise SourceError(f"list {listed.name}: is not text in {config.encoding}: {error}") from error
-    return table.bad
+    return Lines(read, table.bad)
+
+
+def _refuse_lost(connection: duckdb.DuckDBPyConnection, table: Table, fields: Fields) -> None:
+    """Count the lines of a batch whose values have not the type that they are to have."""
+    cases = [
+        (field.lost, literal(f"{field.name}: no {field.kind}"), field.raw) for field in fields.attributes if field.lost
+    ]
+    if not cases:
+        return
+    why, value = (" ".join(f"WHEN {case[0]} THEN {case[place]}" for case in cases) for place in (1, 2))
+    lost = f"SELECT line, CASE {why} END AS why, CASE {value} END AS value FROM batch"
+    for number, reason, text in connection.execute(f"FROM ({lost}) WHERE why IS NOT NULL ORDER BY line").fetchall():
+        table.refuse(number, reason, (text,))
+
+
+def _fields(wanted: Sequence[str], captions: int, types: Mapping[str, str]) -> Fields:
+    values = [Field(name=name, raw=f"c{place}", value=f"c{place}") for place, name in enumerate(wanted)]
+    attributes = [attribute(f.name, f.raw, f.value, "VARCHAR", types[f.name]) for f in values[1 + captions :]]
+    return Fields(url=values[0], captions=values[1 : 1 + captions], attributes=attributes)
 
 
 def _place(names: Sequence[str], wanted: str, listed: Listed) -> int:
@@ -172,6 +207,6 @@ def _place(names: Sequence[str], wanted: str, listed: Listed) -> int:
     elif any(not _ESCAPED.isdisjoint(name) or "\0" in name for name in names):
         hint = "; that is another encoding: set source.encoding, such as utf-16"
     elif any(name.lower().startswith(("http://", "https://")) for name in names):
-        hint = "; that is no header line: name the columns by source.columns"
+        hint = "; that is no header line: name the columns by source.column_names"
     shown = [name.encode("utf-8", "replace").decode()[:80] for name in names]
     raise SourceError(f"list {listed.name}: no column {[wanted]}; it has {shown}{hint}")

@@ -1,25 +1,33 @@
-"""JSON and Parquet: values as they are written, or refused by name and type."""
+"""JSON: values as they are written, or refused by name and type."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.core import query
 from pipeline.core.errors import SourceError
 from pipeline.source.config import SourceConfig
+from pipeline.source.fields import Field, Fields, Lines, attribute, refusal
 from pipeline.source.listed import Listed, literal
 
-# Types of JSON values that stand in a file as they do in a text.
-_JSON_TEXTS = ("VARCHAR", "BIGINT", "UBIGINT", "BOOLEAN")
+# Types of JSON values that stand in a file as they do in a text, and those that may be carried along as one.
+_TEXTS = ("VARCHAR", "BIGINT", "UBIGINT", "BOOLEAN")
+_SCALARS = (*_TEXTS, "DOUBLE")
 
 
-def insert_json(connection: duckdb.DuckDBPyConnection, listed: Listed, config: SourceConfig, *, list_index: int) -> int:
-    """Objects of a list, one a line or in one array, into ``source_rows``; returns how many were dropped.
+def insert_json(
+    connection: duckdb.DuckDBPyConnection,
+    listed: Listed,
+    config: SourceConfig,
+    *,
+    list_index: int,
+    types: Mapping[str, str] | None = None,
+) -> Lines:
+    """Objects of a list, one a line or in one array, into ``source_rows``, with attributes of the given types.
 
     Raises :class:`SourceError` for a key that no object has, and, unless those are skipped, for lines that are no
-    object and values that are no text, integer or truth value.
+    object and values that are not of the kind that is asked for.
     """
     array = _is_array(listed)
     # Broken lines come as null, so that they can be counted. A broken array is no list.
@@ -28,107 +36,64 @@ def insert_json(connection: duckdb.DuckDBPyConnection, listed: Listed, config: S
         f"ignore_errors = {str(not array).lower()}, compression = {literal(listed.compression or 'none')}, "
         "hive_partitioning = false)"
     )
-    rows = query.sql("pipeline.source", "json_rows").format(
-        scan=scan,
-        url=literal(_pointer(config.url_column)),
-        caption=literal(_pointer(config.caption_column)),
-        url_key=literal(config.url_column),
-        caption_key=literal(config.caption_column),
-        texts=", ".join(map(literal, _JSON_TEXTS)),
-    )
+    types = types or {}
+    keys = [config.url_column, *config.captions, *types]
     try:
-        connection.execute(rows)
+        connection.execute(_rows(scan, config, keys))
+        if not array:
+            _require_lines(connection, listed)
+        refused = dict(
+            connection.execute(
+                "SELECT refused, count(*) FROM list_rows WHERE refused IS NOT NULL GROUP BY ALL ORDER BY 2 DESC, 1"
+            ).fetchall()
+        )
+        bad = sum(refused.values())
+        good, fields = "(FROM list_rows WHERE refused IS NULL)", _json_fields(connection, config, keys, types)
+        lost, reasons = fields.refused(connection, good)
+        if bad + lost and not config.skip_bad_lines:
+            raise refusal(listed, refused | reasons)
+        _require_keys(connection, listed, keys)
+        read = fields.insert(connection, good, listed, list_index=list_index)
+        connection.execute("DROP TABLE list_rows")
     except duckdb.Error as error:
         raise SourceError(f"list {listed.name}: cannot be read: {str(error).splitlines()[0]}") from error
-    if not array:
-        _require_lines(connection, listed)
-    refused = dict(
-        connection.execute(
-            "SELECT refused, count(*) FROM list_rows WHERE refused IS NOT NULL GROUP BY ALL ORDER BY 2 DESC, 1"
-        ).fetchall()
-    )
-    if refused and not config.skip_bad_lines:
-        raise SourceError(_refusal(listed, refused))
-    _require_keys(connection, listed, config)
-    connection.execute(
-        f"INSERT INTO source_rows SELECT url, caption, {list_index} FROM list_rows WHERE refused IS NULL; "
-        "DROP TABLE list_rows"
-    )
-    return sum(refused.values())
+    return Lines(read, bad + lost)
 
 
-def insert_parquet(
-    connection: duckdb.DuckDBPyConnection, listed: Listed, config: SourceConfig, *, list_index: int
-) -> int:
-    """Rows of a list into ``source_rows``; returns how many were dropped, whose bytes are not UTF-8.
-
-    Raises :class:`SourceError` for a column that is missing or holds neither text nor bytes, and for such rows unless
-    they are skipped.
-    """
-    try:
-        with listed.filesystem.open(listed.path, "rb") as file:
-            parquet = pq.ParquetFile(file)
-            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"list {listed.name}: cannot be read: {error}") from error
-    values = {
-        name: _text_of(schema, column, listed)
-        for name, column in (("url", config.url_column), ("caption", config.caption_column))
-    }
-    aliases = ", ".join(f"c{number}" for number in range(len(schema)))
-    scan = (
-        f"read_parquet({listed.known_to(connection)}, binary_as_string = false, union_by_name = false, "
-        f"hive_partitioning = false) AS t({aliases})"
-    )
-    (url, url_text), (caption, caption_text) = values["url"], values["caption"]
-    lost = f"({url_text} IS NULL AND {url} IS NOT NULL OR {caption_text} IS NULL AND {caption} IS NOT NULL)"
-    try:
-        # Text needs no second look, and lists of it may be large.
-        text = url == url_text and caption == caption_text
-        refused = 0 if text else _one(connection, f"SELECT count(*) FROM {scan} WHERE {lost}")
-        if refused and not config.skip_bad_lines:
-            raise SourceError(_refusal(listed, {"bytes that are not UTF-8": refused}))
-        connection.execute(
-            f"INSERT INTO source_rows SELECT {url_text}, {caption_text}, {list_index} FROM {scan} WHERE NOT {lost}"
-        )
-        read = _one(connection, f"SELECT count(*) FROM source_rows WHERE list_index = {list_index}")
-    except duckdb.Error as error:
-        raise SourceError(f"list {listed.name}: cannot be read: {str(error).splitlines()[0]}") from error
-    if read + refused != rows:
-        raise SourceError(f"list {listed.name}: {read} rows were read and {refused} dropped of {rows}")
-    return int(refused)
-
-
-def _refusal(listed: Listed, refused: dict[str, int]) -> str:
-    what = ", ".join(f"{count} of {reason}" for reason, count in list(refused.items())[:8])
-    return (
-        f"list {listed.name}: rows that are not one URL and one caption as text: {what}; source.skip_bad_lines drops "
-        "and counts them"
+def _rows(scan: str, config: SourceConfig, keys: list[str]) -> str:
+    """The query that makes ``list_rows``: of each key ``v0``, ``v1`` ... the text, ``t0`` ... the type, and of those of
+    captions ``m1`` ... the texts of an array."""
+    columns, cases = [], []
+    captions = range(1, 1 + len(config.captions))
+    for place, key in enumerate(keys):
+        pointer, kinds = literal(_pointer(key)), _SCALARS if place > captions[-1] else _TEXTS
+        columns += [f"json ->> {pointer} AS v{place}", f"json_type(json, {pointer}) AS t{place}"]
+        allowed = ", ".join(map(literal, (*kinds, "NULL", *(["ARRAY"] if place in captions else []))))
+        cases.append(f"WHEN t{place} NOT IN ({allowed}) THEN concat({literal(key)}, ': ', t{place})")
+        if place in captions:
+            inner = f"CASE WHEN t{place} = 'ARRAY' THEN json_extract(json, {pointer}) END"
+            columns += [f"{inner} ->> '$[*]' AS m{place}", f"json_type({inner}, '$[*]') AS k{place}"]
+            texts = ", ".join(map(literal, (*_TEXTS, "NULL")))
+            other = f"list_filter(k{place}, lambda kind: kind NOT IN ({texts}))"
+            cases.append(f"WHEN len({other}) > 0 THEN concat({literal(key)}, ': ARRAY of ', {other}[1])")
+    return query.sql("pipeline.source", "json_rows").format(
+        scan=scan, columns=",\n       ".join(columns), cases="\n            ".join(cases)
     )
 
 
-def _text_of(schema: pa.Schema, column: str, listed: Listed) -> tuple[str, str]:
-    """A column of Parquet by its place, and its text in SQL, null where it is none."""
-    places = [number for number, name in enumerate(schema.names) if name == column]
-    if len(places) != 1:
-        what = (
-            f"{len(places)} columns are named {column!r}" if places else f"no column {[column]}; it has {schema.names}"
-        )
-        raise SourceError(f"list {listed.name}: {what}")
-    name, type_ = f"c{places[0]}", schema.types[places[0]]
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
-        return name, name
-    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
-        # What old Spark, Impala and ClickHouse write for text.
-        return name, f"TRY(decode({name}))"
-    help_ = "store one text a row"
-    if pa.types.is_struct(type_):
-        help_ = "store one of its fields as a column of its own"
-    elif pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        help_ = "store one row for each of its values"
-    raise SourceError(f"list {listed.name}: column {column!r} holds {type_}, not text; {help_}")
+def _json_fields(
+    connection: duckdb.DuckDBPyConnection, config: SourceConfig, keys: list[str], types: Mapping[str, str]
+) -> Fields:
+    values = [Field(name=key, raw=f"v{place}", value=f"v{place}") for place, key in enumerate(keys)]
+    last = len(config.captions)
+    captions = values[1 : 1 + last]
+    # One text each is the rule, and quicker.
+    arrays = " OR ".join(f"t{place} = 'ARRAY'" for place in range(1, 1 + last))
+    if _one(connection, f"SELECT count(*) FROM list_rows WHERE {arrays}"):
+        lists = (f"CASE WHEN t{place} = 'ARRAY' THEN m{place} ELSE [v{place}] END" for place in range(1, 1 + last))
+        captions = [Field(name=f.name, raw=text, value=text, many=True) for f, text in zip(captions, lists)]
+    attributes = [attribute(f.name, f.raw, f.value, "VARCHAR", types[f.name]) for f in values[1 + last :]]
+    return Fields(url=values[0], captions=captions, attributes=attributes)
 
 
 def _is_array(listed: Listed) -> bool:
@@ -151,12 +116,12 @@ def _is_array(listed: Listed) -> bool:
     return True
 
 
-def _require_keys(connection: duckdb.DuckDBPyConnection, listed: Listed, config: SourceConfig) -> None:
-    for name, column in (("url", config.url_column), ("caption", config.caption_column)):
-        if _one(connection, "SELECT count(*) FROM list_rows") and not _one(
-            connection, f"SELECT count(*) FROM list_rows WHERE {name}_type IS NOT NULL"
-        ):
-            raise SourceError(f"list {listed.name}: no column {[column]}; none of its objects has that key")
+def _require_keys(connection: duckdb.DuckDBPyConnection, listed: Listed, keys: list[str]) -> None:
+    counts = ", ".join(f"count(t{place})" for place in range(len(keys)))
+    total, *found = connection.execute(f"SELECT count(*), {counts} FROM list_rows").fetchall()[0]
+    for key, count in zip(keys, found):
+        if total and not count:
+            raise SourceError(f"list {listed.name}: no column {[key]}; none of its objects has that key")
 
 
 def _require_lines(connection: duckdb.DuckDBPyConnection, listed: Listed) -> None:

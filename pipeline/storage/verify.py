@@ -20,6 +20,10 @@ from pipeline.storage.roots import storage_of
 
 log = logging.getLogger(__name__)
 
+_NOT_AS_WRITTEN = "this or another table of its shard is not as it was written"
+# The one stage and version whose marks may have no digest of the files that there are now.
+_REWRITTEN = ("balance", 3)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Damage:
@@ -33,12 +37,14 @@ class Damage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What was read, and what is wrong with it."""
+    """What was read, and what is wrong with it. ``unknown``: files that can be read, but that nothing is known of to
+    compare them with, because an earlier version rewrote them and kept the digest of what they were before."""
 
     shards: int
     files: int
     bytes: int
     damage: list[Damage]
+    unknown: list[str]
 
 
 def verify_root(root: Path) -> Verified:
@@ -48,6 +54,7 @@ def verify_root(root: Path) -> Verified:
     """
     storage = storage_of(root)
     found: list[Damage] = []
+    unknown: list[str] = []
     marks: list[tuple[str, str, Mark]] = []
     for stage in stages_with_marks(storage):
         names = shards_with_marks(storage, stage)
@@ -63,10 +70,14 @@ def verify_root(root: Path) -> Verified:
     total = sum(sum(mark.files.values()) for _, _, mark in marks)
     with Progress(log, "verify", total=total, unit="bytes") as progress:
         for stage, shard, mark in marks:
-            faults = _faults(storage, mark)
-            found += [Damage(stage=stage, shard=shard, file=name, fault=fault) for name, fault in faults.items()]
+            faults = _faults(storage, stage, mark)
+            if faults is None:
+                unknown += sorted(mark.files)
+            else:
+                found += [Damage(stage=stage, shard=shard, file=name, fault=fault) for name, fault in faults.items()]
             progress.add(sum(mark.files.values()))
-    return Verified(shards=len(marks), files=sum(len(mark.files) for _, _, mark in marks), bytes=total, damage=found)
+    files = sum(len(mark.files) for _, _, mark in marks)
+    return Verified(shards=len(marks), files=files, bytes=total, damage=found, unknown=unknown)
 
 
 def forget_damaged(root: Path, damage: Iterable[Damage]) -> int:
@@ -77,8 +88,8 @@ def forget_damaged(root: Path, damage: Iterable[Damage]) -> int:
     return len(shards)
 
 
-def _faults(storage: Storage, mark: Mark) -> dict[str, str]:
-    """What is wrong with the files of a shard, by name."""
+def _faults(storage: Storage, stage: str, mark: Mark) -> dict[str, str] | None:
+    """What is wrong with the files of a shard, by name; nothing at all if they can be compared with nothing."""
     sizes = storage.sizes(mark.files)
     lost = {
         name: f"{sizes[name]:,} bytes, {mark.files[name]:,} were written" if name in sizes else "missing"
@@ -88,9 +99,10 @@ def _faults(storage: Storage, mark: Mark) -> dict[str, str]:
         return lost
     with storage.borrowed(mark.files):
         paths = {name: storage.root / name for name in mark.files}
-        found = _changed_tables(
-            {name: path for name, path in paths.items() if is_table(name)}, mark.files_digest or mark.digest
-        )
+        tables = {name: path for name, path in paths.items() if is_table(name)}
+        found = _changed_tables(tables, mark.files_digest or mark.digest)
+        if list(found.values()) == [_NOT_AS_WRITTEN] and _may_be_rewritten(stage, mark, tables.values()):
+            return None
         for name, path in paths.items():
             if path.suffix == ".tar":
                 fault = _tar_fault(path, paths.values())
@@ -104,7 +116,15 @@ def _changed_tables(paths: dict[str, Path], digest: str) -> dict[str, str]:
         return {}
     faults = {name: parquet.fault_of(path) for name, path in paths.items() if path.suffix == ".parquet"}
     found = {name: fault for name, fault in faults.items() if fault}
-    return found or dict.fromkeys(list(paths)[:1], "this or another table of its shard is not as it was written")
+    return found or dict.fromkeys(list(paths)[:1], _NOT_AS_WRITTEN)
+
+
+def _may_be_rewritten(stage: str, mark: Mark, tables: Iterable[Path]) -> bool:
+    """Whether a digest may be that of what the tables were before an earlier version gave their columns other names.
+
+    Nothing in the mark says so, but that version wrote no checksums of pages, which have been written ever since.
+    """
+    return (stage, mark.version) == _REWRITTEN and not mark.files_digest and not any(map(parquet.has_checksums, tables))
 
 
 def _tar_fault(tar: Path, beside: Iterable[Path]) -> str | None:

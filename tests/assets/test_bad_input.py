@@ -14,17 +14,17 @@ from pipeline.balance.semantic_balance import TABLES
 from tests.conftest import SmallRun, small_settings
 
 
-def failure(root: Path, *steps: str, **changes: dict[str, Any]) -> tuple[str, str, str]:
+def failure(root: Path, *steps: str, **changes: dict[str, Any] | None) -> tuple[str, str, str]:
     """Step, type and text of the one error of a job of these steps."""
     (only,) = failures(root, *steps, **changes)
     return only
 
 
-def failures(root: Path, *steps: str, **changes: dict[str, Any]) -> list[tuple[str, str, str]]:
+def failures(root: Path, *steps: str, **changes: dict[str, Any] | None) -> list[tuple[str, str, str]]:
     """Those of every step that was run and failed; all steps of the job without any."""
     config = small_settings(root).model_dump(mode="json")
     for section, fields in changes.items():
-        config[section] |= fields
+        config[section] = None if fields is None else config[section] | fields
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_job_def("clip_cid").execute_in_process(
             run_config={"resources": {"settings": {"config": config}}},
@@ -64,11 +64,14 @@ def test_a_threshold_out_of_range_is_refused_by_the_first_step(tmp_path: Path) -
     assert not (tmp_path / "root").exists()
 
 
-@pytest.mark.parametrize(("section", "field"), [("balance", "threshold"), ("student", "steps"), ("source", "lists")])
-def test_a_null_where_there_must_be_a_value_is_named(tmp_path: Path, section: str, field: str) -> None:
-    base = small_settings(tmp_path).model_dump(mode="json")[section]
-    _, kind, text = failure(tmp_path / "root", "source_pairs", **{section: {**base, field: None}})
-    assert kind == "ConfigError" and text.startswith(f"pipeline.core.errors.ConfigError: {section}.{field}: ")
+@pytest.mark.parametrize(
+    "place", ["balance.threshold", "student.steps", "source.lists", "balance", "student.losses", "student.precision"]
+)
+def test_a_null_where_there_must_be_a_value_is_named(tmp_path: Path, place: str) -> None:
+    section, _, field = place.partition(".")
+    values = {field: None} if field else None
+    _, kind, text = failure(tmp_path / "root", "source_pairs", **{section: values})
+    assert kind == "ConfigError" and text.startswith(f"pipeline.core.errors.ConfigError: {place}: ")
     assert "got None" in text and len(text.splitlines()) == 1
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from assets.resources import _as_dagster
+from assets.settings import problems
 from assets.tools.config_reference import _names, _section, unexplained
 from pipeline.core.settings import Section
 from pipeline.heads import HeadConfig, Heads
@@ -28,9 +29,9 @@ Resource: Any = _as_dagster(Whole, dg.ConfigurableResource)
 
 
 def test_any_number_of_sections_come_through_dagster_by_their_names() -> None:
-    assert Whole.model_validate(Resource().model_dump()) == Whole()
+    assert Whole.model_validate(Resource().model_dump(mode="json")) == Whole()
     heads = {"aesthetic": {"weights": "a"}, "nsfw": {"weights": "n", "output": "softmax:1", "normalize": False}}
-    settings = Whole.model_validate(Resource(owner={"heads": heads}).model_dump())
+    settings = Whole.model_validate(Resource(owner={"heads": heads}).model_dump(mode="json"))
     assert settings.owner.heads["aesthetic"] == HeadConfig(weights="a")
     assert settings.owner.heads["nsfw"] == HeadConfig(weights="n", output="softmax:1", normalize=False)
     assert settings.content()["owner"]["heads"]["nsfw"]["output"] == "softmax:1"
@@ -39,7 +40,7 @@ def test_any_number_of_sections_come_through_dagster_by_their_names() -> None:
 def test_dagster_takes_them_in_a_run_config_and_knows_their_fields() -> None:
     @dg.asset
     def reads(settings: Resource) -> None:
-        assert Whole.model_validate(settings.model_dump()).owner.heads["a"].weights == "x"
+        assert Whole.model_validate(settings.model_dump(mode="json")).owner.heads["a"].weights == "x"
 
     definitions = dg.Definitions(
         [reads], resources={"settings": Resource.configure_at_launch()}, jobs=[dg.define_asset_job("job")]
@@ -53,6 +54,15 @@ def test_dagster_takes_them_in_a_run_config_and_knows_their_fields() -> None:
     for wrong in ({"weights": "x", "activations": "gelu"}, {"weights": "x", "activation": "swish"}, {}):
         with pytest.raises(dg.DagsterInvalidConfigError):
             dg.validate_run_config(job, config(**wrong))
+
+
+def test_a_misspelled_field_of_theirs_is_named_with_what_may_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assets.settings.Settings", Whole)
+    with pytest.raises(ValidationError) as error:
+        Whole.model_validate({"owner": {"heads": {"a": {"weights": "x", "activations": "relu"}}}})
+    ((place, text),) = problems(error.value)
+    assert place == ("owner", "heads", "a", "activations")
+    assert text.startswith("owner.heads.a.activations: ") and "did you mean activation?" in text
 
 
 def test_their_fields_are_on_the_page_of_settings() -> None:

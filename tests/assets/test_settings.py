@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -67,6 +68,29 @@ def test_demo_profile_equals_the_defaults() -> None:
 def test_impossible_settings_are_named(section: str, values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings({section: values})
+
+
+def test_a_null_anywhere_comes_as_far_as_our_own_check() -> None:
+    """Dagster would refuse it in many lines; of what is not null it still knows choices, texts and numbers."""
+    import dagster as dg
+
+    from assets.definitions import defs
+
+    job = defs.resolve_job_def("clip_cid")
+
+    def check(place: list[str], values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            config: Any = None
+            for part in (name, *place):
+                config = {part: config}
+            dg.validate_run_config(job, {"resources": {"settings": {"config": config}}})
+            if isinstance(value, dict):
+                check([name, *place], value)
+
+    check([], Settings().model_dump(mode="json"))
+    for wrong in ({"student": {"precision": "fp31"}}, {"student": {"steps": "many"}}, {"studnet": {}}):
+        with pytest.raises(dg.DagsterInvalidConfigError):
+            dg.validate_run_config(job, {"resources": {"settings": {"config": wrong}}})
 
 
 @pytest.mark.parametrize("section", ["neighbors", "query"])

@@ -1,23 +1,20 @@
--- Mint sample_id, drop unusable rows and exact repeats. A URL of any scheme is kept: whether it may be fetched is for the
--- download to say, in the status of the sample. A pair that stands in several lists belongs to the first of
--- them, so that a list added at the end leaves the shards of earlier lists as they are.
-CREATE OR REPLACE TEMP TABLE usable AS
-SELECT trim(url) AS url, caption, min(list_index) AS list_index, count(*) AS occurrences
-FROM source_rows
-WHERE regexp_matches(trim(url), '^[a-z][a-z0-9+.-]*:\S', 'i') AND regexp_matches(caption, '\S')
-GROUP BY ALL;
+-- Two different images, or pairs, with one id: the first by name (and caption) keeps it, the others are minted again with
+-- a salt. Mostly there are none, and these tables empty.
+CREATE OR REPLACE TEMP TABLE image_places AS
+SELECT name, row_number() OVER (PARTITION BY first_image_id ORDER BY name) AS image_place
+FROM (
+    SELECT DISTINCT first_image_id, name FROM usable
+    WHERE first_image_id IN (SELECT first_image_id FROM usable GROUP BY first_image_id HAVING min(name) <> max(name))
+);
 
--- 64 bits of MD5 over url, unit separator, caption, shifted into BIGINT's range.
-CREATE OR REPLACE TEMP MACRO mint(url, caption, salt) AS
-    (md5_number_lower(concat(url, chr(31), caption, salt))::HUGEINT - 9223372036854775808)::BIGINT;
-
--- Two different pairs with one id: the first by (url, caption) keeps it, the others are minted again with a salt.
-CREATE OR REPLACE TEMP TABLE minted AS
-SELECT *, mint(url, caption, '') AS first_id,
-       row_number() OVER (PARTITION BY mint(url, caption, '') ORDER BY url, caption) AS place
-FROM usable;
+CREATE OR REPLACE TEMP TABLE pair_places AS
+SELECT name, caption, row_number() OVER (PARTITION BY first_id ORDER BY name, caption) AS place
+FROM usable
+WHERE first_id IN (SELECT first_id FROM usable GROUP BY first_id HAVING count(*) > 1);
 
 CREATE OR REPLACE TEMP TABLE pairs AS
-SELECT CASE WHEN place = 1 THEN first_id ELSE mint(url, caption, concat(chr(31), place)) END AS sample_id,
-       url, caption, list_index, place
-FROM minted;
+SELECT usable.* EXCLUDE (first_image_id, first_id, occurrences, has_url),
+       CASE WHEN place > 1 THEN mint(name, caption, concat(chr(31), place)) ELSE first_id END AS sample_id,
+       CASE WHEN image_place > 1 THEN mint_image(name, concat(chr(31), image_place)) ELSE first_image_id END AS image_id,
+       CASE WHEN has_url THEN name END AS url
+FROM usable LEFT JOIN image_places USING (name) LEFT JOIN pair_places USING (name, caption);

@@ -93,3 +93,16 @@ def test_a_file_that_duckdb_cannot_decode_is_named(tmp_path: Path, start: int) -
     ):
         query.one(connection, "SELECT sum(a) FROM read_parquet($paths)", {"paths": query.files([path])})
     assert raised.value.damaged == path
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "b"] * 9, [1.5] * 9, [None, 2**40], [b"x" * 5000] * 300], ids=["texts", "floats", "null", "bytes"]
+)
+@pytest.mark.parametrize("options", [{}, {"compression": "zstd"}, {"use_dictionary": False}])
+def test_whether_pages_have_checksums_is_known(tmp_path: Path, values: list[Any], options: dict[str, Any]) -> None:
+    path = tmp_path / "table.parquet"
+    for version in ("1.0", "2.0"):
+        parquet.write_table(pa.table({"x": values}), path, data_page_version=version, **options)
+        assert parquet.has_checksums(path)
+        pq.write_table(pa.table({"x": values}), path, data_page_version=version, **options)
+        assert not parquet.has_checksums(path)

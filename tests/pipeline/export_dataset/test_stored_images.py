@@ -1,10 +1,14 @@
 """Images out of samples, in parts that fit into memory."""
 
+import tarfile
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import ShardError
-from pipeline.export_dataset.stored_images import image_of, parts
+from pipeline.export_dataset.stored_images import StoredImages, parts
+from tests.pipeline.export_dataset.roots import make_root
 
 
 def test_parts_are_bounded_in_rows_and_bytes() -> None:
@@ -15,7 +19,21 @@ def test_parts_are_bounded_in_rows_and_bytes() -> None:
     assert list(parts(pa.table({"size": pa.array([], pa.int64())}))) == []
 
 
-def test_the_image_of_a_sample() -> None:
-    assert image_of({"json": b"{}", "JPEG": b"x", "txt": b""}, where="t") == ("jpeg", b"x")
-    with pytest.raises(ShardError, match=r"t: a sample without an image; it has \['json'\]"):
-        image_of({"json": b"{}"}, where="t")
+def test_a_sample_without_an_image_is_named(tmp_path: Path) -> None:
+    made = make_root(tmp_path / "root")
+    with tarfile.open(tmp_path / "adopted.tar", "w") as tar:
+        info = tarfile.TarInfo("00000.txt")
+        tar.addfile(info)
+    row = {
+        "image_id": 1,
+        "shard": "00001",
+        "offset": 0,
+        "size": 512,
+        "crc32": None,
+        "tar": str(tmp_path / "adopted.tar"),
+    }
+    with (
+        StoredImages(made.root) as stored,
+        pytest.raises(ShardError, match=r"adopted\.tar, offset 0: a sample without an image.*\['txt'\]"),
+    ):
+        stored.column(pa.Table.from_pylist([row]))

@@ -26,7 +26,7 @@ def read(path: Path, **options: Any) -> list[tuple[str | None, str | None]]:
     (listed,) = find_lists(config.lists, config)
     with duckdb.connect() as connection:
         connection.execute("CREATE TEMP TABLE source_rows (url VARCHAR, caption VARCHAR, list_index BIGINT)")
-        read.bad = insert_delimited(connection, listed, config, list_index=0)  # type: ignore[attr-defined]
+        _, read.bad = insert_delimited(connection, listed, config, list_index=0)  # type: ignore[attr-defined]
         return connection.execute("SELECT url, caption FROM source_rows").fetchall()
 
 
@@ -59,7 +59,7 @@ def test_a_quoted_table_comes_back_equal(  # noqa: PLR0917 - one for each choice
     path = tmp_path / f"list.csv{'.gz' * packed}"
     path.write_bytes(gzip.compress(data) if packed else data)
     found = read(
-        path, delimiter=delimiter, escape=escape, encoding=encoding, columns=None if header else ["TEXT", "URL"]
+        path, delimiter=delimiter, escape=escape, encoding=encoding, column_names=None if header else ["TEXT", "URL"]
     )
     # An empty field is one without a value: neither makes a pair.
     assert [(url or "", caption or "") for url, caption in found] == fields
@@ -128,7 +128,7 @@ def test_quotation_marks_within_a_field_are_characters(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("URL\tTEXT\nhttp://x/1\tone\rtwo\n", "line 3: 1 fields, not 2: 'two'"),
-        ("http://x/1\tone\nhttp://x/2\ttwo\n", "that is no header line: name the columns by source.columns"),
+        ("http://x/1\tone\nhttp://x/2\ttwo\n", "that is no header line: name the columns by source.column_names"),
         ('"URL"\t"TEXT"\n"http://x/1"\t"one"\n', r"set source\.quote"),
         ("URL\tTEXT\tTEXT\nhttp://x/1\ta\tb\n", "2 columns are named 'TEXT'"),
         ("url\ttext\nhttp://x/1\ta\n", r"no column \['URL'\]; it has \['url', 'text'\]"),
@@ -171,12 +171,12 @@ def test_a_caption_of_three_million_characters_is_read(tmp_path: Path) -> None:
 
 
 def test_signs_that_contradict_each_other_are_refused() -> None:
-    for options in ({"delimiter": '"', "quote": '"'}, {"delimiter": "\n"}, {"columns": ["URL", "URL"]}):
+    for options in ({"delimiter": '"', "quote": '"'}, {"delimiter": "\n"}, {"column_names": ["URL", "URL"]}):
         with pytest.raises(ValueError, match=r"delimiter|twice"):
             SourceConfig(**options)  # type: ignore[arg-type]
 
 
 def test_a_list_without_header_makes_pairs(tmp_path: Path) -> None:
     (tmp_path / "cc3m.tsv").write_text("a dog\thttp://x/1\na cat\thttp://x/2\n")
-    found = rows(run(tmp_path / "root", tmp_path / "cc3m.tsv", columns=["TEXT", "URL"]))
+    found = rows(run(tmp_path / "root", tmp_path / "cc3m.tsv", column_names=["TEXT", "URL"]))
     assert {(row["url"], row["caption"]) for row in found} == {("http://x/1", "a dog"), ("http://x/2", "a cat")}

@@ -18,7 +18,7 @@ CAPTIONS = [f"picture {number}" for number in range(25)]
 
 
 def run(root: Path, *lists: Path, **options: object) -> StageResult:
-    config = SourceConfig(lists=[str(path) for path in lists], samples_per_shard=10, **options)
+    config = SourceConfig(lists=[str(path) for path in lists], **{"samples_per_shard": 10} | options)
     return import_pairs(root, config, QueryConfig(), lists=config.lists)
 
 
@@ -31,15 +31,19 @@ def parquet(path: Path, urls: list, captions: list) -> Path:
     return path
 
 
+def image_id(name: str) -> int:
+    return int.from_bytes(hashlib.md5(name.encode()).digest()[8:], "little") - 2**63
+
+
 def expected_id(url: str, caption: str) -> int:
-    digest = hashlib.md5(f"{url}\x1f{caption}".encode()).digest()
-    return int.from_bytes(digest[8:], "little") - 2**63
+    return image_id(f"{url}\x1f{caption}")
 
 
 def test_ids_are_the_documented_hash_and_shards_are_full(tmp_path: Path) -> None:
     result = run(tmp_path / "root", parquet(tmp_path / "list.parquet", URLS, CAPTIONS))
     found = rows(result)
     assert {row["sample_id"] for row in found} == {expected_id(*pair) for pair in zip(URLS, CAPTIONS)}
+    assert {row["image_id"] for row in found} == set(map(image_id, URLS))
     assert [pq.read_metadata(path).num_rows for path in result.parquet("source_pairs")] == [10, 10, 5]
 
 
@@ -50,7 +54,7 @@ def test_order_and_division_of_the_lists_change_no_id(tmp_path: Path) -> None:
         parquet(tmp_path / "first.parquet", URLS[12:], CAPTIONS[12:]),
     ]
     divided = run(tmp_path / "b", *halves)
-    key = lambda row: row["sample_id"]  # noqa: E731
+    key = lambda row: row["image_id"]  # noqa: E731
     assert sorted(rows(whole), key=key) == sorted(rows(divided), key=key)
     shuffled = run(tmp_path / "c", parquet(tmp_path / "shuffled.parquet", URLS[::-1], CAPTIONS[::-1]))
     assert rows(whole) == rows(shuffled)
@@ -83,8 +87,8 @@ def test_repeats_and_unusable_rows_are_dropped_and_counted(tmp_path: Path) -> No
     result = run(tmp_path / "root", parquet(tmp_path / "list.parquet", urls, captions))
     # A file:// URL is a URL; it is for the download to refuse it.
     assert result.rows == 26
-    counts = {"listed": 31, "unusable": 3, "exact_repeats": 2, "id_collisions": 0, "pairs": 26}
-    assert result.stats == counts | {"bad_lines": 0}
+    counts = {"listed": 31, "captions": 31, "unusable": 3, "filtered": 0, "exact_repeats": 2, "id_collisions": 0}
+    assert result.stats == counts | {"image_id_collisions": 0, "images": 26, "pairs": 26, "bad_lines": 0}
 
 
 def test_a_collision_is_resolved_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,21 +101,28 @@ def test_a_collision_is_resolved_and_counted(tmp_path: Path, monkeypatch: pytest
 
     def patched(package: str, name: str) -> str:
         text = original(package, name)
-        if name != "source_pairs":
+        if name != "source_macros":
             return text
         start = text.index("(md5_number_lower(concat(url, chr(31)")
-        return text[:start] + weak + text[text.index(";", start) :]
+        text = text[:start] + weak + text[text.index(";", start) :]
+        start = text.index("(md5_number_lower(concat(name, salt)")
+        return text[:start] + weak.replace("url", "name").replace("caption, ", "") + text[text.index(";", start) :]
 
     monkeypatch.setattr(query, "sql", patched)
     result = run(tmp_path / "root", parquet(tmp_path / "list.parquet", URLS, CAPTIONS))
     assert result.stats["id_collisions"] >= 17
-    assert len({row["sample_id"] for row in rows(result)}) == 25
+    assert result.stats["image_id_collisions"] >= 17
+    for column in ("sample_id", "image_id"):
+        assert len({row[column] for row in rows(result)}) == 25
+    # Which of two keeps the id does not depend on the order of the lists.
+    turned = run(tmp_path / "turned", parquet(tmp_path / "turned.parquet", URLS[::-1], CAPTIONS[::-1]))
+    assert rows(turned) == rows(result)
 
 
 def test_limit_takes_the_smallest_ids(tmp_path: Path) -> None:
     path = parquet(tmp_path / "list.parquet", URLS, CAPTIONS)
-    everything = sorted(row["sample_id"] for row in rows(run(tmp_path / "a", path)))
-    assert [row["sample_id"] for row in rows(run(tmp_path / "b", path, limit=7))] == everything[:7]
+    everything = sorted(row["image_id"] for row in rows(run(tmp_path / "a", path)))
+    assert [row["image_id"] for row in rows(run(tmp_path / "b", path, limit=7))] == everything[:7]
 
 
 def test_bad_lists_are_named(tmp_path: Path) -> None:
@@ -152,7 +163,7 @@ def test_a_hash_is_no_comment_and_late_quotes_are_quotes(tmp_path: Path, ending:
 
     lines = [f"http://example.com/{number}{separator}{field(caption)}" for number, caption in enumerate(captions)]
     path.write_text(f"URL{separator}TEXT\n" + "\n".join(lines) + "\n")
-    result = run(tmp_path / "root", path)
+    result = run(tmp_path / "root", path, samples_per_shard=10_000)
     assert result.stats["listed"] == result.rows == count
     assert sorted(row["caption"] for row in rows(result)) == sorted(captions)
 
