@@ -124,6 +124,7 @@ def _train(
                 trained.metrics.replace(output.path(f"{metrics_table}/metrics.parquet"))
                 output.rows = trained.steps
                 output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}
+                output.stats |= {"model": config.model, "initial": config.initial}
             shutil.rmtree(job.output, ignore_errors=True)
             forget_elsewhere(root, job)
 

@@ -41,7 +41,7 @@ def evaluate_models(
             leaked=_leaked(leaks),
         )
         parquet.write_table(table, output.path("evaluation/evaluation.parquet"))
-        output.rows = table.num_rows
+        output.rows, output.stats = table.num_rows, {"models": dict(zip(models, digests))}
 
     return stage.each(write)
 
