@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.balance.centers import CENTERS
-from pipeline.balance.facts import columns_of_facts
+from pipeline.balance.facts import columns_of_facts, require_unambiguous
 from pipeline.balance.rules.base import Problem
 from pipeline.core import query
 from pipeline.core.expressions import check_ordering, evaluating
@@ -48,6 +48,7 @@ def elect(problem: Problem, keep_by: Sequence[str]) -> None:
     """
     connection = problem.connection
     terms = check_ordering(keep_by, columns_of_facts(connection), what="balance.keep_by")
+    require_unambiguous(connection, terms, what="balance.keep_by")
     with evaluating("balance.keep_by"):
         connection.execute(query.sql("pipeline.balance", "priorities").format(terms=", ".join(terms)))
     connection.execute(query.sql("pipeline.balance", "elected"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline.balance.facts import columns_of_facts
+from pipeline.balance.facts import columns_of_facts, require_unambiguous
 from pipeline.balance.rules.base import Problem
 from pipeline.core import query
 from pipeline.core.errors import ConfigError
@@ -27,6 +27,7 @@ def filter_pairs(connection: duckdb.DuckDBPyConnection, where: str | None, leaks
     connection.execute("CREATE TEMP TABLE filtered (sample_id BIGINT, image_id BIGINT, reason VARCHAR)")
     if where is not None:
         check_expression(where, columns_of_facts(connection), what="balance.where")
+        require_unambiguous(connection, [where], what="balance.where")
         text = query.sql("pipeline.balance", "filter").format(expression=where)
         with evaluating("balance.where"):
             connection.execute(text, {"reason": f"where: {where}"})
