@@ -147,6 +147,21 @@ def test_captions_of_removed_images_go_to_the_one_that_stands_for_them(tmp_path:
         assert row["url"] == f"http://x/{row['image_id']}.jpg"
 
 
+def test_captions_in_a_space_of_their_own_have_no_similarity(tmp_path: Path) -> None:
+    from tests.pipeline.balance.world import planted_world
+
+    world = planted_world(tmp_path, seed=4, groups=10)
+    captions = pq.read_table(tmp_path / "captions.parquet")
+    narrow = pa.array([vector[:5] for vector in captions["text_embedding"].to_pylist()], pa.list_(pa.float16(), 5))
+    columns = {name: captions[name] for name in ("sample_id", "image_id")}
+    columns |= {"text_embedding": narrow, "image_text_similarity": pa.nulls(len(narrow), pa.float32())}
+    pq.write_table(pa.table(columns), tmp_path / "captions.parquet")
+    report, found = world.balance(threshold=0.3, captions="group")
+    assert len(found["balanced_pairs"]) + len(found["removed_pairs"]) > len(world.pairs)
+    assert {row["image_text_similarity"] for row in found["balanced_pairs"]} == {None}
+    assert report.similarity_kept is report.similarity_removed is None
+
+
 def test_impossible_thresholds_are_refused(tmp_path: Path) -> None:
     ids, matrix = planted(8)
     for rule, message in [

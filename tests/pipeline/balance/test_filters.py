@@ -4,8 +4,11 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core import schema
 from pipeline.core.errors import ConfigError
 from tests.oracles import unit
 from tests.pipeline.balance.test_balance import brute_force
@@ -80,6 +83,30 @@ def test_images_that_were_joined_through_a_filtered_one_are_not_joined(tmp_path:
     # At a threshold at which they are neighbors themselves they are found, though the forest had no edge for it.
     report, found = world.balance(threshold=0.55, where="image_id <> 2")
     assert (report.kept, report.removed, report.filtered) == (2, 1, 1)
+
+
+def test_images_of_evaluation_sets_are_filtered_with_all_captions(tmp_path: Path) -> None:
+    world = chain(tmp_path)
+    rows = [("b", 2), ("a", 2), ("a", 2), ("a", 4)]
+    leaks = [
+        {"dataset": name, "split": "test", "key": str(number), "image_id": image_id, "distance": 0.1}
+        for number, (name, image_id) in enumerate(rows)
+    ]
+    path = tmp_path / "leaks.parquet"
+    pq.write_table(pa.Table.from_pylist(leaks, schema=schema.EVALUATION_LEAKS), path)
+    report, found = world.balance(threshold=0.3, leaks=[path], where=f"caption <> '{world.of(4)[0]['caption']}'")
+    # What the condition removes is said to be removed by it.
+    reasons = {row["sample_id"]: row["reason"] for row in found["filtered_pairs"] if row["reason"][:5] != "where"}
+    expected = {2: "evaluation leak: a, b", 4: "evaluation leak: a"}
+    same = {pair["sample_id"] for pair in world.pairs if pair["caption"] == world.of(4)[0]["caption"]}
+    assert reasons == {
+        pair["sample_id"]: expected[id_] for id_ in (2, 4) for pair in world.of(id_) if pair["sample_id"] not in same
+    }
+    assert report.filtered >= 2 and not {row["image_id"] for row in found["balance_groups"]} & {2, 4}
+    with pytest.raises(ConfigError, match="balance: nothing is left, all images are blocked or leaks"):
+        every = [{**leaks[0], "image_id": id_} for id_ in world.ids.tolist()]
+        pq.write_table(pa.Table.from_pylist(every, schema=schema.EVALUATION_LEAKS), path)
+        world.balance(threshold=0.3, leaks=[path])
 
 
 @pytest.mark.parametrize("others", ["true", "image_id <> 4"])

@@ -1,6 +1,7 @@
 """Images with several captions each, and all that is known of them, as the tables that a balance reads."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class World:
     def of(self, image_id: int) -> list[dict[str, Any]]:
         return [pair for pair in self.pairs if pair["image_id"] == image_id]
 
-    def balance(self, **options: Any) -> tuple[BalanceReport, dict[str, list[dict[str, Any]]]]:
+    def balance(
+        self, leaks: Sequence[Path] = (), **options: Any
+    ) -> tuple[BalanceReport, dict[str, list[dict[str, Any]]]]:
         """The report and each table's rows; every caption must stand in one of the tables of pairs."""
         named = {name: self.folder / f"{name}.parquet" for name in ("images", "pairs", "captions", "attributes")}
         report = semantic_balance(
@@ -42,7 +45,7 @@ class World:
             self.folder / "forest.parquet",
             self.folder / "out",
             id_column="image_id",
-            tables=PairTables(**{name: [path] for name, path in named.items()}),
+            tables=PairTables(**{name: [path] for name, path in named.items()}, leaks=leaks),
             **options,
         )
         names = (*TABLES, "balanced_pairs")

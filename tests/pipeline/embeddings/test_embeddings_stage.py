@@ -121,7 +121,7 @@ def test_an_image_is_embedded_once_and_each_of_its_captions(
     for pair in [pairs[0], pairs[2], pairs[150], pairs[-2]]:
         with torch.no_grad():
             live = clip.model.encode_text(clip.tokenizer([pair["caption"]]), normalize=True)[0].double().numpy()
-        assert live @ np.asarray(described[pair["sample_id"]]["text_embedding"], np.float64) > 0.99999
+        assert np.abs(live - described[pair["sample_id"]]["text_embedding"]).max() < 1e-3
 
 
 def test_metadata_names_teacher_weights_and_preprocessing(finished: SmallRun) -> None:
