@@ -78,6 +78,13 @@ class Journal:
         """All shards that were begun, by stage and shard."""
         return dict(self._entries)
 
+    def removing(self, files: dict[str, int]) -> dict[str, int]:
+        """Keep how many files without a mark there are by folder, before they are removed; returns what was kept."""
+        if "removed_files" not in self.content:
+            self.content["removed_files"] = files
+            self._storage.write_text(JOURNAL, json.dumps(self.content))
+        return dict(self.content["removed_files"])
+
     def end(self) -> None:
         """Forget it: first that there is a purge, then what it had done."""
         self._storage.remove([JOURNAL])

@@ -157,11 +157,12 @@ def _carry_out(root: Path, journal: Journal) -> PurgeReport:
                 at_work.whole(stage, whole, shards)
     marked = [name for shards in marks.values() for mark in shards.values() for name in mark.files]
     left = strays(storage, marked)
+    removed = journal.removing(count_by_folder(left))
     storage.remove(left)
     for folder in (".tmp", ".near_duplicates"):
         shutil.rmtree(root / folder, ignore_errors=True)
     write_catalog(root)
-    report = _written(root, journal, marks, count_by_folder(left))
+    report = _written(root, journal, marks, removed)
     journal.end()
     if storage.remote:
         remove_copies(root)

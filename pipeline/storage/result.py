@@ -17,6 +17,7 @@ from pipeline.storage.completion import (
     is_table,
     read_marks,
 )
+from pipeline.storage.purged import refuse_half_purged
 from pipeline.storage.roots import storage_of
 
 # Versions of stages before these had one id for image and caption.
@@ -149,6 +150,7 @@ def read_result(root: Path, name: str) -> StageResult:
         )
     lost = damaged(mark, storage.sizes(mark.files))
     if lost:
+        refuse_half_purged(storage)
         raise MissingInputError(
             f"stage '{name}' under {place}: {lost[0]} is missing or does not have the {mark.files[lost[0]]} "
             f"bytes that were written ({len(lost)} such files); run the stage again to mend it"

@@ -69,6 +69,10 @@ class Output:
     def names(self) -> list[str]:
         return list(self._names)
 
+    def unpurged(self) -> dict[Path, str]:
+        """Digests in place of those of files that have less in them than the stage would write, since it was purged."""
+        return {self.path(name): digest for name, digest in self.before_purge.items()}
+
 
 class Stage:
     """One stage under a root: which of its shards are to do, and the safe way to write one.
@@ -161,7 +165,8 @@ class Stage:
         yield output
         mark = Mark(
             fingerprint=self._shard_fingerprint(shard),
-            digest=digest_of(output.path(name) for name in output.names()),
+            digest=digest_of((output.path(name) for name in output.names()), instead=output.unpurged()),
+            files_digest=digest_of(output.path(name) for name in output.names()) if output.before_purge else "",
             rows=output.rows,
             files={name: output.path(name).stat().st_size for name in output.names()},
             seconds=round(time.monotonic() - started, 3),

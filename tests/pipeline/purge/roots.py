@@ -27,6 +27,7 @@ from pipeline.neighbors.config import NeighborsConfig
 from pipeline.neighbors.stage import build_forest
 from pipeline.shards.config import ShardsConfig
 from pipeline.shards.stage import write_shards
+from pipeline.storage.purged import purged_images, write_unpurged
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
@@ -78,8 +79,7 @@ def shard_of(image: int) -> str:
 
 def build(root: Path) -> None:
     """Make everything under a root."""
-    members = {shard: [image for image in range(IMAGES) if shard_of(image) == shard] for shard in ("00000", "00001")}
-    _source(root, members)
+    members = list_pairs(root)
     _images(root, members)
     _stage(root, "teacher", 1, "t", {"teacher": "x"}, lambda output: output.path(INFO_FILE).write_text(json.dumps(
         {"name": "t", "weights_hash": "w", "preprocessing_hash": "p", "embed_dim": DIM})))  # fmt: skip
@@ -97,6 +97,13 @@ def build(root: Path) -> None:
         lambda output: output.path("student/w.json").write_text("{}"),
     )
     strays(root)
+
+
+def list_pairs(root: Path) -> dict[str, list[int]]:
+    """Make what is listed; returns the images of each shard."""
+    members = {shard: [image for image in range(IMAGES) if shard_of(image) == shard] for shard in ("00000", "00001")}
+    _source(root, members)
+    return members
 
 
 def run_later(root: Path) -> None:
@@ -140,6 +147,8 @@ def _stage(root: Path, name: str, version: int, config: Any, inputs: dict[str, A
 
 
 def _source(root: Path, members: dict[str, list[int]]) -> None:
+    purged = purged_images(root)
+
     def write(output: Any) -> None:
         for shard, images in members.items():
             rows = [
@@ -154,10 +163,10 @@ def _source(root: Path, members: dict[str, list[int]]) -> None:
                 for number, text in enumerate(captions(image))
             ]
             pairs = pa.Table.from_pylist(rows, schema=schema.SOURCE_PAIRS)
-            parquet.write_table(pairs, output.path(f"source_pairs/{shard}.parquet"), compression="zstd")
+            write_unpurged(output, f"source_pairs/{shard}.parquet", pairs, purged, compression="zstd")
             carried = pa.schema([schema.SAMPLE_ID, schema.IMAGE_ID, pa.field("uid", pa.string())])
             attributes = pa.Table.from_pylist(rows, schema=carried)
-            parquet.write_table(attributes, output.path(f"source_attributes/{shard}.parquet"), compression="zstd")
+            write_unpurged(output, f"source_attributes/{shard}.parquet", attributes, purged, compression="zstd")
             output.rows += len(rows)
         output.stats = {"pairs": output.rows}
 
