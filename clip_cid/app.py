@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clip_cid.commands import config, data, doctor, export, push, run, verify
+from clip_cid.commands import config, data, doctor, export, purge, push, run, verify
 from clip_cid.console import PROGRAM, ends_quietly
 
 
@@ -24,6 +24,7 @@ app.command()(data.clusters)
 app.command("import")(data.import_)
 app.command()(run.run)
 app.command()(verify.verify)
+app.command()(purge.purge)
 app.command()(doctor.doctor)
 for name, module in (("config", config), ("export", export), ("push", push)):
     group = new_app(module.__doc__)

@@ -132,7 +132,7 @@ def balance(
         Literal["connected_components", "semdedup", "random"], typer.Option(help="Which image stands for which.")
     ] = "connected_components",
     blocklist: Annotated[
-        list[Path] | None, typer.Option(help="A file of ids or URLs to leave out; may be given again.")
+        list[Path] | None, typer.Option(help="A file of ids, URLs, hosts or hashes to leave out; may be given again.")
     ] = None,
     keep_by: Annotated[
         list[str] | None,

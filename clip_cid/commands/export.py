@@ -1,12 +1,13 @@
 """What a root holds in the form that others load: a data set, a model with its card, a student for other libraries."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from clip_cid.console import Debug, Json, Overwrite, reported, written_whole
+from clip_cid.console import Debug, Json, Overwrite, new_output, reported, written_whole
 
 Student = Annotated[
     Path, typer.Argument(help="An open_clip folder, such as data/demo/student.", exists=True, file_okay=False)
@@ -129,4 +130,30 @@ def transformers(
     }
 
 
-COMMANDS = {"dataset": dataset, "model": model, "onnx": onnx, "transformers": transformers}
+@reported
+def uids(
+    root: Annotated[str, typer.Argument(help="A root: a folder, or a URL such as s3://bucket/prefix.")],
+    output: Annotated[Path, typer.Argument(help="The .npy file to write.")],
+    *,
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """The uids of the kept pairs, as DataComp's tools take them: sorted records u8,u8."""
+    from pipeline.balance.kept_uids import export_uids
+    from pipeline.core.errors import ConfigError
+    from pipeline.storage.roots import open_root
+
+    del json_, debug
+    if output.suffix != ".npy":
+        raise ConfigError(f"{output}: the file's name has to end in .npy")
+    partial = new_output(output, overwrite=overwrite).with_name(f".{os.getpid()}.{output.name}")
+    try:
+        report = export_uids(open_root(root), partial)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {**dataclasses.asdict(report), "output": str(output), "summary": f"{output}: {report.uids:,} uids"}
+
+
+COMMANDS = {"dataset": dataset, "model": model, "onnx": onnx, "transformers": transformers, "uids": uids}

@@ -3,10 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from pipeline.balance.blocklist import blocklist_digests
 from pipeline.balance.config import BalanceConfig, DecontaminateConfig
 from pipeline.balance.facts import PairTables
 from pipeline.balance.semantic_balance import TABLES, semantic_balance
+from pipeline.blocklists import blocklist_digests, keep_list_digests
 from pipeline.core.errors import MissingInputError
 from pipeline.core.query import QueryConfig
 from pipeline.storage.result import StageResult, read_result
@@ -19,6 +19,8 @@ def balance_pairs(root: Path, config: BalanceConfig, query_config: QueryConfig) 
     names = ("source_pairs", "images", "teacher_embeddings", "near_duplicates")
     source, images, embeddings, forest = results = [read_result(root, name) for name in names]
     content = {**config.content(), "blocklist": blocklist_digests(config.blocklist)}
+    if config.keep_list:
+        content["keep_list"] = keep_list_digests(config.keep_list)
     # Scores are asked for by these alone.
     scored = [read_result(root, "scores")] if config.where is not None or config.keep_by else []
     leaks = [_leaks(root, config.decontaminate)] if config.decontaminate.datasets else []
