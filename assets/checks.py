@@ -115,14 +115,21 @@ def enough_downloaded(context: dg.AssetCheckExecutionContext, settings: Settings
 @dg.asset_check(asset="teacher_embeddings", blocking=True)
 def embeddings_sound(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Finite, of unit length, and one for every downloaded image and each of its captions."""
+    from pipeline.storage.result import read_result
+
+    config = settings.resolve()
     found = _one(
-        settings.resolve(),
+        config,
         "check_embeddings",
         embeddings="teacher_embeddings",
         captions="caption_embeddings",
         images="images",
         pairs="source_pairs",
     )
+    # Adopted images that cannot be decoded are listed in `unreadable_images`.
+    stats = read_result(config.path, "teacher_embeddings").stats
+    found["without_embedding"] -= stats.get("unreadable", 0)
+    found["captions_without_embedding"] -= stats.get("unreadable_captions", 0)
     names = ("not_unit_length", "without_embedding", "without_image", "captions_without_embedding")
     passed = not any(found[name] for name in names)
     otherwise = (
@@ -228,6 +235,22 @@ def no_group_swallows_all(context: dg.AssetCheckExecutionContext, settings: Sett
     return _verdict(context, found | {"at_most": bound}, passed=share <= bound, otherwise=otherwise)
 
 
+@dg.asset_check(asset="balanced_pairs", blocking=False)
+def no_evaluation_leaks(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
+    """No kept image is a copy of a test image of `balance.decontaminate.datasets`; how many were left out."""
+    config = settings.resolve()
+    wanted = config.balance.decontaminate
+    if not wanted.datasets:
+        return dg.AssetCheckResult(passed=True, metadata={"datasets": 0})
+    found = _one(config, "check_leaks", leaks="evaluation_leaks", balanced="balanced_pairs")
+    otherwise = (
+        f"{found['kept']:,} of {found['found']:,} images that are within {wanted.threshold:g} of a test image were "
+        "kept: the balance is older than evaluation_leaks. Run balanced_pairs again, and what comes after it. "
+        f"{_picture(config, 'evaluation_leaks')}"
+    )
+    return _verdict(context, found | {"datasets": len(wanted.datasets)}, passed=found["kept"] == 0, otherwise=otherwise)
+
+
 @dg.asset_check(asset="cluster_assignments", blocking=True)
 def clusters_filled(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """At most `checks.max_empty_clusters` of the clusters are empty; every kept image has a label."""
@@ -292,6 +315,7 @@ CHECKS = [
     views_match_live,
     one_survivor_per_group,
     no_group_swallows_all,
+    no_evaluation_leaks,
     clusters_filled,
     training_loss_fell,
     export_reloads,

@@ -29,6 +29,7 @@ BENCHMARKS = (
     "embedding",
     "parquet_layout",
     "lists",
+    "adopt",
     "checksums",
     "demo",
 )

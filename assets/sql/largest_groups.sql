@@ -12,9 +12,9 @@ ranked AS (
     SELECT *, row_number() OVER (PARTITION BY group_id ORDER BY kept DESC, distance_to_center DESC, image_id) AS place
     FROM read_parquet($groups, hive_partitioning = false) AS groups SEMI JOIN chosen USING (group_id)
 )
-SELECT group_id, group_size, distance_to_center, shard, key, "offset", size
+SELECT group_id, group_size, distance_to_center, shard, located.*
 FROM ranked
 JOIN read_parquet($images, hive_partitioning = false) AS images USING (image_id)
-JOIN read_parquet($index, hive_partitioning = false) AS located USING (image_id, key)
+JOIN read_parquet($index, hive_partitioning = false) AS located USING (image_id)
 WHERE place <= $columns
 ORDER BY group_id, place

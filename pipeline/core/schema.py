@@ -25,6 +25,8 @@ IMAGES = pa.schema(
         pa.field("original_width", pa.int32()),
         pa.field("original_height", pa.int32()),
         pa.field("sha256", pa.string()),
+        # Of the same bytes: by which other collections name what must not be used.
+        pa.field("md5", pa.string()),
     ]
 )
 
@@ -71,6 +73,9 @@ REMOVED_PAIRS = pa.schema(
 )
 
 BLOCKED_PAIRS = pa.schema([SAMPLE_ID, IMAGE_ID, pa.field("matched", pa.string(), nullable=False)])
+
+# Images that were adopted as they are, and turned out to be none when they were to be embedded.
+UNREADABLE_IMAGES = pa.schema([IMAGE_ID, pa.field("error", pa.string())])
 
 FILTERED_PAIRS = pa.schema([SAMPLE_ID, IMAGE_ID, pa.field("reason", pa.string(), nullable=False)])
 

@@ -1,6 +1,6 @@
 """The section `images`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -70,6 +70,18 @@ class ImagesConfig(Section):
     retry_statuses: list[Failure] = runtime(
         [], "Fetch pairs of these statuses again, in shards that are done too; images that are there stay as they are."
     )
+
+    def resizing(self) -> dict[str, Any]:
+        """How an image is brought to its stored form: arguments of ``pipeline.download.resize.Resizer``."""
+        return {
+            "image_size": self.image_size,
+            "mode": self.resize_mode,
+            "only_if_bigger": self.resize_only_if_bigger,
+            "quality": self.encode_quality,
+            "min_size": self.min_image_size,
+            "max_area": self.max_image_area,
+            "max_aspect_ratio": self.max_aspect_ratio,
+        }
 
     @field_validator("connect_to")
     @classmethod

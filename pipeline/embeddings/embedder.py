@@ -42,7 +42,7 @@ class Embedder:
         """The embedder of this process: the one before, if it is the same. Raises :class:`TeacherError`."""
         return _open(folder, weights_hash, config.model_dump_json())
 
-    def run(self, reader: TarReader, rows: Sequence[Row], *, views: int = 0) -> "Run":
+    def run(self, reader: TarReader | None, rows: Sequence[Row], *, views: int = 0) -> "Run":
         """Embed the samples that ``rows`` name, in that order: images and captions, or ``views`` of each image.
 
         Raises :class:`EmbeddingError` if the precision turns embeddings too far from those of fp32.

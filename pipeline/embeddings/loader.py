@@ -10,11 +10,12 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.clip.preprocessing import Preprocessing, decode_image
 from pipeline.clip.views import AugmentationConfig, View, apply_view, draw_view
 from pipeline.core.errors import ShardError
+from pipeline.core.remote_tar import image_of
 from pipeline.core.tars import Place, TarReader
 
 if TYPE_CHECKING:
@@ -27,8 +28,21 @@ Row = dict[str, Any]
 """A row of a tar's index (``schema.TAR_INDEX``), and in ``captions`` the ``(sample_id, caption)`` of each caption of
 the image, if captions are to be embedded."""
 
-_Part = tuple[Any, list[View]]
-# Tokens and views of the samples that one thread has decoded.
+
+class Unreadable(NamedTuple):
+    """An image that was adopted, which nobody has decoded before, and cannot be; it had so many captions."""
+
+    image_id: int
+    captions: int
+    error: str
+
+
+class _Part(NamedTuple):
+    """What one thread has made of its samples; places in the batch of those that are not readable."""
+
+    tokens: Any
+    views: list[View]
+    unreadable: dict[int, Unreadable]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +51,7 @@ class Batch:
 
     ``pixels``: (B, H, W, 3) uint8 of the images as they are, with ``tokens`` (C, L) of all their captions, image after
     image, and for each of these its ``sample_ids`` and in ``image_of`` which of the B it belongs to; or (B * V, H, W,
-    3) of the ``views`` of each, without captions.
+    3) of the ``views`` of each, without captions. ``unreadable`` are not among the B.
     """
 
     image_ids: list[int]
@@ -46,6 +60,7 @@ class Batch:
     sample_ids: list[int]
     image_of: list[int]
     views: list[View]
+    unreadable: "list[Unreadable]" = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,11 +77,13 @@ class Loader:
     views: int = 0
     pinned: bool = False
 
-    def batches(self, reader: TarReader, rows: Sequence[Row]) -> Iterator[Batch]:
+    def batches(self, reader: TarReader | None, rows: Sequence[Row]) -> Iterator[Batch]:
         """Batches of the samples of a tar that ``rows`` name, in that order.
 
         Raises :class:`ShardError` that names tar and key of a sample that cannot be decoded.
         """
+        if reader is None or not rows:
+            return
         size = max(self.batch_size // max(self.views, 1), 1)
         pieces = iter([rows[start : start + size] for start in range(0, len(rows), size)])
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
@@ -100,19 +117,25 @@ class Loader:
     ) -> _Part:
         """Fill the pixels of some samples, the first of which is number ``start`` of its batch."""
         target, captions, views = pixels.numpy(), list[str](), list[View]()
+        unreadable: dict[int, Unreadable] = {}
         for place, row in enumerate(rows, start):
             members = samples.result()[place]
             try:
-                image = decode_image(members["jpg"])
-            except (OSError, SyntaxError, ValueError, KeyError) as error:
-                raise ShardError(f"{reader.path}, key {row['key']}: no readable jpg member: {error!r}") from error
+                image = decode_image(image_of(members))
+            except (ShardError, OSError, SyntaxError, ValueError) as error:
+                where = f"{reader.path}, key {row['key']}: no readable image: {error!r}"
+                if row["tar"] is None:
+                    raise ShardError(where) from error
+                unreadable[place] = Unreadable(row["image_id"], len(row["captions"]), where)
+                continue
             captions += [caption for _, caption in row["captions"]]
             drawn = self._draw(row["image_id"], image)
             views += drawn
             shown = [apply_view(image, view) for view in drawn] if self.views else [image]
             for number, picture in enumerate(shown, place * len(shown)):
                 target[number] = self.preprocessing.pixels(picture)
-        return (None if self.views else self.tokenizer(captions)), views
+        tokens = self.tokenizer(captions) if captions and not self.views else None
+        return _Part(tokens, views, unreadable)
 
     def _draw(self, image_id: int, image: Any) -> list[View]:
         size = {"width": image.width, "height": image.height}
@@ -129,11 +152,21 @@ class _Coming:
         import torch
 
         parts = [part.result() for part in self._parts]
+        unreadable = {place: why for part in parts for place, why in part.unreadable.items()}
+        places = [place for place in range(len(self._rows)) if place not in unreadable]
+        rows = [self._rows[place] for place in places]
+        tokens = [part.tokens for part in parts if part.tokens is not None]
         return Batch(
-            image_ids=[row["image_id"] for row in self._rows],
-            pixels=self._pixels,
-            tokens=None if parts[0][0] is None else torch.cat([tokens for tokens, _ in parts]),
-            sample_ids=[sample_id for row in self._rows for sample_id, _ in row["captions"]],
-            image_of=[place for place, row in enumerate(self._rows) for _ in row["captions"]],
-            views=[view for _, views in parts for view in views],
+            image_ids=[row["image_id"] for row in rows],
+            pixels=self._pixels if not unreadable else self._pixels[self._of_places(places)],
+            tokens=torch.cat(tokens) if tokens else None,
+            sample_ids=[sample_id for row in rows for sample_id, _ in row["captions"]],
+            image_of=[place for place, row in enumerate(rows) for _ in row["captions"]],
+            views=[view for part in parts for view in part.views],
+            unreadable=list(unreadable.values()),
         )
+
+    def _of_places(self, places: list[int]) -> list[int]:
+        """Rows of the pixels: of an image, or of its views."""
+        each = len(self._pixels) // len(self._rows)
+        return [place * each + number for place in places for number in range(each)]

@@ -8,7 +8,7 @@ augmentations of the images that the balance kept, for a student that is to be t
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,18 +20,19 @@ from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
 from pipeline.core import parquet, schema
 from pipeline.core.errors import EmbeddingError
-from pipeline.core.files import file_digest, fingerprint_of
+from pipeline.core.files import fingerprint_of
 from pipeline.core.progress import Progress
-from pipeline.core.tars import TarReader, read_index
+from pipeline.core.remote_tar import open_tar
+from pipeline.core.tars import read_index
 from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 from pipeline.teacher.stage import read_info, teacher_folder
 from pipeline.vectors.write import EmbeddingWriter
 
 if TYPE_CHECKING:
-    from pipeline.embeddings.loader import Batch
+    from pipeline.embeddings.loader import Batch, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,15 @@ _OFF = "off"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """All that a worker needs to embed one shard; small and picklable. ``ids``: images to embed, none means all."""
+    """All that a worker needs to embed one shard; small and picklable. ``files``: names under the root that
+    it reads; ``ids``: images to embed, none means all."""
 
     shard: str
     root: Path
     stage: Stage
     output: Path
     config: EmbeddingsConfig
+    files: tuple[str, ...]
     ids: np.ndarray | None = None
 
     @property
@@ -65,6 +68,7 @@ class ShardReport:
     task: ShardTask
     rows: int
     captions: int
+    unreadable: "Sequence[Unreadable]" = ()
     seconds: float
     waited_s: float
 
@@ -75,8 +79,8 @@ def embed_images(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) -
     Raises :class:`EmbeddingError` for vectors that are not finite and for a precision that turns them too far,
     :class:`ShardError` for an unreadable image or tar.
     """
-    source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
-    inputs = {shard: fingerprint_of(made_of, file_digest(source[shard])) for shard, made_of in _inputs(root).items()}
+    source = read_result(root, "source_pairs").file_digests("source_pairs")
+    inputs = {shard: fingerprint_of(made_of, source[shard]) for shard, made_of in _inputs(root).items()}
     stage = Stage(root, EMBEDDINGS, version=3, config=config.plain(), inputs=inputs)
     return _run(stage, publish_images, config, compute, ids=dict.fromkeys(inputs))
 
@@ -89,9 +93,13 @@ def embed_views(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) ->
     if config.views == 1:
         # Views that there were are removed.
         return Stage(root, VIEWS, version=2, config=config.content(), inputs={_OFF: None}).each(lambda output: None)
-    inputs = _inputs(root)
-    kept = _kept_ids(read_result(root, "balance").parquet("balanced_pairs"))
-    inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in kept.items()}
+    inputs, balance = _inputs(root), read_result(root, "balance")
+    kept = _kept_ids(balance.parquet("balanced_pairs"))
+    # Those that were purged since need no other views of the rest.
+    purged = {shard: np.array(ids, np.int64) for shard, ids in balance.stats.get("purged_kept", {}).items()}
+    kept = {shard: kept.get(shard, np.empty(0, np.int64)) for shard in sorted({*kept, *purged})}
+    every = {shard: np.union1d(ids, purged.get(shard, ids)) for shard, ids in kept.items()}
+    inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in every.items()}
     stage = Stage(root, VIEWS, version=2, config=config.content(), inputs=inputs)
     return _run(stage, publish_views, config, compute, ids=kept)
 
@@ -114,8 +122,7 @@ def publish_views(task: ShardTask) -> ShardReport:
 def _publish(task: ShardTask, embed: Callable[[ShardTask], ShardReport]) -> ShardReport:
     task.stage.attach()
     task.output.parent.mkdir(parents=True, exist_ok=True)
-    names = [f"images/{task.shard}.tar", f"images/index/{task.shard}.parquet", f"source_pairs/{task.shard}.parquet"]
-    with storage_of(task.root).borrowed(names), task.stage.output(task.shard) as output:
+    with storage_of(task.root).borrowed(task.files), task.stage.output(task.shard) as output:
         report = embed(task)
         task.output.replace(output.path(f"{task.stage.name}/{task.shard}.parquet"))
         if task.captions.exists():
@@ -123,7 +130,17 @@ def _publish(task: ShardTask, embed: Callable[[ShardTask], ShardReport]) -> Shar
         output.rows = report.rows
         output.stats = {"embedding_s": round(report.seconds, 3), "loader_wait_s": round(report.waited_s, 3)}
         output.stats |= {"captions": report.captions} if report.captions else {}
+        if report.unreadable:
+            _tell(report.unreadable, output, task.shard)
     return report
+
+
+def _tell(unreadable: "Sequence[Unreadable]", output: Output, shard: str) -> None:
+    """List images that were adopted and cannot be decoded; there is nothing else to be made of them."""
+    columns = {"image_id": [image.image_id for image in unreadable], "error": [image.error for image in unreadable]}
+    table = pa.table(columns, schema=schema.UNREADABLE_IMAGES)
+    parquet.write_table(table, output.path(f"unreadable_images/{shard}.parquet"), compression="zstd")
+    output.stats |= {"unreadable": len(unreadable), "unreadable_captions": sum(image.captions for image in unreadable)}
 
 
 def embed_shard(task: ShardTask) -> ShardReport:
@@ -132,8 +149,11 @@ def embed_shard(task: ShardTask) -> ShardReport:
     with _Embedding(task, schema.teacher_embeddings) as embedding:
         captions = schema.caption_embeddings(embedding.dim).with_metadata(embedding.metadata)
         with EmbeddingWriter(task.captions, captions) as beside:
+            unreadable: list[Unreadable] = []
             for batch, images, texts in embedding.run(rows, views=0):
-                assert texts is not None
+                unreadable += batch.unreadable
+                if texts is None:
+                    continue
                 embedding.writer.add({"image_id": batch.image_ids, "image_embedding": images})
                 described = images.astype(np.float32)[batch.image_of]
                 beside.add(
@@ -145,7 +165,7 @@ def embed_shard(task: ShardTask) -> ShardReport:
                         "image_text_similarity": np.einsum("ij,ij->i", described, texts.astype(np.float32)),
                     }
                 )
-    return dataclasses.replace(embedding.report(), captions=beside.rows)
+    return dataclasses.replace(embedding.report(), captions=beside.rows, unreadable=unreadable)
 
 
 def embed_view_shard(task: ShardTask) -> ShardReport:
@@ -174,7 +194,7 @@ def _run(
         from pipeline.embeddings.embedder import teacher_kept
 
         marks = read_result(stage.root, "images").shard_marks()
-        counts = {shard: mark.stats["downloaded"] for shard, mark in marks.items()}
+        counts = {shard: mark.stats.get("downloaded", mark.stats.get("adopted", 0)) for shard, mark in marks.items()}
         counts |= {shard: len(wanted) for shard, wanted in ids.items() if wanted is not None}
         scratch = stage.root / ".tmp" / stage.name
         tasks = [
@@ -184,6 +204,8 @@ def _run(
                 stage=stage.only(shard),
                 output=scratch / f"{shard}.parquet",
                 config=config,
+                # Of images that were there before, the tar is elsewhere.
+                files=(*(name for name in marks[shard].files if not _is_status(name)), f"source_pairs/{shard}.parquet"),
                 ids=ids.get(shard),
             )
             for shard in pending
@@ -228,7 +250,8 @@ class _Embedding(contextlib.ExitStack):
 
     def run(self, rows: list[dict[str, Any]], *, views: int) -> "Iterator[tuple[Batch, np.ndarray, np.ndarray | None]]":
         """Raises :class:`EmbeddingError` for vectors that are not finite."""
-        reader = TarReader(self._task.root / "images" / f"{self._task.shard}.tar")
+        task = self._task
+        reader = open_tar(task.root, task.shard, rows[0]["tar"]) if rows else None
         self._run = self._embedder.run(reader, rows, views=views)
         for batch, images, texts in self._run:
             for name, vectors, ids in (("image", images, batch.image_ids), ("text", texts, batch.sample_ids)):
@@ -242,6 +265,11 @@ class _Embedding(contextlib.ExitStack):
         return ShardReport(
             task=self._task, rows=self.writer.rows, captions=0, seconds=run.seconds, waited_s=run.waited_s
         )
+
+
+def _is_status(name: str) -> bool:
+    """Whether it is the table of statuses among a shard's files of ``images``."""
+    return name.count("/") == 1 and name.endswith(".parquet")
 
 
 def _rows(task: ShardTask) -> list[dict[str, Any]]:

@@ -15,10 +15,12 @@ from pipeline.clip.views import FIELDS, View, apply_view
 from pipeline.core import parquet
 from pipeline.core.devices import gpu_memory_returned
 from pipeline.core.errors import EmbeddingError
-from pipeline.core.tars import Place, read_index, read_sample
+from pipeline.core.remote_tar import image_of
+from pipeline.core.tars import read_index
 from pipeline.embeddings.stage import CAPTIONS, EMBEDDINGS, VIEWS
 from pipeline.storage.result import read_result
 from pipeline.storage.roots import storage_of
+from pipeline.storage.samples import stored_sample
 from pipeline.teacher.stage import teacher_folder
 
 _SHARDS = 4
@@ -33,7 +35,7 @@ def live_cosines(root: Path, *, samples: int, device: str = "auto") -> dict[str,
     for path, wanted in _chosen(root, EMBEDDINGS, EMBEDDINGS, "image_id", samples):
         stored = parquet.read_table(path, filters=[("image_id", "in", wanted)]).to_pylist()
         for row, members in _with_members(root, path.stem, stored):
-            live_image = _embed_image(clip, decode_image(members["jpg"]))
+            live_image = _embed_image(clip, decode_image(image_of(members)))
             found["image"].append(_cosine(live_image, row["image_embedding"]))
     for path, wanted in _chosen(root, EMBEDDINGS, CAPTIONS, "sample_id", samples):
         chosen: dict[str, Any] = {"filters": [("sample_id", "in", wanted)]}
@@ -54,7 +56,7 @@ def live_view_cosines(root: Path, *, samples: int, device: str = "auto") -> dict
         clip = clip or load_clip(teacher_folder(root), device=device)
         stored = parquet.read_table(path, filters=[("image_id", "in", wanted)]).to_pylist()
         for row, members in _with_members(root, path.stem, stored):
-            view = apply_view(decode_image(members["jpg"]), View(**{name: row[name] for name in FIELDS}))
+            view = apply_view(decode_image(image_of(members)), View(**{name: row[name] for name in FIELDS}))
             cosines.append(_cosine(_embed_image(clip, view), row["image_embedding"]))
     return {"views": len(cosines)} | ({"min_cosine": min(cosines)} if cosines else {})
 
@@ -81,15 +83,12 @@ def _with_members(
     storage.fetch([f"images/index/{shard}.parquet"])
     index = read_index(root / "images" / "index" / f"{shard}.parquet")
     wanted = index.filter(pc.is_in(index["image_id"], pa.array(ids)))
-    places = {row["image_id"]: Place.of(row) for row in wanted.to_pylist()}
+    places = {row["image_id"]: row for row in wanted.to_pylist()}
     missing = set(ids) - set(places)
     if missing:
         raise EmbeddingError(f"images/{shard}.tar has no image {min(missing)}, which has an embedding")
-    # Parts of the tar are asked for, not the tar: it may be in an object store.
-    name = f"images/{shard}.tar"
     for row in rows:
-        offset, size, crc32 = places[row["image_id"]]
-        yield row, read_sample(storage.part(name, offset, size), where=name, crc32=crc32)
+        yield row, stored_sample(root, shard, places[row["image_id"]])
 
 
 def _embed_image(clip: LoadedClip, image: Any) -> np.ndarray:

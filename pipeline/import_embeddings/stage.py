@@ -150,7 +150,7 @@ def _write_part(output: Output, part: Part, pairs: pa.Table, metadata: dict[str,
                 writer.add({"image_id": ids, "image_embedding": units["image"][first]})
             described = {name: rows[name].to_numpy() for name in ("sample_id", "image_id")}
             if text is not None:
-                # Embeddings of two widths are of two spaces.
+                # Of the vectors that stand beside each other; embeddings of two widths are of two spaces.
                 similarity: Any = [None] * len(rows)
                 if image_dim == text_dim:
                     similarity = np.einsum("ij,ij->i", units["image"], units["text"])

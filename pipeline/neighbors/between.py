@@ -17,7 +17,7 @@ from pipeline.core import parquet, query
 from pipeline.core.devices import Wanted
 from pipeline.core.query import QueryConfig
 from pipeline.core.settings import parse_size
-from pipeline.neighbors.cost import memory_needed
+from pipeline.neighbors.cost import SORT_BYTES, memory_needed
 from pipeline.neighbors.lower_bound import Precision
 from pipeline.neighbors.pack import Side
 from pipeline.neighbors.search import pairs_schema, require_distance, search_tiles
@@ -25,7 +25,7 @@ from pipeline.neighbors.tile import TileResult
 from pipeline.vectors.read import as_paths
 
 # Memory that a thread of the sort should have.
-_SORT_BYTES = 1 << 27
+_THREAD_BYTES = 1 << 27
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,9 @@ def near_pairs_between(
             memory_limit=memory_limit,
             compute=compute or ComputeConfig(),
         )
-    fixed = memory_needed(sum(rows), tile_rows=0, workers=0, device="cpu", all_pairs=True)
-    left = parse_size(memory_limit, what="memory_limit") - fixed
+    # Here the search's memory is spent, whoever has searched: what this process has held it hardly gives back.
+    spent = memory_needed(sum(rows), tile_rows=0, workers=1, device="cpu", all_pairs=True) - SORT_BYTES
+    left = parse_size(memory_limit, what="memory_limit") - spent
     near = _write_in_order(results, output, max_distance=max_distance, memory=left, scratch=work)
     shutil.rmtree(work, ignore_errors=True)
     return PairsReport(
@@ -148,7 +149,7 @@ def _write_in_order(
     temporary = output.with_name(f".{output.name}.tmp")
     table_schema = pairs_schema(max_distance)
     if found:
-        threads = max(min(os.cpu_count() or 1, memory // _SORT_BYTES), 1)
+        threads = max(min(os.cpu_count() or 1, memory // _THREAD_BYTES), 1)
         config = QueryConfig.model_validate({"memory_limit": memory, "threads": threads})
         with query.connect(config, scratch=scratch) as connection:
             statement = query.sql("pipeline.neighbors", "pairs_in_order")

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.core.devices import Device
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings import Size
-from pipeline.neighbors.distances import exact_edges
+from pipeline.neighbors.distances import CROWDED, exact_edges
 from pipeline.neighbors.lower_bound import (
     Bound,
     Precision,
@@ -19,7 +19,7 @@ from pipeline.neighbors.lower_bound import (
     principal_axes,
     right_columns,
 )
-from pipeline.neighbors.tile import BLOCK_ROWS, CROWDED
+from pipeline.neighbors.tile import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,8 @@ _EDGE_BYTES = 110
 _BLOCK_BUFFERS = 8
 # Candidates that a GPU hands over at a time (`gpu_tile`).
 _PART_PAIRS = 1 << 24
+SORT_BYTES = 1 << 28
+"""The least that putting all pairs into order is given; the search has ended by then, but not all of it is returned."""
 # CUDA's libraries and its context, and buffers for copies. On an H100 a process that had held 2.6 GB of vectors peaked
 # at 4.2 GB (the part `forest` of benchmarks/gpu).
 _CUDA_BYTES = 2 << 30
@@ -86,7 +88,7 @@ def memory_needed(rows: int, *, tile_rows: int, workers: int, device: Device, al
     Fixed parts, 40 bytes a row for ids and hashes, the forest and one more while they are merged (110 bytes an edge, at
     most as many edges as rows), and for every worker two tiles of score columns and the buffers of a block; on a GPU,
     whose memory holds those, the forest of a tile instead. Where ``all_pairs`` are wanted there is no forest, but those
-    that are written at a time.
+    that are written at a time, and their sort.
     """
     if device == "cuda":
         worker = _CUDA_BYTES + (_PART_PAIRS if all_pairs else 2 * tile_rows) * _EDGE_BYTES
@@ -96,6 +98,7 @@ def memory_needed(rows: int, *, tile_rows: int, workers: int, device: Device, al
         _INTERPRETER_BYTES * (1 + (workers if workers > 1 else 0))
         + rows * (_ROW_BYTES + (0 if all_pairs else 2 * _EDGE_BYTES))
         + workers * worker
+        + (SORT_BYTES if all_pairs else 0)
     )
 
 

@@ -12,7 +12,7 @@ import json
 import sys
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.core import devices, parquet, schema
 from pipeline.core.devices import Wanted
 from pipeline.graph.forest import Edges, ForestBuilder, concatenate, no_edges
-from pipeline.neighbors.distances import crowded_edges, exact_edges
+from pipeline.neighbors.distances import Block, Candidates, Taker
 from pipeline.neighbors.lower_bound import Bound, column_batches, plain_candidates, right_columns
 from pipeline.neighbors.pack import mapped, release
 
@@ -32,11 +32,6 @@ TILE_ROWS: dict[str, int] = {"cpu": 16_384, "cuda": 524_288}
 """Rows of a side of a tile where nothing else is asked for. A GPU is done with one of its own in about a second."""
 
 BLOCK_ROWS = 2048
-# A row or column of a block with more candidates is crowded. Crowded ones are reduced together, which costs a pair
-# about a thirtieth of what verifying it does.
-CROWDED = 24
-REDUCED_PER_VERIFIED = 30
-_HELD = 65_536
 # Pairs of a row group.
 _WRITTEN = 1 << 20
 
@@ -101,25 +96,21 @@ def run_tile(tile: Tile) -> TileResult:
     return read_result(tile)
 
 
-class _Taker(Protocol):
-    def add(self, edges: Edges) -> None: ...
-
-
-def _on_cpu(tile: Tile, taker: _Taker) -> tuple[int, int]:
+def _on_cpu(tile: Tile, taker: Taker) -> tuple[int, int]:
     """Hand near pairs to ``taker``; returns the numbers of candidates and of verified ones."""
     search = _search(tile.folder)
     if tile.threads:
         import torch
 
         torch.set_num_threads(tile.threads)
-    found = _Candidates(search, taker, reduces=not tile.all_pairs)
+    found = Candidates(search, taker, reduces=not tile.all_pairs)
     search.scan(tile, found)
     found.flush()
     search.release()
     return found.candidates, found.verified
 
 
-def _pairs_on_gpu(tile: Tile, device: str, taker: _Taker) -> tuple[int, int]:
+def _pairs_on_gpu(tile: Tile, device: str, taker: Taker) -> tuple[int, int]:
     from pipeline.neighbors.gpu_tile import open_search
 
     candidates = 0
@@ -197,17 +188,6 @@ def read_result(tile: Tile) -> TileResult:
     return TileResult(path=tile.output, pairs=tile.pairs, **counts)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Block:
-    """Where a block begins among the distinct vectors, its size, and whether its two sides are the same vectors."""
-
-    row: int
-    column: int
-    rows: int
-    columns: int
-    same: bool
-
-
 class Search:
     """The files of a search, mapped: columns of the scores, vectors, and which vector a column row stands for."""
 
@@ -242,7 +222,7 @@ class Search:
         a, b = self._numbers[edges.a], self._numbers[edges.b]
         return Edges(a=np.minimum(a, b), b=np.maximum(a, b), distance=edges.distance)
 
-    def scan(self, tile: Tile, found: "_Candidates") -> None:
+    def scan(self, tile: Tile, found: Candidates) -> None:
         """Hand the candidates of every block to ``found``."""
         size = BLOCK_ROWS
         left = self.columns(*tile.rows)
@@ -252,7 +232,7 @@ class Search:
             self._scores = left.new_empty(size * size)
         for i in range(0, len(left), size):
             for j in range(i if tile.rows == tile.columns else 0, len(right), size):
-                block = _Block(
+                block = Block(
                     row=tile.rows[0] + i,
                     column=tile.columns[0] + j,
                     rows=len(left[i : i + size]),
@@ -277,51 +257,3 @@ def _search_at(folder: Path, _changed: int) -> Search:
 def _search(folder: Path) -> Search:
     """The search of this process, opened once."""
     return _search_at(folder, (folder / "search.json").stat().st_mtime_ns)
-
-
-class _Candidates:
-    """Collects the candidates of sparse blocks until they are worth a round of verification; crowded ones it may reduce
-    to what a forest can hold of them. What is near goes to ``taker``, by number."""
-
-    def __init__(self, search: Search, taker: _Taker, *, reduces: bool):
-        self._search, self._taker, self._reduces = search, taker, reduces
-        self._held: list[tuple[np.ndarray, np.ndarray]] = []
-        self._count = self.candidates = self.verified = 0
-
-    def add(self, block: _Block, a: np.ndarray, b: np.ndarray) -> None:
-        """Take in the candidates (a, b) of a block, as positions in its two sides."""
-        self.candidates += len(a)
-        if self._reduces and len(a) > CROWDED:
-            a, b = self._reduce(block, a, b)
-        self._held.append((a + block.row, b + block.column))
-        self._count += len(a)
-        if self._count > _HELD:
-            self.flush()
-
-    def _reduce(self, block: _Block, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Settle what lies between crowded rows and crowded columns, where there is much of it; returns the rest."""
-        rows, columns = np.bincount(a, minlength=block.rows), np.bincount(b, minlength=block.columns)
-        if block.same:
-            # Each pair stands there once, so that a row's share is also in its column.
-            rows = columns = rows + columns
-        crowded_rows, crowded_columns = np.flatnonzero(rows > CROWDED), np.flatnonzero(columns > CROWDED)
-        inside = (rows[a] > CROWDED) & (columns[b] > CROWDED)
-        if not inside.any() or inside.sum() * REDUCED_PER_VERIFIED < len(crowded_rows) * len(crowded_columns):
-            return a, b
-        distinct, bound = self._search.distinct, self._search.bound
-        left, right = distinct[block.row + crowded_rows], distinct[block.column + crowded_columns]
-        edges = crowded_edges(self._search.rows, left, right, bound.max_distance, same=block.same)
-        self._taker.add(self._search.numbered(edges))
-        return a[~inside], b[~inside]
-
-    def flush(self) -> None:
-        """Verify what is held."""
-        if self._count:
-            a, b = (self._search.distinct[np.concatenate(ends)] for ends in zip(*self._held))
-            # In parts, since a crowded block may have left millions.
-            for start in range(0, self._count, _HELD):
-                ends = a[start : start + _HELD], b[start : start + _HELD]
-                edges = exact_edges(self._search.rows, *ends, self._search.bound.max_distance)
-                self._taker.add(self._search.numbered(edges))
-            self.verified += self._count
-        self._held, self._count = [], 0

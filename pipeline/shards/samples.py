@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.clip.views import FIELDS as VIEW_FIELDS
 from pipeline.core.errors import ShardError
+from pipeline.core.remote_tar import image_member, open_tar
 from pipeline.core.tars import Place, TarReader
 from pipeline.vectors.read import list_matrix
 
@@ -27,19 +28,19 @@ def training_samples(
     """
 
     @functools.lru_cache(maxsize=_OPEN_TARS)
-    def reader(shard: str) -> TarReader:
-        return TarReader(root / "images" / f"{shard}.tar")
+    def reader(shard: str, tar: str | None) -> TarReader:
+        return open_tar(root, shard, tar)
 
     image = list_matrix(table["image_embedding"], what="image_embedding").astype(np.float16)
     texts = _texts(table["text_embeddings"])
     shown = _by_image(views, table["image_id"].to_numpy()) if views is not None else None
     rows = table.drop_columns(["image_embedding", "text_embeddings"]).to_pylist()
     for number, row in enumerate(rows):
-        stored = reader(row["source_shard"]).sample(*Place.of(row))
+        extension, image_bytes = image_member(reader(row["source_shard"], row["tar"]).sample(*Place.of(row)))
         named = {name: row[name] for name in ("image_id", "cluster_id", "sample_ids", "captions")}
         sample = {
             "__key__": f"{first + number:09d}",
-            "jpg": stored["jpg"],
+            extension: image_bytes,
             "txt": row["captions"][0],
             "json": named,
             "image.npy": _npy(image[number]),

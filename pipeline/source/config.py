@@ -19,6 +19,7 @@ _SINCE_FIRST: dict[str, Any] = {
     "where": None,
     "skip_bad_lines": False,
 }
+_OF_IMAGES = ("images", "images_format", "image_column", "resize")
 
 
 class SourceConfig(Section):
@@ -28,6 +29,18 @@ class SourceConfig(Section):
         [DEMO],
         description="Paths, globs or fsspec URLs of the lists; `demo` stands for the built-in corpus.",
         min_length=1,
+    )
+    images: list[str] = Field(
+        [],
+        description="Images that are there, in place of `lists`: folders, WebDataset tars or Parquet with images, "
+        "as paths, globs, brace patterns or fsspec URLs. Tars are read where they lie.",
+    )
+    images_format: Literal["auto", "folder", "tars", "parquet"] = Field(
+        "auto", description="What these are; `auto` goes by the names."
+    )
+    image_column: str = Field("image", description="Column of Parquet files that holds the images.")
+    resize: bool = Field(
+        False, description="Bring images that are there to `images.image_size` too, in tars of ours; else they stay."
     )
     format: Literal["auto", "parquet", "csv", "tsv", "json"] = Field(
         "auto", description="Format of the lists; `auto` goes by the file name's ending."
@@ -107,6 +120,8 @@ class SourceConfig(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{name} names one twice: {names}")
         parse_carried(self.columns or [])
+        if self.images and (self.columns or self.where):
+            raise ValueError("columns and where are for lists; images that are there have none")
         return self
 
     @property
@@ -124,4 +139,4 @@ class SourceConfig(Section):
         nothing, so that what those made stays theirs."""
         unchanged = {name for name, default in _SINCE_FIRST.items() if getattr(self, name) == default}
         unused = {"caption_column"} if self.caption_columns else set()
-        return self.model_dump(exclude={"lists"} | unchanged | unused)
+        return self.model_dump(exclude={"lists", *_OF_IMAGES} | unchanged | unused)

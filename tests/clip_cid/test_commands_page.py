@@ -23,7 +23,7 @@ LINES = [
     if line.startswith("clip-cid ")
 ]
 # A root to run on, a student, and packages that the tests go without: their own tests run these.
-LONG = ("run", "export")
+LONG = ("run", "export", "push")
 
 
 def call(*arguments: str) -> str:
@@ -45,7 +45,7 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
             arguments = shlex.split(words)[1:]
             if arguments[0] in LONG:
                 # Its options are those that there are.
-                call(*arguments[: 2 if arguments[0] == "export" else 1], "--help")
+                call(*arguments[: 2 if arguments[0] in ("export", "push") else 1], "--help")
                 continue
             # The example's number of clusters is for real data.
             said = call(*("4" if word == "1000" else word for word in arguments))
@@ -59,7 +59,7 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["forest", "balance", "clusters", "import", "run", "verify", "doctor", "config", "export"]
+    "command", ["forest", "balance", "clusters", "import", "run", "verify", "doctor", "config", "export", "push"]
 )
 def test_every_command_is_on_the_page(command: str) -> None:
     assert f"clip-cid {command}" in PAGE

@@ -18,6 +18,7 @@ from pipeline.clip.preprocessing import Preprocessing
 from pipeline.clip.views import View, apply_view
 from pipeline.core import parquet
 from pipeline.core.errors import EmbeddingError, ShardError
+from pipeline.core.remote_tar import image_of, open_tar
 from pipeline.core.tars import TarReader, read_index
 from training.data.order import WINDOW_SHARDS
 from training.losses.active import Needs
@@ -55,7 +56,7 @@ class TrainingSet:
         if not self._indexes:
             raise ShardError(f"{index}: no index of training shards (<shard>.parquet) there")
         self._tars = [folder / f"{path.stem}.tar" for path in self._indexes]
-        missing = [path for path in self._tars if not path.is_file()]
+        missing = [path for path, at in zip(self._tars, self._indexes) if not path.is_file() and not _elsewhere(at)]
         if missing:
             raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
         self.shard_rows = [self._rows(path) for path in self._indexes]
@@ -128,7 +129,7 @@ class TrainingSet:
 
     def _decode(self, members: dict[str, bytes], where: str, view: int, captions: list[str] | None) -> dict[str, Any]:
         try:
-            image, embedding = _open_image(members["jpg"]), "image.npy"
+            image, embedding = _open_image(image_of(members)), "image.npy"
             if self.views > 1:
                 image, embedding = _show(image, members["json"], where, view, self.views), "views.npy"
             decoded: dict[str, Any] = {
@@ -164,7 +165,10 @@ class TrainingSet:
             return int(pq.read_metadata(path).num_rows)
 
     def _open(self, shard: int) -> TarReader:
-        return TarReader(self._tars[shard])
+        path = self._tars[shard]
+        # Images that were there before are read where they lie.
+        tar = None if path.is_file() else _elsewhere(self._indexes[shard])
+        return TarReader(path) if tar is None else open_tar(path.parent.parent, path.stem, tar)
 
 
 def preflight(samples: TrainingSet) -> None:
@@ -202,6 +206,12 @@ def _with_caption(decoded: dict[str, Any], number: int) -> dict[str, Any]:
 def _captions(members: Mapping[str, bytes]) -> list[str]:
     found = json.loads(members["json"]).get("captions") if "json" in members else None
     return found or [members["txt"].decode()]
+
+
+def _elsewhere(index: Path) -> str | None:
+    """Where the tar of an index lies, if the index says so."""
+    table = read_index(index)
+    return table["tar"][0].as_py() if table.num_rows else None
 
 
 def _bytes_of(decoded: dict[str, Any]) -> int:

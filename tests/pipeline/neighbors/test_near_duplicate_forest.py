@@ -20,6 +20,7 @@ import torch
 from pipeline.compute.config import ComputeConfig
 from pipeline.compute.devices import expected as expected_device
 from pipeline.core.errors import ConfigError, EmbeddingError
+from pipeline.neighbors import distances
 from pipeline.neighbors import search as neighbors
 from pipeline.neighbors import tile as tiles
 from pipeline.neighbors import workspace as search
@@ -141,7 +142,7 @@ CUTS = [
 
 def _search(folder: Path, ids: np.ndarray, matrix: np.ndarray, cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tiles, "BLOCK_ROWS", cut.block)
-    monkeypatch.setattr(tiles, "CROWDED", cut.crowded)
+    monkeypatch.setattr(distances, "CROWDED", cut.crowded)
     order = np.random.default_rng(cut.seed).permutation(len(ids))
     parts = np.array_split(order, cut.files)
     paths = [
