@@ -103,7 +103,7 @@ def test_images_of_evaluation_sets_are_filtered_with_all_captions(tmp_path: Path
         pair["sample_id"]: expected[id_] for id_ in (2, 4) for pair in world.of(id_) if pair["sample_id"] not in same
     }
     assert report.filtered >= 2 and not {row["image_id"] for row in found["balance_groups"]} & {2, 4}
-    with pytest.raises(ConfigError, match="balance.decontaminate: nothing is left, every pair is near"):
+    with pytest.raises(ConfigError, match=r"balance\.decontaminate: nothing is left, every pair is near"):
         every = [{**leaks[0], "image_id": id_} for id_ in world.ids.tolist()]
         pq.write_table(pa.Table.from_pylist(every, schema=schema.EVALUATION_LEAKS), path)
         world.balance(threshold=0.3, leaks=[path])

@@ -83,9 +83,9 @@ def make_world(folder: Path, ids: np.ndarray, matrix: np.ndarray, *, seed: int =
         folder / "embeddings.parquet", folder / "forest.parquet", max_distance=MAX_DISTANCE, id_column="image_id"
     )
     images = {pair["image_id"]: pair for pair in pairs}
-    originals = {"original_width": None, "original_height": None}
+    unknown = dict.fromkeys(schema.IMAGES.names)
     described = [
-        {**image, "shard": "00000", "key": str(number), "status": "success", "error": None, "sha256": None, **originals}
+        {**unknown, **image, "shard": "00000", "key": str(number), "status": "success", "sha256": None}
         for number, image in enumerate(images.values())
     ]
     _write(folder / "images.parquet", described, schema.IMAGES)
