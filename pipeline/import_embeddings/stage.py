@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core import query, schema
+from pipeline.core import parquet, query, schema
 from pipeline.core.errors import EmbeddingError
 from pipeline.core.files import file_identity, fingerprint_of
 from pipeline.core.query import QueryConfig

@@ -179,8 +179,8 @@ def test_what_is_blocked_is_not_asked_for_and_other_shards_stay(tmp_path: Path) 
     assert (result.stats["blocked"], result.rows, result.stats["blocklist_unmatched"]) == (41, 19, 0)
     left = duckdb.sql(f"SELECT url FROM '{tmp_path}/root/source_pairs/*.parquet'").fetchall()
     assert {url for (url,) in left} == {f"http://c.org/{number}" for number in range(20)} - {"http://c.org/3"}
-    listed = duckdb.sql(f"SELECT matched, count(*) FROM '{tmp_path}/root/blocked_source_pairs/*.parquet' GROUP BY ALL")
-    assert dict(listed.fetchall()) == {"host": 40, "url": 1}
+    matched = duckdb.sql(f"SELECT matched, count(*) FROM '{tmp_path}/root/blocked_source_pairs/*.parquet' GROUP BY ALL")
+    assert dict(matched.fetchall()) == {"host": 40, "url": 1}
     # Where nothing is blocked, shards are those of the whole list.
     (tmp_path / "one.txt").write_text("http://c.org/3\n")
     one = SourceConfig(**config, blocklist=[str(tmp_path / "one.txt")])
