@@ -120,8 +120,6 @@ class SourceConfig(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{name} names one twice: {names}")
         parse_carried(self.columns or [])
-        if self.images and (self.columns or self.where):
-            raise ValueError("columns and where are for lists; images that are there have none")
         return self
 
     @property
