@@ -125,8 +125,6 @@ class SourceConfig(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{name} names one twice: {names}")
         parse_carried(self.columns or [])
-        if self.images and (self.columns or self.where):
-            raise ValueError("columns and where are for lists; images that are there have none")
         if self.images and self.blocklist:
             raise ValueError("source.blocklist is for lists; balance.blocklist blocks images that are there")
         return self

@@ -113,7 +113,7 @@ def mint_pairs(
     connection.execute(query.sql(_PACKAGE, "source_macros"))
     wanted, filtered = "is_usable(url, name, caption)", "SELECT 0 AS filtered, NULL AS unusable"
     if where is not None:
-        _define_wanted(connection, types, where)
+        define_wanted(connection, types, where)
         url = "CASE WHEN url IS NOT NULL THEN coalesce(name, trim(url)) END"
         seen = ", ".join([url, "caption", *(_attribute(name) for name in types)])
         # Not AND, whose sides DuckDB may take in either order: what cannot be used need not be computed either.
@@ -154,7 +154,7 @@ def collect_counts(
     return counts
 
 
-def _define_wanted(connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], where: str) -> None:
+def define_wanted(connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], where: str) -> None:
     """The condition as a macro, whose parameters are all that it sees: no name of ours can be taken for a column."""
     from pipeline.core.expressions import check_expression
 
