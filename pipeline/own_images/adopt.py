@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.core import parquet, schema
 from pipeline.core.errors import MissingInputError, brief
-from pipeline.core.files import file_digest, fingerprint_of
+from pipeline.core.files import fingerprint_of
 from pipeline.core.remote_tar import image_of, open_tar
 from pipeline.core.tars import Place as InTar
 from pipeline.download.resize import Resizer
@@ -46,7 +46,12 @@ def adopt_images(root: Path, config: OwnImages, resizer: Resizer | None = None) 
     own, pairs = ({path.stem: path for path in source.parquet(name)} for name in ("own_images", "source_pairs"))
     if not own:
         raise MissingInputError(f"stage 'source_pairs' under {root} was made from lists, not from images; run it again")
-    inputs = {shard: _input(path, pairs[shard], resizer) for shard, path in own.items()}
+    # Of what these were before images were purged from them.
+    own_digests, pairs_digests = source.file_digests("own_images"), source.file_digests("source_pairs")
+    inputs = {
+        shard: fingerprint_of(own_digests[shard], None if _adopted(path, resizer) else pairs_digests[shard])
+        for shard, path in own.items()
+    }
     resize = dataclasses.asdict(resizer) if resizer else None
     stage = Stage(root, "images", version=3, config={"own_images": True, "resize": resize}, inputs=inputs)
 
@@ -61,10 +66,9 @@ def adopt_images(root: Path, config: OwnImages, resizer: Resizer | None = None) 
     return stage.each(write)
 
 
-def _input(own: Path, pairs: Path, resizer: Resizer | None) -> str:
-    """What a shard is made from: where captions are packed with the images, of them too."""
-    adopted = resizer is None and _is_tar(parquet.read_table(own, columns=["offset"]))
-    return fingerprint_of(file_digest(own), None if adopted else file_digest(pairs))
+def _adopted(own: Path, resizer: Resizer | None) -> bool:
+    """Whether a shard is pointed to; where images are packed, captions go with them."""
+    return resizer is None and _is_tar(parquet.read_table(own, columns=["offset"]))
 
 
 def _is_tar(table: pa.Table) -> bool:

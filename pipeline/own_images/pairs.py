@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,6 +13,7 @@ from pipeline.core.errors import SourceError
 from pipeline.own_images.config import UNUSED, OwnImages
 from pipeline.own_images.samples import SAMPLES
 from pipeline.source.pairs import define_wanted
+from pipeline.storage.purged import write_unpurged
 from pipeline.storage.stage import Output
 
 _PACKAGE = "pipeline.own_images"
@@ -89,7 +91,9 @@ def own_counts(connection: duckdb.DuckDBPyConnection, config: OwnImages, types: 
     return counts | {reason: reasons[reason] for reason in UNUSED if reason in reasons}
 
 
-def write_tables(connection: duckdb.DuckDBPyConnection, output: Output, types: Mapping[str, str]) -> None:
+def write_tables(
+    connection: duckdb.DuckDBPyConnection, output: Output, types: Mapping[str, str], purged: np.ndarray
+) -> None:
     """A file for each shard in which there is something, of each table."""
     aliases = [f"a{place}" for place in range(len(types))]
     attributes = "".join(f", {value} AS {alias}" for value, alias in zip(_attributes(types), aliases))
@@ -98,13 +102,16 @@ def write_tables(connection: duckdb.DuckDBPyConnection, output: Output, types: M
         text = query.sql(_PACKAGE, f"{name}_by_shard")
         text = text.format(attributes=attributes) if name == "source_pairs" else text
         for shard, table in _by_shard(query.stream(connection, text, {})):
-            path = output.path(f"{name}/{shard}.parquet")
-            parquet.write_table(table.select(table_schema.names).cast(table_schema), path, compression="zstd")
+            made = table.select(table_schema.names).cast(table_schema)
+            if schema.IMAGE_ID in table_schema:
+                write_unpurged(output, f"{name}/{shard}.parquet", made, purged, compression="zstd")
+            else:
+                parquet.write_table(made, output.path(f"{name}/{shard}.parquet"), compression="zstd")
             if name == "source_pairs":
                 output.rows += table.num_rows
             if name == "source_pairs" and types:
-                path = output.path(f"source_attributes/{shard}.parquet")
-                parquet.write_table(_renamed(table.select([*_IDS, *aliases]), types), path, compression="zstd")
+                made = _renamed(table.select([*_IDS, *aliases]), types)
+                write_unpurged(output, f"source_attributes/{shard}.parquet", made, purged, compression="zstd")
 
 
 def _renamed(table: pa.Table, names: Iterable[str]) -> pa.Table:

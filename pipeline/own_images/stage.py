@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
+import numpy as np
+import pyarrow as pa
+
 from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
 from pipeline.core import parquet, query
@@ -22,6 +26,7 @@ from pipeline.own_images.find import find_images
 from pipeline.own_images.pairs import known_types, mint_own_pairs, own_counts, write_tables
 from pipeline.own_images.parts import Part, cut_into_parts
 from pipeline.source.pairs import define_wanted
+from pipeline.storage.purged import HASHED_ID, purged_images
 from pipeline.storage.result import StageResult
 from pipeline.storage.stage import Output, Stage
 
@@ -70,7 +75,7 @@ def import_own_pairs(
             own = own_counts(connection, config, types)
             others = _sums([counts, passed_over])
             output.stats = own | {name: own.get(name, 0) + count for name, count in others.items()}
-            write_tables(connection, output, types)
+            write_tables(connection, output, types, purged_images(root))
 
     return stage.each(write)
 
@@ -130,11 +135,13 @@ def _list_some(task: _Task) -> list[str]:
     task.parts[0][2].attach()
     elsewhere = any(not place.local for _, part, _ in task.parts for place in part.source.files)
 
+    purged = purged_images(task.root)
     with query.connect(task.query, scratch=task.root / ".tmp") as connection:
 
         def write(shard: str, part: Part, stage: Stage) -> str:
             with stage.output(shard) as output, connection.cursor() as own:
                 table, counts = part.samples(own, task.config, task.types, shard=shard)
+                table = _less_purged(own, table, purged)
                 parquet.write_table(
                     table, output.path(f"own_samples/{shard}.parquet"), compression="zstd", use_dictionary=_REPEATED
                 )
@@ -143,6 +150,16 @@ def _list_some(task: _Task) -> list[str]:
 
         with ThreadPoolExecutor(_AT_ONCE if elsewhere else 1) as pool:
             return list(pool.map(lambda part: write(*part), task.parts))
+
+
+def _less_purged(connection: duckdb.DuckDBPyConnection, table: pa.Table, purged: np.ndarray) -> pa.Table:
+    """The samples with the id of what they are called, by which a purge finds them; those that were purged are out."""
+    connection.register("listed", table)
+    named = "(md5_number_lower(coalesce(name, url, ''))::HUGEINT - 9223372036854775808)::BIGINT"
+    ids = connection.sql(f"SELECT {named} AS id FROM listed").to_arrow_table()["id"].combine_chunks()
+    connection.unregister("listed")
+    table = table.append_column(pa.field(HASHED_ID, pa.int64(), nullable=False), ids)
+    return table.filter(pa.array(~np.isin(ids.to_numpy(), purged)))
 
 
 def _sums(stats: Sequence[dict[str, int]]) -> dict[str, int]:

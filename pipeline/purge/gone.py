@@ -12,6 +12,7 @@ from pipeline.blocklists import BlockedCounts, blocked_rows
 from pipeline.core import query
 from pipeline.core.errors import BlocklistError, MissingInputError
 from pipeline.storage.completion import Mark
+from pipeline.storage.purged import HASHED_ID
 from pipeline.storage.roots import storage_of
 
 
@@ -46,6 +47,7 @@ class Gone:
         """The ids that no row may have, by the column that they stand in."""
         return {
             "image_id": self.image_ids,
+            HASHED_ID: self.image_ids,
             "sample_id": self.sample_ids,
             "id_a": self.image_ids,
             "id_b": self.image_ids,

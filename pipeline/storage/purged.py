@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pipeline.storage.stage import Output
 
 FOLDER = ".purged"
+HASHED_ID = "hashed_id"
+"""Column of tables that are made before ids are given: the ``image_id`` that the image will have, if none has it."""
 IDS = f"{FOLDER}/ids.parquet"
 JOURNAL = f"{FOLDER}/journal.json"
 """There while a purge is under way."""
