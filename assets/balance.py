@@ -1,19 +1,20 @@
 """``near_duplicates`` and the balance: who is near whom, and who stays."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
 
 from assets.embeddings import scores, teacher_embeddings
 from assets.page.metadata import materialization
 from assets.resources import SettingsResource
+from pipeline.demo.stage import resolve_datasets
 
 _TABLES = {
     "balanced_pairs": "The filtered pairs: one image of every group of near-duplicates, with its captions.",
     "balance_groups": "Every image's group, its distance to the group's center, and whether it is kept.",
     "removed_pairs": "Every removed image and the one that was kept in its place.",
     "blocked_pairs": "Images on the blocklist, which no later stage uses.",
-    "filtered_pairs": "Pairs that `balance.where` is not true for, and why.",
+    "filtered_pairs": "Pairs that `balance.where` is not true for, or that are evaluation leaks, and why.",
 }
 
 
@@ -27,17 +28,38 @@ def near_duplicates(settings: SettingsResource) -> dg.MaterializeResult:
     return materialization(result, config.path, "near_duplicates")
 
 
-_DEPS = [near_duplicates, teacher_embeddings, scores]
+@dg.asset(group_name="curation", kinds={"pytorch", "parquet"}, deps=[teacher_embeddings], pool="gpu")
+def evaluation_leaks(settings: SettingsResource) -> dg.MaterializeResult:
+    """Training images that are copies of test images of `balance.decontaminate.datasets`; none without data sets."""
+    from assets.page.pictures import leak_pictures
+    from training.decontamination.stage import find_leaks, read_test_images
+
+    config = settings.resolve()
+    wanted = config.balance.decontaminate
+    datasets = resolve_datasets(wanted.datasets, config.path, config.demo)
+    result = find_leaks(
+        config.path,
+        wanted,
+        datasets=datasets,
+        embeddings=config.embeddings,
+        neighbors=config.neighbors,
+        compute=config.compute,
+    )
+
+    def images(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        return read_test_images(datasets, keys)
+
+    return materialization(result, config.path, "evaluation_leaks", extra=leak_pictures(result, config, images))
+
+
+_DEPS = [near_duplicates, teacher_embeddings, scores, evaluation_leaks]
 
 
 @dg.multi_asset(
     name="balance",
     group_name="curation",
     specs=[
-        dg.AssetSpec(
-            name, description=text, kinds={"duckdb", "parquet"}, deps=[near_duplicates, teacher_embeddings, scores]
-        )
-        for name, text in _TABLES.items()
+        dg.AssetSpec(name, description=text, kinds={"duckdb", "parquet"}, deps=_DEPS) for name, text in _TABLES.items()
     ],
 )
 def balance(context: dg.AssetExecutionContext, settings: SettingsResource) -> Iterator[dg.MaterializeResult]:

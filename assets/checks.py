@@ -235,6 +235,22 @@ def no_group_swallows_all(context: dg.AssetCheckExecutionContext, settings: Sett
     return _verdict(context, found | {"at_most": bound}, passed=share <= bound, otherwise=otherwise)
 
 
+@dg.asset_check(asset="balanced_pairs", blocking=False)
+def no_evaluation_leaks(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
+    """No kept image is a copy of a test image of `balance.decontaminate.datasets`; how many were left out."""
+    config = settings.resolve()
+    wanted = config.balance.decontaminate
+    if not wanted.datasets:
+        return dg.AssetCheckResult(passed=True, metadata={"datasets": 0})
+    found = _one(config, "check_leaks", leaks="evaluation_leaks", balanced="balanced_pairs")
+    otherwise = (
+        f"{found['kept']:,} of {found['found']:,} images that are within {wanted.threshold:g} of a test image were "
+        "kept: the balance is older than evaluation_leaks. Run balanced_pairs again, and what comes after it. "
+        f"{_picture(config, 'evaluation_leaks')}"
+    )
+    return _verdict(context, found | {"datasets": len(wanted.datasets)}, passed=found["kept"] == 0, otherwise=otherwise)
+
+
 @dg.asset_check(asset="cluster_assignments", blocking=True)
 def clusters_filled(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """At most `checks.max_empty_clusters` of the clusters are empty; every kept image has a label."""
@@ -299,6 +315,7 @@ CHECKS = [
     views_match_live,
     one_survivor_per_group,
     no_group_swallows_all,
+    no_evaluation_leaks,
     clusters_filled,
     training_loss_fell,
     export_reloads,

@@ -9,16 +9,27 @@ from assets.student import baseline, student
 from pipeline.demo.stage import resolve_datasets
 
 
-@dg.asset(group_name="distillation", kinds={"open_clip", "parquet"}, deps=[teacher, student, baseline], pool="gpu")
+@dg.asset(
+    group_name="distillation",
+    kinds={"open_clip", "parquet"},
+    deps=[teacher, student, baseline, "evaluation_leaks"],
+    pool="gpu",
+)
 def evaluation(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
-    """Zero-shot classification, linear probe and retrieval."""
+    """Zero-shot classification, linear probe and retrieval; also without test images that leaked, if some did."""
     from assets.page.pictures import evaluation_pictures
     from assets.page.summary import evaluation_summary
     from training.evaluation.stage import evaluate_models
 
     config = settings.resolve()
     datasets = resolve_datasets(config.evaluation.datasets, config.path, config.demo)
-    result = evaluate_models(config.path, config.evaluation, datasets=datasets, baseline=config.baseline.enabled)
+    result = evaluate_models(
+        config.path,
+        config.evaluation,
+        datasets=datasets,
+        baseline=config.baseline.enabled,
+        decontaminated=bool(config.balance.decontaminate.datasets),
+    )
     pictures = evaluation_pictures(result, config)
     context.log.info(evaluation_summary(result, config))
     return materialization(result, config.path, "evaluation", extra=pictures)

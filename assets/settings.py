@@ -13,7 +13,7 @@ from pipeline.clusters.config import ClustersConfig
 from pipeline.compute.config import ComputeConfig
 from pipeline.core.errors import ConfigError
 from pipeline.core.query import QueryConfig
-from pipeline.core.settings import Section, runtime, section_by_name
+from pipeline.core.settings import DEMO, Section, runtime, section_by_name
 from pipeline.demo.config import DemoConfig
 from pipeline.download.config import ImagesConfig
 from pipeline.embeddings.config import EmbeddingsConfig
@@ -97,17 +97,22 @@ def parse_settings(values: dict[str, Any]) -> Settings:
 
 def check_run(settings: Settings, assets: Iterable[str] | None = None, *, here: bool = True) -> None:
     """Raise :class:`pipeline.core.errors.PipelineError` for what would end a run of these assets, all if none are
-    given, hours after its start: a teacher or a student that is not there, or settings that contradict one another.
+    given, hours after its start: a teacher, an evaluation set or a student that is not there, or settings that
+    contradict one another.
 
     ``here``: the run is one of this machine, whose GPUs decide what is left open.
     """
     from pipeline.teacher.stage import check_teacher
+    from training.evaluation.stage import require_datasets
     from training.preflight import check_student
 
     wanted = set(assets) if assets is not None else {"images", "student", "baseline"}
     if wanted & {"images", "teacher"}:
         # A misspelled teacher should not wait for the end of a download.
         check_teacher(settings.teacher)
+    if wanted & {"images", "evaluation_leaks"}:
+        named = [Path(name) for name in settings.balance.decontaminate.datasets if name != DEMO]
+        require_datasets(named, "balance.decontaminate.datasets")
     if wanted & {"student", "baseline", "ablation_results"}:
         check_student(
             settings.student,

@@ -3,7 +3,8 @@
 Embeddings: a file as ``teacher_embeddings`` has it, written and read with and without page checksums; and its digest,
 which is compared before shards of training are made. Tars: samples read with and without their CRC32, and decoded,
 which is the least that a reader does with them. Training shards: the digest of all embeddings as a share of the least
-that the stage does after it, which is to read each sample and to write it with its vectors, without the join.
+that the stage does after it, which is to read each sample and to write it with its vectors, one caption each, without
+the join.
 """
 
 import io
@@ -40,7 +41,7 @@ def measure(rows: int = _ROWS, samples: int = _SAMPLES, rounds: int = _ROUNDS) -
 def _embeddings(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
     matrix = np.concatenate(list(pieces(rows, _WIDTH, "1/i", duplicates=0.0))).astype(np.float16)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), _WIDTH)
-    table = pa.table({"sample_id": np.arange(rows), "image_embedding": lists})
+    table = pa.table({"image_id": np.arange(rows), "image_embedding": lists})
     plain, summed = folder / "plain.parquet", folder / "summed.parquet"
 
     def write(path: Path, checksum: bool) -> Callable[[], object]:
@@ -104,7 +105,7 @@ def _training_shards(folder: Path, tar: Path, rounds: int, rows: int = 50_000, w
 
     def write() -> None:
         samples = (
-            {"__key__": f"{row:09d}", **reader.sample(*place), "image.npy": npy(image), "text.npy": npy(text)}
+            {"__key__": f"{row:09d}", **reader.sample(*place), "image.npy": npy(image), "text.npy": npy(text[None])}
             for row, (place, image, text) in enumerate(zip(places, vectors, vectors[rows:]))
         )
         write_tar(folder / "training.tar", samples)

@@ -46,7 +46,7 @@ def pieces(rows: int, width: int, spectrum: str, *, duplicates: float, seed: int
 
 
 def write(path: Path, parts: Iterator[np.ndarray]) -> Path:
-    """One Parquet file ``sample_id, image_embedding`` in the layout of ``teacher_embeddings``; ids are shuffled."""
+    """One Parquet file ``sample_id, image_embedding``, laid out as ``teacher_embeddings`` is; ids are shuffled."""
     writer, start = None, 0
     for part in parts:
         vector = pa.list_(pa.field("item", pa.float16(), nullable=False), part.shape[1])

@@ -129,10 +129,12 @@ def _agreement(root: Path, peer: Path) -> float:
     """Least cosine of what was embedded here last, in the order of keys, and by the plain loop."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(root / "teacher_embeddings")
     found, order = [], np.argsort(np.load(peer / "keys.npy"))
-    for kind, column in (("img_emb", "image_embedding"), ("text_emb", "text_embedding")):
-        mine = np.stack(table[column].to_numpy()).astype(np.float32)
+    for kind, name, column in (
+        ("img_emb", "teacher_embeddings", "image_embedding"),
+        ("text_emb", "caption_embeddings", "text_embedding"),
+    ):
+        mine = np.stack(pq.read_table(root / name)[column].to_numpy()).astype(np.float32)
         theirs = np.load(peer / f"{kind}.npy")[order].astype(np.float32)
         found.append((mine * theirs).sum(axis=1) / np.linalg.norm(mine, axis=1) / np.linalg.norm(theirs, axis=1))
     return round(float(np.min(found)), 6)
@@ -204,42 +206,74 @@ def make_root(
 
 
 def _write_images(root: Path, samples: int, pixels: int, shards: int) -> None:
+    """What the stages ``source_pairs`` and ``images`` would have left: one caption an image."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from pipeline.core import schema
     from pipeline.core.tars import index_tar, write_tar
     from pipeline.storage.stage import Stage
 
     random = np.random.default_rng(0)
     names = [f"{number:05d}" for number in range(shards)]
-    stage = Stage(root, "images", version=0, config={}, inputs=dict.fromkeys(names, samples))
+    pairs, images = (
+        Stage(root, name, version=0, config={}, inputs=dict.fromkeys(names, samples))
+        for name in ("source_pairs", "images")
+    )
     numbers = np.array_split(np.arange(samples), shards)
-    with stage.running():
+    with pairs.running(), images.running():
         for name, part in zip(names, numbers):
-            with stage.output(name) as output:
+            made = [_pair(random, int(number)) for number in part]
+            with pairs.output(name) as output:
+                table = pa.Table.from_pylist(made, schema=schema.SOURCE_PAIRS)
+                pq.write_table(table, output.path(f"source_pairs/{name}.parquet"))
+                output.rows = len(made)
+            with images.output(name) as output:
                 tar = output.path(f"images/{name}.tar")
-                output.rows = write_tar(tar, (_sample(random, int(number), pixels) for number in part))
+                samples_of = (_sample(random, int(number), pair, pixels) for number, pair in zip(part, made))
+                output.rows = write_tar(tar, samples_of)
                 output.stats = {"downloaded": len(part)}
                 pq.write_table(index_tar(tar), output.path(f"images/index/{name}.parquet"))
-        stage.finish()
+        pairs.finish()
+        images.finish()
 
 
-def _sample(random: np.random.Generator, number: int, pixels: int) -> dict[str, Any]:
+def _pair(random: np.random.Generator, number: int) -> dict[str, Any]:
+    url, caption = f"http://x/{number}.jpg", " ".join(random.choice(_WORDS, random.integers(3, 31)))
+    return {
+        "sample_id": _id_of(f"{url}\x1f{caption}"),
+        "image_id": _id_of(url),
+        "url": url,
+        "caption": caption,
+    }
+
+
+def captioned_rows(root: Path, shard: str) -> list[dict[str, Any]]:
+    """Rows of the index of a shard of such a root, with the captions that the embedding stage adds to them."""
+    import pyarrow.parquet as pq
+
+    pairs = pq.ParquetFile(root / "source_pairs" / f"{shard}.parquet").read().to_pylist()
+    captions = {pair["image_id"]: [(pair["sample_id"], pair["caption"])] for pair in pairs}
+    rows = pq.ParquetFile(root / "images/index" / f"{shard}.parquet").read().to_pylist()
+    return [{**row, "captions": captions[row["image_id"]]} for row in rows]
+
+
+def _sample(random: np.random.Generator, number: int, pair: dict[str, Any], pixels: int) -> dict[str, Any]:
     from PIL import Image
 
     # Coarse noise made smooth has about the bytes of a photograph of its size.
     coarse = random.integers(0, 256, (pixels // 8, pixels // 8, 3), dtype=np.uint8)
     image, data = Image.fromarray(coarse).resize((pixels, pixels), Image.Resampling.BICUBIC), io.BytesIO()
     image.save(data, "JPEG", quality=95)
-    url, caption = f"http://x/{number}.jpg", " ".join(random.choice(_WORDS, random.integers(3, 31)))
-    facts = {"sample_id": _sample_id(url, caption), "url": url, "caption": caption}
-    return {"__key__": f"{number:09d}", "jpg": data.getvalue(), "txt": caption, "json": facts}
+    facts = {name: pair[name] for name in ("image_id", "url", "caption")}
+    return {"__key__": f"{number:09d}", "jpg": data.getvalue(), "txt": pair["caption"], "json": facts}
 
 
-def _sample_id(url: str, caption: str) -> int:
-    """As ``source_pairs.sql`` mints it."""
+def _id_of(text: str) -> int:
+    """As the stage ``source_pairs`` mints ids."""
     import hashlib
 
-    return int.from_bytes(hashlib.md5(f"{url}\x1f{caption}".encode()).digest()[8:], "little") - 2**63
+    return int.from_bytes(hashlib.md5(text.encode()).digest()[8:], "little") - 2**63
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.embedding import CASES, make_root
+from benchmarks.embedding import CASES, captioned_rows, make_root
 from benchmarks.turns import ratio, take_turns
 
 _DECODED, _THREADS = 512, 2
@@ -75,7 +75,6 @@ def _passes(root: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _decoding(root: Path) -> list[dict[str, Any]]:
     """From tar to 8-bit pixels in threads, as the stage does it, and to floats in processes of a DataLoader."""
-    import pyarrow.parquet as pq
     import torch
     import webdataset as wds
 
@@ -97,8 +96,7 @@ def _decoding(root: Path) -> list[dict[str, Any]]:
 
     def threads() -> None:
         for shard in shards:
-            rows = pq.read_table(root / "images/index" / f"{shard.stem}.parquet").to_pylist()
-            for _ in loader.batches(TarReader(shard), rows):
+            for _ in loader.batches(TarReader(shard), captioned_rows(root, shard.stem)):
                 pass
 
     def prepare(sample: tuple[Any, str]) -> tuple[Any, Any]:

@@ -42,18 +42,20 @@ def measure() -> list[dict[str, Any]]:
             path = write(Path(folder) / "e.parquet", pieces(count, _WIDTH, spectrum, duplicates=0.3))
             rows.append(_compare(f"spectrum {spectrum}", path, Path(folder)))
         if DEMO.is_dir():
-            rows.append(_compare("demo teacher", DEMO, Path(folder)))
+            rows.append(_compare("demo teacher", DEMO, Path(folder), id_column="image_id"))
         return rows
 
 
-def _compare(name: str, embeddings: Path, folder: Path) -> dict[str, Any]:
-    near_duplicate_forest(embeddings, folder / "warm.parquet", max_distance=_DISTANCE)
-    vectors = read_vectors(embeddings)
+def _compare(name: str, embeddings: Path, folder: Path, id_column: str = "sample_id") -> dict[str, Any]:
+    near_duplicate_forest(embeddings, folder / "warm.parquet", max_distance=_DISTANCE, id_column=id_column)
+    vectors = read_vectors(embeddings, id_column=id_column)
     matrix = torch.from_numpy(vectors.matrix)
     seconds: dict[str, list[float]] = {}
     for _ in range(_ROUNDS):
         started = time.perf_counter()
-        report = near_duplicate_forest(embeddings, folder / "forest.parquet", max_distance=_DISTANCE)
+        report = near_duplicate_forest(
+            embeddings, folder / "forest.parquet", max_distance=_DISTANCE, id_column=id_column
+        )
         seconds.setdefault("", []).append(time.perf_counter() - started)
         full, found = _full_width(matrix)
         seconds.setdefault("_full_width", []).append(full)

@@ -1,8 +1,8 @@
 """How embeddings should lie in Parquet: size, and time to write and read, of one change at a time from the layout in
 use.
 
-Rows are as in ``teacher_embeddings``: two float16 unit vectors of width 1280 beside an id. Reads are of files in the
-page cache, by pyarrow into numpy and by DuckDB as a cosine of the two vectors of each row. All layouts take turns in
+Rows are an id and two float16 unit vectors of width 1280, where tables of embeddings have one. Reads are of files in
+the page cache, by pyarrow into numpy and by DuckDB as a cosine of the two vectors of a row. All layouts take turns in
 one process. Times are CPU seconds, which other work on the machine hardly changes: medians, as multiples of the layout
 in use.
 """

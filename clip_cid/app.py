@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clip_cid.commands import config, data, doctor, export, run, verify
+from clip_cid.commands import config, data, doctor, export, purge, push, run, verify
 from clip_cid.console import PROGRAM, ends_quietly
 
 
@@ -18,13 +18,15 @@ def new_app(help_text: str | None = None) -> typer.Typer:
 
 app = new_app("From image URLs and captions to a balanced, queryable data set and a small CLIP student.")
 app.command()(data.forest)
+app.command()(data.leaks)
 app.command()(data.balance)
 app.command()(data.clusters)
 app.command("import")(data.import_)
 app.command()(run.run)
 app.command()(verify.verify)
+app.command()(purge.purge)
 app.command()(doctor.doctor)
-for name, module in (("config", config), ("export", export)):
+for name, module in (("config", config), ("export", export), ("push", push)):
     group = new_app(module.__doc__)
     for command_name, command in module.COMMANDS.items():
         group.command(command_name)(command)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipeline.balance.unused import unused_pairs, write_captioned_index
+from pipeline.balance.unused import unused_digest, unused_pairs, write_captioned_index
 from pipeline.core.files import fingerprint_of
 from pipeline.core.manifest import read_manifest
 from pipeline.storage.result import StageResult, read_result
@@ -79,7 +79,7 @@ def train_baseline(
         # The tars hold blocked images too, but what is not in the index is never read.
         index=output / "index",
         # Not the digest of the balance: another threshold leaves the baseline as it is.
-        inputs=fingerprint_of(images.digest, source.digest, unused.tolist()),
+        inputs=fingerprint_of(images.digest, source.digest, unused_digest(balance, unused)),
         teacher=_teacher(root, config),
         output=output,
     )
@@ -124,6 +124,7 @@ def _train(
                 trained.metrics.replace(output.path(f"{metrics_table}/metrics.parquet"))
                 output.rows = trained.steps
                 output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}
+                output.stats |= {"model": config.model, "initial": config.initial}
             shutil.rmtree(job.output, ignore_errors=True)
             forget_elsewhere(root, job)
 

@@ -18,6 +18,7 @@ GroupPictures = Sequence[Sequence[tuple[bytes, str]]]
 
 _LINEAR_SIZES = 50
 _SHEET_COLUMNS, _SHEET_ROWS = 9, 8
+_PAIR_COLUMNS = 4
 
 
 def threshold_curve(
@@ -92,7 +93,31 @@ def group_sheet(groups: GroupPictures, *, full: Path | None = None) -> bytes:
     return render(figure, full)
 
 
-def _thumbnail(axes: "Axes", data: bytes, text: str, *, place: tuple[int, int], framed: bool) -> None:
+def pair_sheet(pairs: Sequence[tuple[bytes, bytes, str]], *, found: int, full: Path | None = None) -> bytes:
+    """Four pairs a row: a test image, framed, beside it a training image, and below a line of text; ``found`` is the
+    number of all pairs, of which these are the nearest.
+
+    Raises :class:`PIL.UnidentifiedImageError` for bytes that are no image.
+    """
+    rows = -(-len(pairs) // _PAIR_COLUMNS)
+    figure, axes = new_figure(0.4 + 2.4 * _PAIR_COLUMNS, 0.7 + 1.35 * max(rows, 1))
+    if not pairs:
+        empty(axes, "no test image is near to a training image")
+        return render(figure, full)
+    for number, (test, training, text) in enumerate(pairs):
+        row, column = divmod(number, _PAIR_COLUMNS)
+        _thumbnail(axes, test, "", place=(2.2 * column, row), framed=True)
+        _thumbnail(axes, training, "", place=(2.2 * column + 1, row), framed=False)
+        axes.text(2.2 * column + 1.07, 1.2 * row + 0.97, text, ha="center", va="top", fontsize=8, parse_math=False)
+    axes.set(xlim=(-0.05, 2.2 * _PAIR_COLUMNS), ylim=(rows * 1.2, -0.2))
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    shown = f"the nearest {len(pairs):,} of {found:,} pairs" if len(pairs) < found else f"{found:,} pairs"
+    title(axes, f"Test images (framed) and training images near to them, with their distance: {shown}")
+    return render(figure, full)
+
+
+def _thumbnail(axes: "Axes", data: bytes, text: str, *, place: tuple[float, float], framed: bool) -> None:
     """Draw an image, fitted into a square of side 1 at (column, row), with its text below."""
     from PIL import Image
 

@@ -39,13 +39,19 @@ _COLUMNS = {
     "centroid": "Center in the teacher's embedding space",
     "model": "teacher, student or baseline",
     "task": "zero_shot, linear_probe or retrieval",
-    "dataset": "Folder name of the evaluation set",
+    "dataset": "Folder name of the evaluation set; with (clean) its test samples without those in evaluation_leaks",
+    "split": "test: what models are asked is there",
     "metric": "Accuracy or recall, at a rank",
     "value": "Share in 0 to 1",
     "samples": "Queries behind the value",
 }
 
-_OF_ONE_TABLE = {("cluster_assignments", "distance"): "Euclidean distance to the nearest centroid"}
+_OF_ONE_TABLE = {
+    ("cluster_assignments", "distance"): "Euclidean distance to the nearest centroid",
+    ("evaluation_leaks", "dataset"): "Folder name of the evaluation set",
+    ("evaluation_leaks", "key"): "Of the test image: split, tar and key of the sample in it",
+    ("evaluation_leaks", "image_id"): "The training image that is near to it",
+}
 
 
 def describe_column(table: str, column: str) -> str | None:

@@ -1,7 +1,7 @@
 """Pictures and small tables of each stage for the Dagster UI, made from the tables that the stage has written."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from assets.page.balance_plots import (
     concept_distribution,
     group_sheet,
     group_size_histogram,
+    pair_sheet,
     threshold_curve,
 )
 from assets.page.remembered import remembered
@@ -29,7 +30,7 @@ from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.samples import stored_sample
 
-_SHEET_GROUPS, _SHEET_COLUMNS = 4, 9
+_SHEET_GROUPS, _SHEET_COLUMNS, _SHEET_PAIRS = 4, 9, 24
 
 
 def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
@@ -86,6 +87,33 @@ def balance_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
     }
 
 
+def leak_pictures(
+    result: StageResult, config: Settings, images: Callable[[Iterable[tuple[str, str]]], dict[tuple[str, str], bytes]]
+) -> dict[str, Any]:
+    """The nearest pairs of a test image, which ``images`` reads by data set and key, and a training image."""
+    if not result.rows:
+        return {}
+    stored = read_result(config.path, "images")
+
+    def draw(full: Path) -> bytes:
+        parameters: dict[str, Any] = {
+            "leaks": query.files(result.parquet("evaluation_leaks")),
+            "images": query.files(stored.parquet("images")),
+            "index": query.files(stored.parquet("index")),
+            "count": _SHEET_PAIRS,
+        }
+        rows = _query(config, "nearest_leaks", **parameters).to_pylist()
+        test = images([(row["dataset"], row["key"]) for row in rows])
+        pairs = [
+            (test[row["dataset"], row["key"]], _image(config, row), f"{row['dataset']}, {row['distance']:.3f}")
+            for row in rows
+        ]
+        return pair_sheet(pairs, found=result.rows, full=full)
+
+    sheet = _drawn(config, "evaluation_leaks", [result.digest, stored.digest], draw)
+    return {"test images, and training images near to them": sheet}
+
+
 def cluster_pictures(result: StageResult, config: Settings) -> dict[str, dict[str, Any]]:
     """Cluster sizes, and images per concept before and after the balance, a concept being a cluster."""
 
@@ -139,7 +167,7 @@ def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]
     numbers = {
         f"zero_shot_{row['model']}": round(row["value"], 4)
         for row in table.to_pylist()
-        if row["task"] == "zero_shot" and row["metric"] == "top1"
+        if row["task"] == "zero_shot" and row["metric"] == "top1" and not row["dataset"].endswith("(clean)")
     }
     return {
         "figures": dg.MetadataValue.table(records=records),
@@ -201,10 +229,15 @@ def _group_sheet(result: StageResult, config: Settings, full: Path) -> bytes:
     rows = _query(config, "largest_groups", **parameters).to_pylist()
     sheet: dict[int, list[tuple[bytes, str]]] = {}
     for row in rows:
-        image = image_of(stored_sample(config.path, row["shard"], row))
         group = sheet.setdefault(row["group_id"], [])
-        group.append((image, f"{row['distance_to_center']:.3f}" if group else f"kept, group of {row['group_size']}"))
+        text = f"{row['distance_to_center']:.3f}" if group else f"kept, group of {row['group_size']}"
+        group.append((_image(config, row), text))
     return group_sheet(list(sheet.values()), full=full)
+
+
+def _image(config: Settings, row: dict[str, Any]) -> bytes:
+    """The stored image of a row with its shard and all that the tar's index says."""
+    return image_of(stored_sample(config.path, row["shard"], row))
 
 
 def _concepts(result: StageResult, config: Settings) -> tuple[np.ndarray, np.ndarray]:

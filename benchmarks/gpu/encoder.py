@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.gpu.drawn import attention_as_products, drawn_clip, flop_an_image
 from benchmarks.gpu.parts import Setting
-from benchmarks.gpu.photographs import captions, write_photographs
+from benchmarks.gpu.photographs import captions, rows_of, write_photographs
 from benchmarks.gpu.timing import forget_peak, operations, peak, peak_gb, seconds, take_turns, wait
 
 _TARGET_IMAGES_PER_S, _TARGET_SHARE, _TARGET_STALL = 400, 0.4, 0.05
@@ -130,7 +130,7 @@ class _Bench:
     def with_loader(self) -> dict[str, Any]:
         """JPEGs and captions in a tar to embeddings on the host: what the stage does, but for the Parquet file."""
         from pipeline.clip.views import AugmentationConfig
-        from pipeline.core.tars import TarReader, index_tar
+        from pipeline.core.tars import TarReader
         from pipeline.embeddings.embedder import Run
         from pipeline.embeddings.loader import Loader
 
@@ -144,7 +144,7 @@ class _Bench:
             augmentation=AugmentationConfig(),
             pinned=self.device == "cuda",
         )
-        rows = index_tar(tar).to_pylist()
+        rows = rows_of(tar)
         for wanted in (rows[:batch], rows):
             run = Run(self.fast, loader.batches(TarReader(tar), wanted), batch)
             count = sum(len(images) for _, images, _ in run)

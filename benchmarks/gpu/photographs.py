@@ -4,6 +4,7 @@ import io
 import random
 import tarfile
 from pathlib import Path
+from typing import Any
 
 _WORDS = "a photo of the small red wooden boat house dog on green hill in summer".split()  # noqa: SIM905
 
@@ -38,3 +39,11 @@ def write_photographs(tar: Path, *, count: int, pixels: int, different: int = 12
                 info = tarfile.TarInfo(f"{number:09d}.{ending}")
                 info.size = len(content)
                 file.addfile(info, io.BytesIO(content))
+
+
+def rows_of(tar: Path) -> list[dict[str, Any]]:
+    """What the embedding stage is given of such a tar: rows of its index with the caption of each image."""
+    from pipeline.core.tars import index_tar
+
+    rows = index_tar(tar).to_pylist()
+    return [{**row, "captions": [(row["image_id"], text)]} for row, text in zip(rows, captions(len(rows)))]

@@ -1,4 +1,4 @@
-"""Subcommands on embeddings: ``forest``, ``balance``, ``clusters``, ``import``."""
+"""Subcommands on embeddings: ``forest``, ``leaks``, ``balance``, ``clusters``, ``import``."""
 
 import dataclasses
 from pathlib import Path
@@ -63,6 +63,57 @@ def forest(
 
 
 @reported
+def leaks(
+    a: Annotated[Path, typer.Argument(help="Embeddings of one set, such as test images.", exists=True)],
+    b: Annotated[Path, typer.Argument(help="Embeddings of the other set, by the same model.", exists=True)],
+    output: Annotated[Path, typer.Argument(help="The Parquet file to write: id_a, id_b, distance.")],
+    *,
+    max_distance: Annotated[
+        float, typer.Option(help="Euclidean distance of unit vectors up to which pairs are found, in (0, 2).")
+    ],
+    column_a: Annotated[str, typer.Option(help="The column of the vectors of A.")] = "image_embedding",
+    column_b: Annotated[str, typer.Option(help="The column of the vectors of B.")] = "image_embedding",
+    id_column_a: Annotated[str, typer.Option(help="The column of the ids of A.")] = "sample_id",
+    id_column_b: Annotated[str, typer.Option(help="The column of the ids of B.")] = "sample_id",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that search; 1 is this one, with all cores.", min=1)] = 1,
+    memory_limit: MemoryLimit = "4GB",
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """Find all near pairs of two sets, exactly.
+
+    Such as test images that are among the training images. All pairs up to a distance are written; interrupted, the
+    same command goes on where it was.
+    """
+    from pipeline.compute.config import ComputeConfig
+    from pipeline.neighbors.between import near_pairs_between
+
+    del json_, debug
+    new_output(output, overwrite=overwrite)
+    report = near_pairs_between(
+        a,
+        b,
+        output,
+        max_distance=max_distance,
+        column_a=column_a,
+        column_b=column_b,
+        id_column_a=id_column_a,
+        id_column_b=id_column_b,
+        device=device,
+        memory_limit=memory_limit,
+        compute=ComputeConfig(engine="inline" if workers == 1 else "processes", workers=workers),
+    )
+    return {
+        **dataclasses.asdict(report),
+        "output": str(output),
+        "summary": f"{output}: {report.near:,} pairs within {max_distance:g} of {report.samples_a:,} and "
+        f"{report.samples_b:,} images, {report.seconds:.1f} s",
+    }
+
+
+@reported
 def balance(
     embeddings: Embeddings,
     forest: Annotated[Path, typer.Argument(help="What `clip-cid forest` has written for them.", exists=True)],
@@ -81,7 +132,7 @@ def balance(
         Literal["connected_components", "semdedup", "random"], typer.Option(help="Which image stands for which.")
     ] = "connected_components",
     blocklist: Annotated[
-        list[Path] | None, typer.Option(help="A file of ids or URLs to leave out; may be given again.")
+        list[Path] | None, typer.Option(help="A file of ids, URLs, hosts or hashes to leave out; may be given again.")
     ] = None,
     keep_by: Annotated[
         list[str] | None,

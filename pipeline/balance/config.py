@@ -7,6 +7,24 @@ from pydantic import Field, model_validator
 from pipeline.core.settings import Section, renamed
 
 _SINCE_FIRST: dict[str, Any] = {"keep_by": [], "keep_per_group": 1, "captions": "own", "where": None}
+_BY_CONTENT = {"blocklist", "keep_list", "decontaminate"}
+
+
+class DecontaminateConfig(Section):
+    """Images of the test splits of evaluation sets, and what is near to them, are not trained on."""
+
+    datasets: list[str] = Field(
+        [],
+        description="Evaluation sets, as in `evaluation.datasets`: `demo`, or folders. Training images that are near "
+        "to one of their test images are listed in evaluation_leaks and left out by the balance. None are by default.",
+    )
+    threshold: float = Field(
+        0.1,
+        description="Euclidean distance up to which a training image counts as a copy of a test image; 0.1 suits the "
+        "demo's teacher. Smaller than that of the balance: other images of the same thing are no leaks.",
+        gt=0,
+        lt=2,
+    )
 
 
 class BalanceConfig(Section):
@@ -58,9 +76,16 @@ class BalanceConfig(Section):
     )
     blocklist: list[str] = Field(
         [],
-        description="Files of ids or URLs that must not be used: Parquet or CSV with a column `sample_id`, `image_id` "
-        "or `url`, or text with one of either a line. Their content decides what is recomputed, not their names.",
+        description="Files of what must not be used: Parquet or CSV with columns `image_id`, `sample_id`, `url`, "
+        "`host`, `sha256` or `md5`, or text with an id, URL, hash or `host:` name a line. Their content decides what "
+        "is recomputed, not their names.",
     )
+    keep_list: list[str] = Field(
+        [],
+        description="Files of `uid`, beside which no pair is used: `.npy` as DataComp has it, Parquet with a column "
+        "`uid`, or text. Needs `uid` among `source.columns`. Others are listed in filtered_pairs.",
+    )
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
     cells: int = Field(
         16,
         description="Cells of rule `semdedup`. SemDeDup took 50,000 for LAION-440M, about 9,000 images a cell; 16 "
@@ -83,14 +108,13 @@ class BalanceConfig(Section):
         return self
 
     def content(self) -> dict[str, Any]:
-        """Without fields that the chosen rule does not read, and without the names of the blocklist's files: the stage
-        adds a hash of what these hold."""
+        """Without fields that the chosen rule does not read, and without the names of files of lists and of evaluation
+        sets: the stage adds a hash of what these hold, or of what was found in them."""
         unused = {
             "connected_components": {"cells", "cell_iterations", "seed"},
             "random": {"cells", "cell_iterations"},
             "semdedup": set(),
         }[self.rule]
         unchanged = {name for name, default in _SINCE_FIRST.items() if getattr(self, name) == default}
-        return {
-            name: value for name, value in super().content().items() if name not in {*unused, *unchanged, "blocklist"}
-        }
+        left_out = {*unused, *unchanged, *_BY_CONTENT}
+        return {name: value for name, value in super().content().items() if name not in left_out}

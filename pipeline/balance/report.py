@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from pipeline.balance.blocklist import BlockedCounts
+from pipeline.blocklists import BlockedCounts
 from pipeline.core import query
 
 _DIGITS = 6

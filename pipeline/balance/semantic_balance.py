@@ -10,14 +10,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.balance.blocklist import block
 from pipeline.balance.centers import CENTERS
 from pipeline.balance.components import label_components, open_forest
 from pipeline.balance.config import BalanceConfig
 from pipeline.balance.election import elect, kept_members, repeat_removals
 from pipeline.balance.embeddings import EmbeddingFiles, open_embeddings
 from pipeline.balance.facts import PairTables, open_facts
-from pipeline.balance.filters import filter_pairs, forest_of_the_rest
+from pipeline.balance.filters import block, filter_pairs, forest_of_the_rest
 from pipeline.balance.report import BalanceReport, LeftOut, balance_report
 from pipeline.balance.rules.base import Problem
 from pipeline.balance.rules.registry import RULES
@@ -44,6 +43,7 @@ def semantic_balance(
     captions: Literal["own", "group"] = "own",
     where: str | None = None,
     blocklist: Sequence[Path | str] = (),
+    keep_list: Sequence[Path | str] = (),
     tables: PairTables | None = None,
     cells: int = 16,
     cell_iterations: int = 100,
@@ -74,8 +74,9 @@ def semantic_balance(
             or over ``tables``.
         rule: which images stand for which; ``cells``, ``cell_iterations`` and ``seed`` are read by some of the rules,
             as :class:`BalanceConfig` says.
-        blocklist: files of ids or URLs (see :func:`pipeline.balance.blocklist.block`); their images are counted and
-            left out of everything, before any share is taken.
+        blocklist: files of ids, URLs, hosts or hashes (see :func:`pipeline.blocklists.blocked_rows`); their images are
+            counted and left out of everything, before any share is taken.
+        keep_list: files of ``uid`` (see :func:`pipeline.blocklists.unlisted_rows`); other pairs are filtered.
         tables: what is known of images and pairs.
         cells: k-means cells of SemDeDup's rule.
         cell_iterations: its Lloyd iterations.
@@ -98,6 +99,7 @@ def semantic_balance(
         captions=captions,
         where=where,
         blocklist=[str(path) for path in blocklist],
+        keep_list=[str(path) for path in keep_list],
         cells=cells,
         cell_iterations=cell_iterations,
         seed=seed,
@@ -162,7 +164,7 @@ def _open(
     """All relations that a rule sees, and what is not among them."""
     open_facts(connection, embeddings, tables)
     blocked = block(connection, config.blocklist)
-    filter_pairs(connection, config.where, tables.leaks if tables else ())
+    filter_pairs(connection, config.where, tables.leaks if tables else (), config.keep_list)
     left_out = LeftOut.of(connection, blocked)
     connection.execute(
         "CREATE TEMP VIEW embedded AS SELECT image_id FROM embeddings "

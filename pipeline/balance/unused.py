@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core import parquet
+from pipeline.core.files import fingerprint_of
 from pipeline.core.tars import read_index
 from pipeline.storage.result import StageResult
 
@@ -19,6 +20,11 @@ def unused_pairs(balance: StageResult) -> np.ndarray:
         for path in balance.parquet(name)
     ]
     return np.unique(pa.concat_tables(tables)["sample_id"].to_numpy())
+
+
+def unused_digest(balance: StageResult, unused: np.ndarray) -> str:
+    """A digest of these ids, or of what they were when the balance was made, before images were purged."""
+    return str(balance.stats.get("unused_digest") or fingerprint_of(unused.tolist()))
 
 
 def write_captioned_index(index: Sequence[Path], pairs: Sequence[Path], unused: np.ndarray, folder: Path) -> int:

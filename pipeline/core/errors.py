@@ -55,6 +55,10 @@ class StorageError(PipelineError):
     """The root cannot be written, is full, or was written by a newer version."""
 
 
+class HubError(PipelineError):
+    """The Hub cannot be reached, or refuses what is sent to it."""
+
+
 class TrainingError(PipelineError):
     """Training cannot start, or had to stop."""
 

@@ -25,6 +25,8 @@ IMAGES = pa.schema(
         pa.field("original_width", pa.int32()),
         pa.field("original_height", pa.int32()),
         pa.field("sha256", pa.string()),
+        # Of the same bytes: by which other collections name what must not be used.
+        pa.field("md5", pa.string()),
     ]
 )
 

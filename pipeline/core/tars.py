@@ -160,6 +160,10 @@ class TarReader:
         if hasattr(self, "_file"):
             os.close(self._file)
 
+    def raw(self, offset: int, size: int) -> bytes:
+        """The bytes of the sample at ``offset`` as they stand there."""
+        return self._read(offset, size)
+
     def sample(self, offset: int, size: int, crc32: int | None = None) -> dict[str, bytes]:
         """The members of the sample at ``offset``, by extension, e.g. ``{"jpg": ..., "txt": ..., "json": ...}``.
 
@@ -260,18 +264,37 @@ def append_samples(old: Path, end: int, samples: Iterable[tuple[str, Mapping[str
             file.write(chunk)
             left -= len(chunk)
         for key, members in samples:
-            for extension, content in members.items():
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size, info.mode = len(content), 0o444
-                file.write(info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % _BLOCK))
-        file.write(bytes(2 * _BLOCK))
-        file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+            file.write(sample_bytes(key, members))
+        _end(file)
+
+
+def write_samples(samples: Iterable[bytes], target: Path) -> None:
+    """Write a tar of samples as the bytes that they are in another one, or that :func:`sample_bytes` makes."""
+    with target.open("wb") as file:
+        for content in samples:
+            file.write(content)
+        _end(file)
+
+
+def sample_bytes(key: str, members: Mapping[str, bytes]) -> bytes:
+    """A sample as it stands in a tar."""
+    content = b""
+    for extension, member in members.items():
+        info = tarfile.TarInfo(f"{key}.{extension}")
+        info.size, info.mode = len(member), 0o444
+        content += info.tobuf(tarfile.USTAR_FORMAT) + member + bytes(-len(member) % _BLOCK)
+    return content
+
+
+def _end(file: IO[bytes]) -> None:
+    file.write(bytes(2 * _BLOCK))
+    file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
 
 
 def read_index(path: Path) -> pa.Table:
     """The index of a tar with all its columns; null where another writer has written none."""
     table = parquet.read_table(path)
-    for field in schema.TAR_INDEX:
+    for place, field in enumerate(schema.TAR_INDEX):
         if field.nullable and field.name not in table.column_names:
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            table = table.add_column(min(place, table.num_columns), field, pa.nulls(table.num_rows, field.type))
     return table

@@ -5,6 +5,7 @@ worker is decoded in a process of its own: the sample that kills that one, or ke
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import signal
@@ -22,11 +23,16 @@ _START_S = 120.0
 
 
 class Decoder:
-    """Decodes where it is called, and notes for the heartbeat which sample it is at, and since when (monotonic)."""
+    """Decodes where it is called, and notes for the heartbeat which sample it is at, and since when (monotonic).
+
+    ``md5`` has the MD5 of the bytes of each image that was decoded, until the writer of
+    :mod:`pipeline.download.worker` takes it: img2dataset computes one hash alone.
+    """
 
     def __init__(self, resizer: Resizer):
         self._resizer = resizer
         self.current: tuple[int, float] | None = None
+        self.md5: dict[int, str] = {}
 
     def __enter__(self) -> "Decoder":
         return self
@@ -35,6 +41,12 @@ class Decoder:
         pass
 
     def __call__(self, stream: io.BytesIO, image_id: int) -> Resized:
+        resized = self._decode(stream, image_id)
+        if resized[0] is not None:
+            self.md5[image_id] = hashlib.md5(stream.getbuffer(), usedforsecurity=False).hexdigest()
+        return resized
+
+    def _decode(self, stream: io.BytesIO, image_id: int) -> Resized:
         self.current = image_id, time.monotonic()
         try:
             return self._resizer(stream)
@@ -63,7 +75,7 @@ class IsolatedDecoder(Decoder):
         if not there:
             raise OSError("the process to decode in could not be started again")
 
-    def __call__(self, stream: io.BytesIO, image_id: int) -> Resized:
+    def _decode(self, stream: io.BytesIO, image_id: int) -> Resized:
         if self._process is None:
             return _lost("there is no process to decode in")
         try:

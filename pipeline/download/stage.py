@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from pipeline.compute.config import ComputeConfig
 from pipeline.core import parquet, schema
 from pipeline.core.errors import ConfigError, DownloadError, PipelineError
-from pipeline.core.files import file_digest
 from pipeline.core.progress import Progress
 from pipeline.core.tars import index_tar
 from pipeline.download.circuit_breaker import SuccessFloor
@@ -43,8 +42,9 @@ def download_images(root: Path, config: ImagesConfig, compute: ComputeConfig | N
     bad; :class:`StorageError` if the disk is full. Finished shards stay and are not fetched again.
     """
     root, compute = Path(root), compute or ComputeConfig()
-    source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
-    inputs = {shard: file_digest(path) for shard, path in source.items()}
+    pairs = read_result(root, "source_pairs")
+    source = {path.stem: path for path in pairs.parquet("source_pairs")}
+    inputs = pairs.file_digests("source_pairs")
     stage = Stage(root, "images", version=3, config=config.content(), inputs=inputs)
 
     def fetch(pending: list[str]) -> None:
@@ -130,11 +130,16 @@ def _finish_shard(output: Output, shard: str, tar: Path, statuses: pa.Table, *, 
     parquet.write_table(index, output.path(f"images/index/{shard}.parquet"))
     parquet.write_table(statuses, output.path(f"images/{shard}.parquet"), compression="zstd")
     output.rows = statuses.num_rows
-    counts = Counter(statuses["status"].to_pylist())
-    downloaded = counts.pop(SUCCESS, 0)
-    output.stats = {"downloaded": downloaded, "failed": statuses.num_rows - downloaded, **dict(sorted(counts.items()))}
+    output.stats = count_statuses(statuses)
     if previous is not None:
         output.stats |= compare_bytes(previous, statuses)
+
+
+def count_statuses(statuses: pa.Table) -> dict[str, int]:
+    """How many images of a table are there, how many are not, and how often each reason why."""
+    counts = Counter(statuses["status"].to_pylist())
+    downloaded = counts.pop(SUCCESS, 0)
+    return {"downloaded": downloaded, "failed": statuses.num_rows - downloaded, **dict(sorted(counts.items()))}
 
 
 def compare_bytes(before: pa.Table, now: pa.Table) -> dict[str, int]:

@@ -74,7 +74,13 @@ def left_unanswered(folder: Path, shard: str) -> list[str]:
 
 
 def write_suspects(source: Path, urls: Sequence[str], target: Path) -> None:
-    """A list of these URLs. Their rows are not looked up, since urllib may spell a URL otherwise than its list does."""
+    """A list of these URLs, each as an image of its own.
+
+    Their rows are not looked up, since urllib may spell a URL otherwise than its list does.
+    """
     row = pq.read_table(source).slice(0, 1)
     table = pa.concat_tables([row] * len(urls))
-    pq.write_table(table.set_column(table.column_names.index("url"), "url", pa.array(urls, pa.string())), target)
+    columns = {"url": pa.array(urls, pa.string()), "image_id": pa.array(range(len(urls)), pa.int64())}
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    pq.write_table(table, target)

@@ -70,18 +70,20 @@ class FetchJob:
 class StrictWriter(WebDatasetSampleWriter):
     """img2dataset's writer, for which a write that failed is the end of the shard, not of one sample.
 
-    img2dataset would go on after half a member, and the tar would be unreadable from there.
+    img2dataset would go on after half a member, and the tar would be unreadable from there. What is said of each image
+    gets the column ``md5``.
     """
 
-    def __init__(self, *arguments: Any, opener: GuardedOpener):
-        super().__init__(*arguments)
-        self._opener = opener
+    def __init__(self, *arguments: Any, opener: GuardedOpener, decoder: Decoder):
+        *before, table, encode_format = arguments
+        super().__init__(*before, table.append(pa.field("md5", pa.string())), encode_format)
+        self._opener, self._decoder = opener, decoder
         self._failed: OSError | None = None
 
-    def write(self, *arguments: Any) -> None:
+    def write(self, image: bytes | None, key: str, caption: str | None, meta: dict[str, Any]) -> None:
         if self._failed is None:
             try:
-                super().write(*arguments)
+                super().write(image, key, caption, meta | {"md5": self._decoder.md5.pop(meta["image_id"], None)})
             except OSError as error:
                 self._failed = error
                 self._opener.abort()
@@ -119,7 +121,7 @@ class GuardedDownloader(Downloader):
                 Beat(staging, shard, opener, decoder),
             ):
                 self.resizer = decoder
-                self.sample_writer_class = functools.partial(StrictWriter, opener=opener)
+                self.sample_writer_class = functools.partial(StrictWriter, opener=opener, decoder=decoder)
                 self._fetch(number, shard, Path(path), staging)
             return True, row
         except Exception as error:  # noqa: BLE001 - whatever it is, the stage has to hear of it

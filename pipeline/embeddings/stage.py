@@ -20,7 +20,7 @@ from pipeline.compute.config import ComputeConfig
 from pipeline.compute.map import map_shards
 from pipeline.core import parquet, schema
 from pipeline.core.errors import EmbeddingError
-from pipeline.core.files import file_digest, fingerprint_of
+from pipeline.core.files import fingerprint_of
 from pipeline.core.progress import Progress
 from pipeline.core.remote_tar import open_tar
 from pipeline.core.tars import read_index
@@ -79,8 +79,8 @@ def embed_images(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) -
     Raises :class:`EmbeddingError` for vectors that are not finite and for a precision that turns them too far,
     :class:`ShardError` for an unreadable image or tar.
     """
-    source = {path.stem: path for path in read_result(root, "source_pairs").parquet("source_pairs")}
-    inputs = {shard: fingerprint_of(made_of, file_digest(source[shard])) for shard, made_of in _inputs(root).items()}
+    source = read_result(root, "source_pairs").file_digests("source_pairs")
+    inputs = {shard: fingerprint_of(made_of, source[shard]) for shard, made_of in _inputs(root).items()}
     stage = Stage(root, EMBEDDINGS, version=3, config=config.plain(), inputs=inputs)
     return _run(stage, publish_images, config, compute, ids=dict.fromkeys(inputs))
 
@@ -93,9 +93,13 @@ def embed_views(root: Path, config: EmbeddingsConfig, compute: ComputeConfig) ->
     if config.views == 1:
         # Views that there were are removed.
         return Stage(root, VIEWS, version=2, config=config.content(), inputs={_OFF: None}).each(lambda output: None)
-    inputs = _inputs(root)
-    kept = _kept_ids(read_result(root, "balance").parquet("balanced_pairs"))
-    inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in kept.items()}
+    inputs, balance = _inputs(root), read_result(root, "balance")
+    kept = _kept_ids(balance.parquet("balanced_pairs"))
+    # Those that were purged since need no other views of the rest.
+    purged = {shard: np.array(ids, np.int64) for shard, ids in balance.stats.get("purged_kept", {}).items()}
+    kept = {shard: kept.get(shard, np.empty(0, np.int64)) for shard in sorted({*kept, *purged})}
+    every = {shard: np.union1d(ids, purged.get(shard, ids)) for shard, ids in kept.items()}
+    inputs = {shard: fingerprint_of(inputs[shard], ids.tolist()) for shard, ids in every.items()}
     stage = Stage(root, VIEWS, version=2, config=config.content(), inputs=inputs)
     return _run(stage, publish_views, config, compute, ids=kept)
 

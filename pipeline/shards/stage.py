@@ -49,7 +49,9 @@ def write_shards(root: Path, config: ShardsConfig, query_config: QueryConfig, *,
     samples = balance.stats["kept"]
     if augmented is not None and augmented.rows != samples * views:
         raise ShardError(f"{samples} images were kept, but {augmented.rows} views of {views} each were embedded")
-    names = [f"{number:05d}" for number in range(math.ceil(samples / config.samples_per_shard))]
+    # As many shards as before images were purged: those that are there are kept, each with what is left of it.
+    planned = samples + sum(map(len, balance.stats.get("purged_kept", {}).values()))
+    names = [f"{number:05d}" for number in range(math.ceil(planned / config.samples_per_shard))]
     digest = [result.digest for result in (images, embeddings, balance, clusters, augmented) if result is not None]
     stage = Stage(
         root, "training_shards", version=2, config=config.content(), inputs=dict.fromkeys([*names, "manifest"], digest)

@@ -29,7 +29,9 @@ class Mark:
     """The record that a shard, or a whole stage, is done. ``seconds``: of writing the shard; of the run that completed
     the stage, without those that were killed before. ``tables``: rows of each table; ``shards``: for a whole stage, the
     digest of each of its shards; ``version``: that of the stage, 0 in marks of earlier versions of this project;
-    ``files_digest``: that of the files where ``digest`` is of what they were before their tables were rewritten."""
+    ``files_digest``: that of the files where ``digest`` is of what they were before their tables were rewritten;
+    ``before_purge``: digests that single files had before images were purged from them: what was made from them is
+    still what would be made."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -43,6 +45,7 @@ class Mark:
     shards: dict[str, str] = dataclasses.field(default_factory=dict)
     version: int = 0
     files_digest: str = ""
+    before_purge: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def mark_name(stage: str, shard: str) -> str:
@@ -111,9 +114,10 @@ def is_table(name: str) -> bool:
     return name.endswith((".parquet", ".json", ".safetensors"))
 
 
-def digest_of(paths: Iterable[Path]) -> str:
-    """The digest of a shard that is made of these files."""
-    return fingerprint_of([file_digest(path) for path in paths if is_table(path.name)])
+def digest_of(paths: Iterable[Path], *, instead: Mapping[Path, str] | None = None) -> str:
+    """The digest of a shard that is made of these files; ``instead``: digests of files that stand for their own."""
+    known = instead or {}
+    return fingerprint_of([known.get(path) or file_digest(path) for path in paths if is_table(path.name)])
 
 
 def damaged(mark: Mark, sizes: Mapping[str, int]) -> list[str]:

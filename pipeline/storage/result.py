@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import MissingInputError, ShardError
+from pipeline.core.files import file_digest
 from pipeline.storage.completion import (
     Mark,
     complete_mark,
@@ -16,6 +17,7 @@ from pipeline.storage.completion import (
     is_table,
     read_marks,
 )
+from pipeline.storage.purged import refuse_half_purged
 from pipeline.storage.roots import storage_of
 
 # Versions of stages before these had one id for image and caption.
@@ -48,6 +50,7 @@ class StageResult:
     tables: dict[str, int]
     sizes: dict[str, int]
     shard_digests: dict[str, str]
+    before_purge: dict[str, str]
 
     @classmethod
     def of(cls, root: Path, name: str, mark: Mark, *, computed: int) -> "StageResult":
@@ -66,6 +69,7 @@ class StageResult:
             tables=mark.tables,
             sizes=mark.files,
             shard_digests=mark.shards,
+            before_purge=mark.before_purge,
         )
 
     @property
@@ -93,7 +97,7 @@ class StageResult:
         with ThreadPoolExecutor() as pool:
             digests = pool.map(lambda mark: digest_of(self.root / name for name in mark.files), marks)
             for mark, digest in zip(marks, digests):
-                if digest != mark.digest:
+                if digest != (mark.files_digest or mark.digest):
                     names = [name for name in mark.files if is_table(name)]
                     also = f" (or {', '.join(names[1:])})" if names[1:] else ""
                     raise ShardError(
@@ -104,6 +108,13 @@ class StageResult:
     def paths(self, table: str) -> list[Path]:
         """The same, whether there are local copies of them or not."""
         return sorted(path for path in self.files if path.parent.name == table and path.suffix == ".parquet")
+
+    def file_digests(self, table: str) -> dict[str, str]:
+        """Of each file of a table, by its stem, a digest for those that make something of it: of its bytes, or of what
+        these were before images were purged from it."""
+        paths = self.parquet(table)
+        known = [self.before_purge.get(name) for name in self._names(paths)]
+        return {path.stem: before or file_digest(path) for path, before in zip(paths, known)}
 
     def folder(self, name: str) -> Path:
         """A folder under the root with all files that this stage has in it and below it, and no others."""
@@ -139,6 +150,7 @@ def read_result(root: Path, name: str) -> StageResult:
         )
     lost = damaged(mark, storage.sizes(mark.files))
     if lost:
+        refuse_half_purged(storage)
         raise MissingInputError(
             f"stage '{name}' under {place}: {lost[0]} is missing or does not have the {mark.files[lost[0]]} "
             f"bytes that were written ({len(lost)} such files); run the stage again to mend it"

@@ -43,6 +43,7 @@ from pipeline.storage.completion import (
     sum_stats,
 )
 from pipeline.storage.damage import mended_next_time
+from pipeline.storage.purged import refuse_half_purged
 from pipeline.storage.result import StageResult
 from pipeline.storage.roots import storage_of
 
@@ -55,6 +56,7 @@ class Output:
         self._names: list[str] = []
         self.rows = 0
         self.stats: dict[str, Any] = {}
+        self.before_purge: dict[str, str] = {}
 
     def path(self, name: str) -> Path:
         """A temporary path to write; ``name`` is where it will lie under the root, e.g. ``images/00000.tar``."""
@@ -66,6 +68,10 @@ class Output:
 
     def names(self) -> list[str]:
         return list(self._names)
+
+    def unpurged(self) -> dict[Path, str]:
+        """Digests in place of those of files that have less in them than the stage would write, since it was purged."""
+        return {self.path(name): digest for name, digest in self.before_purge.items()}
 
 
 class Stage:
@@ -93,6 +99,7 @@ class Stage:
         """
         with storage_errors(f"root {self.root}"), self._storage.locked(self.name):
             self._started = time.monotonic()
+            refuse_half_purged(self._storage)
             shutil.rmtree(self._temporary(), ignore_errors=True)
             with mended_next_time(self.root):
                 yield
@@ -158,13 +165,15 @@ class Stage:
         yield output
         mark = Mark(
             fingerprint=self._shard_fingerprint(shard),
-            digest=digest_of(output.path(name) for name in output.names()),
+            digest=digest_of((output.path(name) for name in output.names()), instead=output.unpurged()),
+            files_digest=digest_of(output.path(name) for name in output.names()) if output.before_purge else "",
             rows=output.rows,
             files={name: output.path(name).stat().st_size for name in output.names()},
             seconds=round(time.monotonic() - started, 3),
             stats=output.stats,
             tables=rows_by_table(output.path(name) for name in output.names()),
             version=self._version,
+            before_purge=output.before_purge,
         )
         self._storage.check_lock(self.name)
         previous = self._marks([shard]).get(shard)
@@ -211,6 +220,7 @@ class Stage:
             tables=dict(tables),
             shards={shard: mark.digest for shard, mark in sorted(marks.items())},
             version=self._version,
+            before_purge={name: digest for mark in marks.values() for name, digest in mark.before_purge.items()},
         )
         self._write_mark(COMPLETE, whole)
         write_catalog(self.root)

@@ -61,7 +61,7 @@ def resolve_teacher(
                 output.path(f"teacher/{path.name}")
         info = describe(folder, name=config.model)
         output.path(INFO_FILE).write_text(json.dumps(dataclasses.asdict(info), indent=1))
-        output.rows, output.stats = 1, dataclasses.asdict(info)
+        output.rows, output.stats = 1, {**dataclasses.asdict(info), "pretrained": config.pretrained}
 
     return stage.each(write)
 

@@ -118,6 +118,24 @@ def test_a_missing_evaluation_set_does_not_wait_for_the_training(copied: SmallRu
     assert not (copied.root / "runs").exists()
 
 
+def test_a_missing_set_to_decontaminate_by_does_not_wait_for_the_download(tmp_path: Path) -> None:
+    wanted = {"datasets": ["demo", "imagenet1k"], "threshold": 0.2}
+    found = failures(tmp_path / "root", balance={"decontaminate": wanted})
+    assert {step for step, _, _ in found} == {"source_pairs", "teacher"}, "where the job begins"
+    assert all(
+        kind == "ConfigError" and "balance.decontaminate.datasets: no folder ['imagenet1k']" in text
+        for _, kind, text in found
+    )
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize(("threshold", "bound"), [(0, "greater than 0"), (2, "less than 2"), (2.5, "less than 2")])
+def test_a_threshold_of_leaks_out_of_range_is_named(tmp_path: Path, threshold: float, bound: str) -> None:
+    _, kind, text = failure(tmp_path / "root", "source_pairs", balance={"decontaminate": {"threshold": threshold}})
+    assert kind == "ConfigError"
+    assert f"balance.decontaminate.threshold: Input should be {bound}, got {threshold}" in text
+
+
 def test_more_clusters_than_kept_images_are_refused(copied: SmallRun) -> None:
     before = (copied.root / "centroids" / "centroids.parquet").read_bytes()
     kept = pq.read_table(copied.root / "balanced_pairs").num_rows

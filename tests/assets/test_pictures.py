@@ -43,6 +43,7 @@ def test_every_column_is_described() -> None:
         "centroids": schema.centroids(4),
         "cluster_assignments": schema.CLUSTER_ASSIGNMENTS,
         "evaluation": schema.EVALUATION,
+        "evaluation_leaks": schema.EVALUATION_LEAKS,
     }
     missing = [
         (table, name) for table, columns in tables.items() for name in columns.names if not describe_column(table, name)

@@ -15,6 +15,7 @@ from assets.page.balance_plots import (
     concept_distribution,
     group_sheet,
     group_size_histogram,
+    pair_sheet,
     threshold_curve,
 )
 from assets.page.run_plots import _failures, download_status, evaluation_bars, loss_curves
@@ -97,6 +98,19 @@ def test_group_sheet_with_all_kinds_of_images(tmp_path: Path):
 
 def test_group_sheet_without_groups():
     assert len(group_sheet([])) <= plots.MAX_BYTES
+
+
+@pytest.mark.parametrize("count", [1, 4, 24])
+def test_pair_sheet(tmp_path: Path, count: int) -> None:
+    pairs = [
+        (_encoded(40, 60, "PNG"), _encoded(80, 50), f"a set with a long name $1, 0.{number}") for number in range(count)
+    ]
+    image = _check(pair_sheet(pairs, found=99, full=tmp_path / "pairs.png"))
+    assert image.height < 1000 and (tmp_path / "pairs.png").is_file()
+
+
+def test_pair_sheet_without_pairs() -> None:
+    assert len(pair_sheet([], found=0)) <= plots.MAX_BYTES
 
 
 def test_group_sheet_refuses_what_is_no_image():

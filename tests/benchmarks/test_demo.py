@@ -25,10 +25,9 @@ IMAGES = [
 def root(tmp_path: Path) -> Path:
     sizes = {group: sum(image[1] == group for image in IMAGES) for group in (1, 4, 7)}
     tables = {
-        "images": [{"sample_id": n, "url": image[0]} for n, image in enumerate(IMAGES)]
-        + [{"sample_id": 9, "url": "x"}],
+        "images": [{"image_id": n, "url": image[0]} for n, image in enumerate(IMAGES)] + [{"image_id": 9, "url": "x"}],
         "balance_groups": [
-            {"sample_id": n, "group_id": group, "group_size": sizes[group], "kept": kept}
+            {"image_id": n, "group_id": group, "group_size": sizes[group], "kept": kept}
             for n, (_, group, kept, *_) in enumerate(IMAGES)
         ],
         "evaluation": [

@@ -23,6 +23,7 @@ from clip_cid import __version__
 from clip_cid.app import app
 from clip_cid.commands.run import JOBS
 from pipeline.balance.semantic_balance import semantic_balance
+from pipeline.neighbors.between import near_pairs_between
 from pipeline.neighbors.search import near_duplicate_forest
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -110,6 +111,29 @@ def test_forest_and_balance_are_the_librarys(tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["kept"] == report.kept
     assert {path.name for path in tmp_path.iterdir()} >= {"balanced", "forest.parquet"}
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_leaks_are_the_librarys(tmp_path: Path) -> None:
+    a, b = (write_embeddings(tmp_path / name / "0.parquet", rows=rows) for name, rows in (("a", 40), ("b", 300)))
+    table = pq.read_table(a)
+    pq.write_table(table.rename_columns(["number", "vector"]), a)
+    arguments = ("leaks", "a", "b", "out/leaks.parquet", "--id-column-a", "number", "--column-a", "vector")
+    code, out, err = call_here(tmp_path, *arguments, "--max-distance", "0.3", "--json")
+    near_pairs_between(a, b, tmp_path / "expected.parquet", max_distance=0.3, id_column_a="number", column_a="vector")
+    expected = pq.read_table(tmp_path / "expected.parquet")
+    assert code == 0 and json.loads(out)["near"] == expected.num_rows >= 40, err
+    assert pq.read_table(tmp_path / "out" / "leaks.parquet").equals(expected)
+    assert json.loads(out)["summary"].startswith(
+        f"out/leaks.parquet: {expected.num_rows} pairs within 0.3 of 40 and 300"
+    )
+    assert refused(tmp_path, *arguments, "--max-distance", "0.3") == (
+        "clip-cid: out/leaks.parquet exists; --overwrite replaces it"
+    )
+    assert "in (0, 2), the distances of unit vectors; got 2.0" in refused(
+        tmp_path, *arguments, "--max-distance", "2", "--overwrite"
+    )
+    assert "--max-distance" in refused(tmp_path, *arguments)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
 def test_clusters_and_import(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ LINES = [
     if line.startswith("clip-cid ")
 ]
 # A root to run on, a student, and packages that the tests go without: their own tests run these.
-LONG = ("run", "export")
+LONG = ("run", "export", "push")
 
 
 def call(*arguments: str) -> str:
@@ -34,7 +34,8 @@ def call(*arguments: str) -> str:
 
 def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
     embeddings = finished.root / "teacher_embeddings"
-    shutil.copytree(embeddings, tmp_path / "embeddings")
+    for name in ("embeddings", "test-images"):
+        shutil.copytree(embeddings, tmp_path / name)
     shutil.copytree(finished.root, tmp_path / "data" / "demo")
     settings = small_settings(tmp_path / "root").model_dump(mode="json")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"resources": {"settings": {"config": settings}}}))
@@ -45,7 +46,7 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
             arguments = shlex.split(words)[1:]
             if arguments[0] in LONG:
                 # Its options are those that there are.
-                call(*arguments[: 2 if arguments[0] == "export" else 1], "--help")
+                call(*arguments[: 2 if arguments[0] in ("export", "push") else 1], "--help")
                 continue
             # The example's number of clusters is for real data.
             said = call(*("4" if word == "1000" else word for word in arguments))
@@ -53,13 +54,27 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
                 Path(target).write_text(said)
             replayed.append(arguments[0])
         assert json.loads(Path("clip-cid.json").read_text())["title"] == "clip-cid run config"
-    assert replayed == ["doctor", "forest", "balance", "clusters", *["config"] * 3, "verify", "verify"]
-    for name in ("forest.parquet", "balanced/balance_groups.parquet", "clusters/centroids.parquet"):
+    assert replayed == ["doctor", "forest", "balance", "leaks", "clusters", *["config"] * 3, "verify", "verify"]
+    for name in ("forest.parquet", "balanced/balance_groups.parquet", "leaks.parquet", "clusters/centroids.parquet"):
         assert (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize(
-    "command", ["forest", "balance", "clusters", "import", "run", "verify", "doctor", "config", "export"]
+    "command",
+    [
+        "forest",
+        "leaks",
+        "balance",
+        "clusters",
+        "import",
+        "run",
+        "verify",
+        "doctor",
+        "config",
+        "export",
+        "push",
+        "purge",
+    ],
 )
 def test_every_command_is_on_the_page(command: str) -> None:
     assert f"clip-cid {command}" in PAGE

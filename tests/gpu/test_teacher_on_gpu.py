@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu.photographs import write_photographs
+from benchmarks.gpu.photographs import rows_of, write_photographs
 from pipeline.clip.model import WEIGHTS_FILE, load_clip
 from pipeline.clip.preprocessing import decode_image
 from pipeline.core.files import file_digest
@@ -57,8 +57,8 @@ def careless() -> Any:
 
 def embed(folder: Path, tar: Path, **config: Any) -> tuple[np.ndarray, np.ndarray]:
     embedder = Embedder(folder, EmbeddingsConfig(device="cuda", batch_size=16, **config))
-    batches = list(embedder.run(TarReader(tar), index_tar(tar).to_pylist()))
-    assert [id_ for batch, _, _ in batches for id_ in batch.sample_ids] == list(range(COUNT))
+    batches = list(embedder.run(TarReader(tar), rows_of(tar)))
+    assert [id_ for batch, _, _ in batches for id_ in batch.image_ids] == list(range(COUNT))
     return np.concatenate([images for _, images, _ in batches]), np.concatenate([texts for _, _, texts in batches])
 
 
@@ -108,7 +108,7 @@ def test_a_gpu_is_free_when_the_teacher_is_let_go(folder: Path, tar: Path) -> No
         embedder = Embedder.open(
             folder, file_digest(folder / WEIGHTS_FILE), EmbeddingsConfig(device="cuda", batch_size=16)
         )
-        list(embedder.run(TarReader(tar), index_tar(tar).to_pylist()))
+        list(embedder.run(TarReader(tar), rows_of(tar)))
 
     with teacher_kept():
         run()

@@ -43,15 +43,15 @@ def write_training_shards(folder: Path, *, shards: int, rows: int, seed: int = 0
     for shard in range(shards):
         samples = []
         for row in range(rows):
-            sample_id = shard * rows + row
-            cluster = sample_id % CLUSTERS
+            image_id = shard * rows + row
+            cluster = image_id % CLUSTERS
             pixels = random.integers(0, 90, (40, 36, 3), dtype=np.uint8)
             pixels[..., cluster % 3] += np.uint8(40 * cluster)
             image = io.BytesIO()
             Image.fromarray(pixels).save(image, "JPEG")
             sample: dict[str, object] = {"__key__": f"{shard:05d}{row:04d}", "jpg": image.getvalue()}
             sample["txt"] = f"a picture of {['one', 'two', 'three', 'four'][cluster]}"
-            facts = {"sample_id": sample_id}
+            facts = {"image_id": image_id}
             if distil:
                 facts["cluster_id"] = cluster
                 for name in ("image.npy", "text.npy"):

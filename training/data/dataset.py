@@ -95,8 +95,9 @@ class TrainingSet:
         return [_with_caption(found[place], drawn[place]) for place in places]
 
     def caption(self, shard: int, row: int) -> str:
-        """The first caption of a sample, as it is; raises as :meth:`sample` does."""
-        return str(self._read(shard, row, 0)["captions"][0])
+        """The caption whose tokens :meth:`sample` gives in the first epoch; raises as that does."""
+        decoded = self._read(shard, row, 0)
+        return str(decoded["captions"][caption_of(decoded, self._seed, 0)])
 
     def sample_bytes(self) -> int:
         """Of a decoded sample: shapes are equal for all, so any one tells."""

@@ -31,6 +31,17 @@ class ImageMember:
     offset: int
     size: int
 
+    @property
+    def name(self) -> str:
+        """What tells it from all others of its data set: split, tar and key, ``test/0.tar/000003``."""
+        return f"{self.tar.parent.name}/{self.tar.name}/{self.key}"
+
+    def read(self) -> bytes:
+        """The bytes, as they lie in the tar."""
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:

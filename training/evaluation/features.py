@@ -1,10 +1,11 @@
 """Features of a CLIP model on an evaluation set: float32 on the CPU, L2-normalized, in the order of the samples."""
 
+import functools
 import io
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -32,7 +33,8 @@ def image_features(clip: LoadedClip, split: Split, *, batch_size: int, decode_th
     dtype = next(clip.model.visual.parameters()).dtype
     features = []
     with Progress(log, f"evaluation, {split.name}", total=len(split), unit="images") as progress:
-        for pixels in _batches(clip, split.images, batch_size, decode_threads or os.cpu_count() or 1):
+        threads = decode_threads or os.cpu_count() or 1
+        for pixels in decoded(split.images, functools.partial(_preprocessed, clip), batch_size, threads):
             with torch.inference_mode():
                 batch = clip.model.encode_image(pixels.to(clip.device, dtype))
             features.append(_unit(batch))
@@ -63,8 +65,13 @@ def _finite(features: Tensor, what: str) -> Tensor:
     return features
 
 
-def _batches(clip: LoadedClip, images: Sequence[ImageMember], batch_size: int, threads: int) -> Iterator[Tensor]:
-    """Pixels ``(B, 3, H, W)``, batch by batch; threads decode ahead of the model."""
+def decoded(
+    images: Sequence[ImageMember], decode: Callable[[bytes], Tensor], batch_size: int, threads: int
+) -> Iterator[Tensor]:
+    """What ``decode`` makes of each image, stacked batch by batch; threads decode ahead of the model.
+
+    Raises :class:`ShardError` for an image that cannot be decoded, naming its tar and key.
+    """
     waiting: deque[list[Future[Tensor]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -73,7 +80,7 @@ def _batches(clip: LoadedClip, images: Sequence[ImageMember], batch_size: int, t
                 # One task per thread, not per image: tasks this small would spend their time on hand-over.
                 share = -(-len(batch) // threads)
                 waiting.append(
-                    [pool.submit(_decode, clip, batch[at : at + share]) for at in range(0, len(batch), share)]
+                    [pool.submit(_decode, decode, batch[at : at + share]) for at in range(0, len(batch), share)]
                 )
                 if len(waiting) > _BATCHES_AHEAD:
                     yield torch.cat([part.result() for part in waiting.popleft()])
@@ -83,16 +90,17 @@ def _batches(clip: LoadedClip, images: Sequence[ImageMember], batch_size: int, t
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decode(clip: LoadedClip, images: Sequence[ImageMember]) -> Tensor:
-    return torch.stack([_pixels(clip, image) for image in images])
+def _decode(decode: Callable[[bytes], Tensor], images: Sequence[ImageMember]) -> Tensor:
+    return torch.stack([_pixels(decode, image) for image in images])
 
 
-def _pixels(clip: LoadedClip, member: ImageMember) -> Tensor:
+def _preprocessed(clip: LoadedClip, data: bytes) -> Tensor:
+    with Image.open(io.BytesIO(data)) as image:
+        return clip.preprocess(image)
+
+
+def _pixels(decode: Callable[[bytes], Tensor], member: ImageMember) -> Tensor:
     try:
-        with member.tar.open("rb") as file:
-            file.seek(member.offset)
-            data = file.read(member.size)
-        with Image.open(io.BytesIO(data)) as image:
-            return clip.preprocess(image)
+        return decode(member.read())
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ShardError(f"{member.tar}, key {member.key}: no readable image: {error!r}") from error

@@ -1,8 +1,9 @@
 """Measure CLIP models on evaluation sets: features once per model and data set, shared by all tasks."""
 
 import functools
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,12 +43,16 @@ def evaluate(
     *,
     batch_size: int = 256,
     device: str = "auto",
+    leaked: Mapping[str, Collection[str]] | None = None,
 ) -> pa.Table:
     """Measure every model (name to open_clip folder) on every data set: ``schema.EVALUATION``, one row a metric.
 
     Values are shares in [0, 1]; ``samples`` is the number of queries behind one. A task runs on the data sets that have
-    what it needs. Everything that can be is checked before the first model is loaded: raises :class:`ConfigError` for
-    models, data sets or tasks that are missing, or do not fit one another, :class:`ShardError` for a damaged data set.
+    what it needs. ``leaked`` names, by data set, test samples (:attr:`ImageMember.name`) that training images are near
+    to: all metrics are then also taken as if the test split had the others alone, in rows of ``<name> (clean)``.
+
+    Everything that can be is checked before the first model is loaded: raises :class:`ConfigError` for models, data
+    sets or tasks that are missing, or do not fit one another, :class:`ShardError` for a damaged data set.
     """
     _check_models(models)
     _check_tasks(tasks)
@@ -58,14 +63,27 @@ def evaluate(
         clip = load_clip(folder, device=device)
         for dataset in sets:
             measure = _Measurement(clip, dataset, batch_size)
-            for task in plan[dataset.name]:
-                for metric, (value, samples) in measure.task(task).items():
-                    rows.append((model, task, dataset.name, metric, value, samples))
-                    log.info("%s, %s on %s: %s %.4f of %d", model, task, dataset.name, metric, value, samples)
+            parts = _parts(dataset, (leaked or {}).get(dataset.name, ()))
+            for task, (name, part) in itertools.product(plan[dataset.name], parts.items()):
+                for metric, (value, samples) in measure.task(task, part).items():
+                    rows.append((model, task, name, metric, value, samples))
+                    log.info("%s, %s on %s: %s %.4f of %d", model, task, name, metric, value, samples)
     columns = zip(*rows)
     return pa.Table.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, schema.EVALUATION)], schema=schema.EVALUATION
     )
+
+
+def _parts(dataset: EvaluationSet, leaked: Collection[str]) -> dict[str, list[int]]:
+    """Which test samples to measure on, by the name that the data set then has: all, and those that have not leaked, if
+    there are both."""
+    parts = {dataset.name: list(range(len(dataset.test)))}
+    clean = [number for number, image in enumerate(dataset.test.images) if image.name not in leaked]
+    if not clean:
+        log.warning("%s: all %d test samples are near to training images", dataset.name, len(dataset.test))
+    elif len(clean) < len(dataset.test):
+        parts[f"{dataset.name} (clean)"] = clean
+    return parts
 
 
 def _check_models(models: dict[str, Path]) -> None:
@@ -121,40 +139,56 @@ def missing_for(dataset: EvaluationSet, task: str) -> str | None:
 
 
 class _Measurement:
-    """One model on one data set; features are computed when a task first asks for them."""
+    """One model on one data set; features, and what is fitted to them, are computed when a task first asks for them."""
 
     def __init__(self, clip: LoadedClip, dataset: EvaluationSet, batch_size: int):
         self._clip, self._dataset, self._batch_size = clip, dataset, batch_size
 
-    def task(self, task: str) -> dict[str, tuple[float, int]]:
-        """Metrics by name: value and number of queries."""
+    def task(self, task: str, part: list[int]) -> dict[str, tuple[float, int]]:
+        """Metrics by name, value and number of queries, of the test samples with these numbers."""
+        if task == RETRIEVAL:
+            return self._retrieval(part)
+        rows = self._test[part]
+        labels = _labels(self._dataset.test)[part]
         if task == ZERO_SHOT:
-            return self._zero_shot()
-        return self._linear_probe() if task == LINEAR_PROBE else self._retrieval()
+            scores = topk_accuracy(rows, labels, self._prompts)
+        else:
+            device = self._clip.device
+            scores = topk_accuracy(rows.to(device), labels.to(device), *self._probe)
+        return {name: (score, len(rows)) for name, score in scores.items()}
 
-    def _zero_shot(self) -> dict[str, tuple[float, int]]:
+    def _retrieval(self, part: list[int]) -> dict[str, tuple[float, int]]:
+        captions = self._dataset.test.captions
+        texts, images, ids = unique_texts([captions[number] for number in part])
+        numbers, features = self._captions
+        rows, features = self._test[part], features[[numbers[text] for text in texts]]
+        device = self._clip.device
+        scores = retrieval_recall(rows.to(device), features.to(device), images.to(device), ids.to(device))
+        queries = {"image_to_text": len(rows), "text_to_image": len(ids)}
+        return {name: (score, queries[name.partition("_recall")[0]]) for name, score in scores.items()}
+
+    @functools.cached_property
+    def _prompts(self) -> Tensor:
         classnames, templates = self._dataset.classnames, self._dataset.templates
-        weights = prompt_ensemble(self._clip, classnames, templates, batch_size=self._batch_size)
-        scores = topk_accuracy(self._test, _labels(self._dataset.test), weights)
-        return {name: (score, len(self._test)) for name, score in scores.items()}
+        return prompt_ensemble(self._clip, classnames, templates, batch_size=self._batch_size)
 
-    def _linear_probe(self) -> dict[str, tuple[float, int]]:
+    @functools.cached_property
+    def _probe(self) -> tuple[Tensor, Tensor]:
+        """Weights and intercepts. Fitted to the train split, so the same whatever of the test split it is tried on."""
         train, test = self._dataset.train, self._dataset.test
         assert train is not None
         features, device = self._features(train), self._clip.device
         classes = len(self._dataset.classnames) or max(*train.labels, *test.labels) + 1
         weights, bias, c = fit_linear_probe(features.to(device), _labels(train).to(device), classes=classes)
         log.info("linear probe on %s: C=%g", train.name, c)
-        scores = topk_accuracy(self._test.to(device), _labels(test).to(device), weights, bias)
-        return {name: (score, len(test)) for name, score in scores.items()}
+        return weights, bias
 
-    def _retrieval(self) -> dict[str, tuple[float, int]]:
-        texts, images, ids = unique_texts(self._dataset.test.captions)
+    @functools.cached_property
+    def _captions(self) -> tuple[dict[str, int], Tensor]:
+        """The number of each distinct caption, and features in their order."""
+        texts, _, _ = unique_texts(self._dataset.test.captions)
         features = text_features(self._clip, texts, batch_size=self._batch_size)
-        device = self._clip.device
-        scores = retrieval_recall(self._test.to(device), features.to(device), images.to(device), ids.to(device))
-        queries = {"image_to_text": len(self._test), "text_to_image": len(ids)}
-        return {name: (score, queries[name.partition("_recall")[0]]) for name, score in scores.items()}
+        return {text: number for number, text in enumerate(texts)}, features
 
     @functools.cached_property
     def _test(self) -> Tensor:

@@ -12,7 +12,11 @@ fresh AS (
     FROM given
     QUALIFY NOT kept AND row_number() OVER (PARTITION BY image_id, caption ORDER BY kept DESC, sample_id) = 1
 )
-SELECT sample_id, fresh.image_id, list_inner_product(image_embedding, text_embedding)::FLOAT AS similarity
+SELECT
+    sample_id, fresh.image_id,
+    -- Embeddings of two widths are of two spaces.
+    CASE WHEN len(image_embedding) = len(text_embedding)
+        THEN list_inner_product(image_embedding, text_embedding)::FLOAT END AS similarity
 FROM fresh
 JOIN captions USING (sample_id)
 JOIN embeddings ON embeddings.image_id = fresh.image_id

@@ -123,6 +123,45 @@ def test_members_far_from_the_center_are_released(tmp_path: Path) -> None:
     assert report.kept > len(set(brute_force(ids, matrix, 0.3).values()))
 
 
+@pytest.mark.parametrize("keep_per_group", [1, 2])
+def test_captions_of_removed_images_go_to_the_one_that_stands_for_them(tmp_path: Path, keep_per_group: int) -> None:
+    """Each text once for an image, its own first, then that of the smallest sample_id; filtered ones go nowhere."""
+    from tests.pipeline.balance.world import planted_world
+
+    world = planted_world(tmp_path, seed=4, groups=30)
+    options = {"threshold": 0.3, "where": "lang = 'en' OR score > 0.5", "keep_per_group": keep_per_group}
+    _, own = world.balance(**options)
+    _, shared = world.balance(**options, captions="group")
+    unchanged = ("balance_groups", "removed_pairs", "blocked_pairs", "filtered_pairs")
+    assert {name: shared[name] for name in unchanged} == {name: own[name] for name in unchanged}
+    texts = {pair["sample_id"]: pair for pair in world.pairs}
+    expected = {(row["image_id"], row["caption"]): row["sample_id"] for row in own["balanced_pairs"]}
+    for row in sorted(own["removed_pairs"], key=lambda row: row["sample_id"]):
+        expected.setdefault((row["kept_image_id"], texts[row["sample_id"]]["caption"]), row["sample_id"])
+    assert len(expected) > len(own["balanced_pairs"])
+    found = {(row["image_id"], row["caption"]): row["sample_id"] for row in shared["balanced_pairs"]}
+    assert found == expected and len(shared["balanced_pairs"]) == len(expected)
+    for row in shared["balanced_pairs"]:
+        cosine = world.vectors[row["image_id"]] @ texts[row["sample_id"]]["text"].astype(np.float64)
+        assert row["image_text_similarity"] == pytest.approx(cosine, abs=1e-6)
+        assert row["url"] == f"http://x/{row['image_id']}.jpg"
+
+
+def test_captions_in_a_space_of_their_own_have_no_similarity(tmp_path: Path) -> None:
+    from tests.pipeline.balance.world import planted_world
+
+    world = planted_world(tmp_path, seed=4, groups=10)
+    captions = pq.read_table(tmp_path / "captions.parquet")
+    narrow = pa.array([vector[:5] for vector in captions["text_embedding"].to_pylist()], pa.list_(pa.float16(), 5))
+    columns = {name: captions[name] for name in ("sample_id", "image_id")}
+    columns |= {"text_embedding": narrow, "image_text_similarity": pa.nulls(len(narrow), pa.float32())}
+    pq.write_table(pa.table(columns), tmp_path / "captions.parquet")
+    report, found = world.balance(threshold=0.3, captions="group")
+    assert len(found["balanced_pairs"]) + len(found["removed_pairs"]) > len(world.pairs)
+    assert {row["image_text_similarity"] for row in found["balanced_pairs"]} == {None}
+    assert report.similarity_kept is report.similarity_removed is None
+
+
 def test_impossible_thresholds_are_refused(tmp_path: Path) -> None:
     ids, matrix = planted(8)
     for rule, message in [

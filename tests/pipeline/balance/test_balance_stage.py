@@ -2,7 +2,9 @@
 
 import csv
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,8 +17,25 @@ from pipeline.storage.result import StageResult, read_result
 from tests.conftest import SmallRun, run_balance, run_clusters, run_shards
 
 
-def ids(root: Path, table: str) -> set[int]:
-    return {row for path in root.glob(f"{table}/*.parquet") for row in pq.read_table(path)["sample_id"].to_pylist()}
+def rows(root: Path, table: str) -> list[dict[str, Any]]:
+    return [row for path in sorted(root.glob(f"{table}/*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def ids(root: Path, table: str, id_: str = "image_id") -> set[int]:
+    return {row[id_] for row in rows(root, table)}
+
+
+def assert_every_caption_is_accounted_for(root: Path) -> None:
+    """Balanced, removed, blocked and filtered pairs are all captions of embedded images, each once."""
+    tables = ("balanced_pairs", "removed_pairs", "blocked_pairs", "filtered_pairs")
+    found = Counter((row["sample_id"], row["image_id"]) for table in tables for row in rows(root, table))
+    assert found == Counter((row["sample_id"], row["image_id"]) for row in rows(root, "caption_embeddings"))
+    stats = read_result(root, "balance").stats
+    assert stats["kept"] + stats["removed"] + stats["blocked"] + stats["filtered"] == stats["samples"]
+    assert stats["pairs"] == found.total()
+    groups = rows(root, "balance_groups")
+    assert len(groups) == len(ids(root, "balance_groups")) == stats["kept"] + stats["removed"]
+    assert {row["image_id"] for row in groups if row["kept"]} == ids(root, "balanced_pairs")
 
 
 def rebalance(run: SmallRun, **changes: object) -> StageResult:
@@ -35,11 +54,13 @@ def some_kept(run: SmallRun) -> list[dict]:
 
 def test_blocked_pairs_reach_no_later_table(copied: SmallRun, tmp_path: Path) -> None:
     kept = some_kept(copied)
-    by_id, by_url = {row["sample_id"] for row in kept[:6]}, {row["url"] for row in kept[6:]}
+    # Of a pair, of an image, and by URL: whatever is listed, its image goes with all its captions.
+    by_id = {row["sample_id"] for row in kept[:3]} | {row["image_id"] for row in kept[3:6]}
+    by_url = {row["url"] for row in kept[6:]}
     listed = tmp_path / "list.txt"
     listed.write_text("# by request\n\n" + "\n".join([*map(str, by_id), *by_url, "7", "https://nowhere.example/x"]))
-    images = [row for path in (copied.root / "images").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    blocked = {row["sample_id"] for row in images if row["sample_id"] in by_id or row["url"] in by_url}
+    pairs = rows(copied.root, "source_pairs")
+    blocked = {row["image_id"] for row in pairs if {row["sample_id"], row["image_id"]} & by_id or row["url"] in by_url}
     blocked &= ids(copied.root, "teacher_embeddings")
     run = blocked_run(copied, listed)
     result = run_balance(run.settings)
@@ -52,16 +73,17 @@ def test_blocked_pairs_reach_no_later_table(copied: SmallRun, tmp_path: Path) ->
     assert stats["blocked"] == len(blocked) >= 12
     assert (stats["blocklist_entries"], stats["blocklist_unmatched"]) == (14, 2)
     assert stats["kept"] + stats["removed"] + stats["blocked"] == stats["samples"] == result.rows
-    assert not (set(pq.read_table(run.root / "removed_pairs")["kept_sample_id"].to_pylist()) & blocked)
+    assert_every_caption_is_accounted_for(run.root)
+    assert not (set(pq.read_table(run.root / "removed_pairs")["kept_image_id"].to_pylist()) & blocked)
 
 
 def test_baseline_does_not_train_on_blocked_pairs(copied: SmallRun, tmp_path: Path) -> None:
     from training.config import StudentConfig
     from training.stage import train_baseline
 
-    blocked = {row["sample_id"] for row in some_kept(copied)}
+    blocked = {row["image_id"] for row in some_kept(copied)}
     listed = tmp_path / "list.txt"
-    listed.write_text("\n".join(map(str, blocked)))
+    listed.write_text("\n".join(str(row["sample_id"]) for row in some_kept(copied)))
     run_balance(blocked_run(copied, listed).settings)
     trained_on: list[set[int]] = []
 
@@ -110,28 +132,49 @@ def test_checks_and_pictures_fit_every_rule_and_a_blocklist(copied: SmallRun, tm
     found = _one(
         copied.settings,
         "check_balance",
-        embeddings="teacher_embeddings",
+        values={"keep_per_group": 1},
         groups="balance_groups",
         balanced="balanced_pairs",
         removed="removed_pairs",
         blocked="blocked_pairs",
+        filtered="filtered_pairs",
+        captions="caption_embeddings",
     )
     assert (found["blocked"], found["kept"], found["removed"]) == (12, result.stats["kept"], result.stats["removed"])
     for name in ("groups_without_one_survivor", "kept_not_in_balanced", "removed_without_survivor", "missing"):
         assert found[name] == 0, name
-    assert found["blocked_but_used"] == 0
+    assert found["blocked_but_used"] == found["filtered_but_used"] == 0
     pictures = balance_pictures(result, copied.settings)
     assert set(pictures) == {"balanced_pairs", "balance_groups", "removed_pairs"}
 
 
 def test_similarities_are_those_of_the_stored_embeddings(finished: SmallRun) -> None:
-    rows = {
-        row["sample_id"]: float(np.dot(row["image_embedding"], row["text_embedding"]))
-        for path in (finished.root / "teacher_embeddings").glob("*.parquet")
-        for row in pq.read_table(path).to_pylist()
+    images = {
+        row["image_id"]: np.asarray(row["image_embedding"], float) for row in rows(finished.root, "teacher_embeddings")
     }
-    kept = {row["sample_id"]: row["image_text_similarity"] for row in some_kept(finished)}
-    assert kept == pytest.approx({name: rows[name] for name in kept}, abs=1e-3)
+    cosines = {
+        row["sample_id"]: float(np.dot(images[row["image_id"]], row["text_embedding"]))
+        for row in rows(finished.root, "caption_embeddings")
+    }
+    kept = {row["sample_id"]: row["image_text_similarity"] for row in rows(finished.root, "balanced_pairs")}
+    assert kept == pytest.approx({name: cosines[name] for name in kept}, abs=1e-5)
     stats = read_result(finished.root, "balance").stats
     for table, name in (("balanced_pairs", "similarity_kept"), ("removed_pairs", "similarity_removed")):
-        assert stats[name] == pytest.approx(np.mean([rows[one] for one in ids(finished.root, table)]), abs=1e-3)
+        assert stats[name] == pytest.approx(
+            np.mean([cosines[one] for one in ids(finished.root, table, "sample_id")]), abs=1e-5
+        )
+
+
+def test_every_caption_is_in_one_table_of_pairs(copied: SmallRun, tmp_path: Path) -> None:
+    from pipeline.heads.stage import score_images
+
+    assert_every_caption_is_accounted_for(copied.root)
+    score_images(copied.root, {})
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(str(row["sample_id"]) for row in some_kept(copied)))
+    where = "width >= height AND length(caption) % 3 > 0"
+    result = rebalance(copied, where=where, blocklist=[str(listed)], keep_by=["width DESC"], keep_per_group=2)
+    assert min(result.stats[name] for name in ("kept", "removed", "blocked", "filtered", "filtered_pairs")) > 0
+    assert_every_caption_is_accounted_for(copied.root)
+    captions = {row["sample_id"]: row["caption"] for row in rows(copied.root, "source_pairs")}
+    assert not [row for row in rows(copied.root, "balanced_pairs") if len(captions[row["sample_id"]]) % 3 == 0]

@@ -29,7 +29,7 @@ def run_views(settings: Any) -> Any:
 
 
 def test_a_view_is_a_function_of_seed_sample_and_number_alone() -> None:
-    view = draw_view(AugmentationConfig(**STRONG, seed=7), sample_id=-123456789, number=2, width=80, height=64)
+    view = draw_view(AugmentationConfig(**STRONG, seed=7), image_id=-123456789, number=2, width=80, height=64)
     assert view == View(
         crop_left=34,
         crop_top=2,
@@ -43,7 +43,7 @@ def test_a_view_is_a_function_of_seed_sample_and_number_alone() -> None:
 
 def test_views_lie_inside_the_image_and_have_the_sizes_asked_for() -> None:
     config = AugmentationConfig(min_crop=0.25, flip_probability=0.25)
-    views = [draw_view(config, sample_id=n, number=n % 3, width=90, height=40) for n in range(4000)]
+    views = [draw_view(config, image_id=n, number=n % 3, width=90, height=40) for n in range(4000)]
     for view in views:
         assert 0 <= view.crop_left <= 90 - view.crop_side and 0 <= view.crop_top <= 40 - view.crop_side
         assert (view.brightness, view.contrast, view.saturation) == (1, 1, 1)
@@ -72,22 +72,22 @@ def test_every_view_equals_the_live_teacher(copied: SmallRun) -> None:
 
     settings = with_views(copied.root)
     result = run_views(settings)
-    kept = {row["sample_id"]: row for row in pq.read_table(copied.root / "balanced_pairs").to_pylist()}
+    kept = {row["image_id"]: row for row in pq.read_table(copied.root / "balanced_pairs").to_pylist()}
     table = duckdb.sql(
-        f"SELECT * FROM '{copied.root}/teacher_views/*.parquet' ORDER BY sample_id, view"
+        f"SELECT * FROM '{copied.root}/teacher_views/*.parquet' ORDER BY image_id, view"
     ).to_arrow_table()
     rows = table.to_pylist()
-    assert [(row["sample_id"], row["view"]) for row in rows] == [(id_, n) for id_ in sorted(kept) for n in range(3)]
+    assert [(row["image_id"], row["view"]) for row in rows] == [(id_, n) for id_ in sorted(kept) for n in range(3)]
     assert result.rows == len(rows)
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{copied.root / 'teacher'}")
-    index = {row["sample_id"]: row for row in pq.read_table(copied.root / "images/index").to_pylist()}
+    index = {row["image_id"]: row for row in pq.read_table(copied.root / "images/index").to_pylist()}
     cosines = []
     for row in rows[:90]:
-        place = index[row["sample_id"]]
-        reader = TarReader(copied.root / "images" / f"{kept[row['sample_id']]['shard']}.tar")
+        place = index[row["image_id"]]
+        reader = TarReader(copied.root / "images" / f"{kept[row['image_id']]['shard']}.tar")
         image = Image.open(io.BytesIO(reader.sample(place["offset"], place["size"])["jpg"])).convert("RGB")
         view = View(**{name: row[name] for name in FIELDS})
-        drawn = {"sample_id": row["sample_id"], "number": row["view"], "width": image.width, "height": image.height}
+        drawn = {"image_id": row["image_id"], "number": row["view"], "width": image.width, "height": image.height}
         assert view == draw_view(settings.embeddings.augmentation, **drawn)
         with torch.no_grad():
             live = model.eval().encode_image(preprocess(apply_view(image, view))[None], normalize=True)[0]

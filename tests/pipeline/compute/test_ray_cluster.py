@@ -150,10 +150,11 @@ def test_a_machine_that_is_no_node_joins_for_the_time(cluster: LoopbackCluster) 
 
 def without_embeddings(source: Path, root: Path) -> Path:
     shutil.copytree(source, root)
-    for name in ("teacher_embeddings", ".marks/teacher_embeddings"):
+    for name in ("teacher_embeddings", "caption_embeddings", ".marks/teacher_embeddings"):
         shutil.rmtree(root / name)
     return root
 
 
 def embeddings(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in read_result(root, "teacher_embeddings").files}
+    files = read_result(root, "teacher_embeddings").files
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}

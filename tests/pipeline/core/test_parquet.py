@@ -24,14 +24,19 @@ def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("embeddings") / "00000.parquet"
     vectors = np.random.default_rng(0).normal(size=(ROWS, WIDTH))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    with EmbeddingWriter(path, schema.teacher_embeddings(WIDTH)) as writer:
-        writer.add({"sample_id": np.arange(ROWS), "image_embedding": vectors, "text_embedding": vectors})
+    with EmbeddingWriter(path, schema.caption_embeddings(WIDTH)) as writer:
+        ids, cosines = np.arange(ROWS), np.ones(ROWS, np.float32)
+        writer.add({"sample_id": ids, "image_id": ids, "text_embedding": vectors, "image_text_similarity": cosines})
     return path
 
 
 def in_batches(path: Path) -> list[Any]:
-    (file,) = inspect(path)
-    found = [*checked_batches(file), *checked_batches(file, column="text_embedding")]
+    (file,) = inspect(path, column="text_embedding")
+    # By both ids, so that all columns but one are read.
+    found = [
+        *checked_batches(file, column="text_embedding"),
+        *checked_batches(file, column="text_embedding", id_column="image_id"),
+    ]
     return [array.tolist() for pair in found for array in pair]
 
 

@@ -163,6 +163,7 @@ def _files() -> dict[str, bytes]:
     gif = _encode(photo.convert("P"), "GIF")
     return {
         "/good": jpeg,
+        "/shared": jpeg,
         "/plain": jpeg,
         "/noai": jpeg,
         "/otherbot": jpeg,
@@ -205,6 +206,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     files = _files()
 
     def do_GET(self) -> None:
+        # Many images of one content: the rest names them, and answers do not depend on it.
+        self.path = self.path.partition("?image=")[0]
         self.server.requests.append(self.path)  # type: ignore[attr-defined]
         self.server.agents.add(self.headers.get("User-Agent"))  # type: ignore[attr-defined]
         with contextlib.suppress(ConnectionError):

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import io
 import sys
 import time
@@ -64,6 +65,14 @@ def test_the_sample_is_known_while_it_is_decoded() -> None:
 
     decoder = Decoder(Asking(**dataclasses.asdict(resizer())))
     decoder(picture(80, 60), 7)
-    [(sample_id, since)] = seen
-    assert (sample_id, decoder.current) == (7, None)
+    [(image_id, since)] = seen
+    assert (image_id, decoder.current) == (7, None)
     assert 0 <= time.monotonic() - since < 60
+
+
+def test_the_md5_of_what_was_decoded_waits_to_be_taken(isolated: IsolatedDecoder) -> None:
+    for decoder in (isolated, Decoder(resizer())):
+        served = picture(80, 60).getvalue()
+        decoder.md5.clear()
+        assert decoder(io.BytesIO(served), 7)[0] and not decoder(io.BytesIO(b"no picture"), 8)[0]
+        assert decoder.md5 == {7: hashlib.md5(served).hexdigest()}

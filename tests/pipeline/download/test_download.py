@@ -29,7 +29,7 @@ def test_every_pair_has_a_status_that_the_truth_explains(finished: SmallRun) -> 
         for path in read_result(finished.root, "source_pairs").parquet("source_pairs")
         for row in pq.read_table(path).to_pylist()
     ]
-    assert sorted(row["sample_id"] for row in found) == sorted(row["sample_id"] for row in source)
+    assert sorted(row["image_id"] for row in found) == sorted({row["image_id"] for row in source})
     expected = {"missing": "failed_to_download", "not_an_image": "failed_to_resize", "truncated": "failed_to_resize"}
     for row in found:
         assert row["status"] == expected.get(truth[row["url"]], "success"), row
@@ -37,12 +37,16 @@ def test_every_pair_has_a_status_that_the_truth_explains(finished: SmallRun) -> 
 
 
 def test_images_are_what_was_served_and_resized_as_asked(finished: SmallRun) -> None:
+    captions: dict[int, list[str]] = {}
+    for path in read_result(finished.root, "source_pairs").parquet("source_pairs"):
+        for pair in sorted(pq.read_table(path).to_pylist(), key=lambda pair: pair["sample_id"]):
+            captions.setdefault(pair["image_id"], []).append(pair["caption"])
     for row in [row for row in rows(finished.root) if row["status"] == "success"][:40]:
         served = finished.root / "demo" / "images" / row["url"].rpartition("/")[2]
         assert row["sha256"] == hashlib.sha256(served.read_bytes()).hexdigest()
         with tarfile.open(finished.root / "images" / f"{row['shard']}.tar") as tar:
             content = tar.extractfile(f"{row['key']}.jpg").read()
-            assert tar.extractfile(f"{row['key']}.txt").read().decode() == row["caption"]
+            assert tar.extractfile(f"{row['key']}.txt").read().decode() == captions[row["image_id"]][0]
         with Image.open(io.BytesIO(content)) as image:
             assert image.size == (row["width"], row["height"])
             assert min(image.size) <= 64

@@ -1,6 +1,7 @@
 """The download against a web that lies, drips, loops and points inside: one run over all of it."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ CAPTIONS = {
     "NUL": "before\0after",
     "a quote and a backslash": "'\"\\",
 }
+# Of one image.
+SHARED = ["the first", "the second", "the third"]
 DROPPED = {"empty": "", "blank": " \t\n", "null": None}
 
 
@@ -44,7 +47,9 @@ class Run:
     def __init__(self, folder: Path, server: Hostile):
         self.root = folder / "root"
         pairs = [(case.url.replace("{port}", str(server.port)), f"case {number}") for number, case in enumerate(CASES)]
-        pairs += [(f"http://{WEB}/good", caption) for caption in [*CAPTIONS.values(), *DROPPED.values()]]
+        captions = [*CAPTIONS.values(), *DROPPED.values()]
+        pairs += [(f"http://{WEB}/good?image={number}", caption) for number, caption in enumerate(captions)]
+        pairs += [(f"http://{WEB}/shared", caption) for caption in SHARED]
         source = write_list(folder / "list.parquet", pairs)
         self.source_stats = import_pairs(self.root, source, QueryConfig(), lists=source.lists).stats
         config = ImagesConfig(
@@ -59,10 +64,12 @@ class Run:
         )
         self.stats = download_images(self.root, config).stats
         self.server = server
-        files = read_result(self.root, "images").parquet("images")
-        self.rows: dict[str, dict[str, Any]] = {
-            row["caption"]: row for path in files for row in pq.read_table(path).to_pylist()
-        }
+        [pairs_file] = read_result(self.root, "source_pairs").parquet("source_pairs")
+        [images_file] = read_result(self.root, "images").parquet("images")
+        self.images = {row["image_id"]: row for row in pq.read_table(images_file).to_pylist()}
+        listed = pq.read_table(pairs_file).to_pylist()
+        self.rows: dict[str, dict[str, Any]] = {row["caption"]: self.images[row["image_id"]] for row in listed}
+        self.sample_ids = {row["caption"]: row["sample_id"] for row in listed}
 
     def row(self, what: str) -> dict[str, Any]:
         return next(self.rows[f"case {number}"] for number, case in enumerate(CASES) if case.what == what)
@@ -104,8 +111,9 @@ def test_answers_without_end_are_left(run: Run) -> None:
 
 def test_the_run_is_counted_by_status(run: Run) -> None:
     for status in STATUSES.keys() - {SUCCESS, "failed_in_worker"}:
-        assert run.stats[status] == sum(row["status"] == status for row in run.rows.values()) > 0, status
-    assert run.stats["downloaded"] + run.stats["failed"] == len(run.rows) == len(CASES) + len(CAPTIONS)
+        assert run.stats[status] == sum(row["status"] == status for row in run.images.values()) > 0, status
+    assert run.stats["downloaded"] + run.stats["failed"] == len(run.images) == len(CASES) + len(CAPTIONS) + 1
+    assert len(run.rows) == len(run.images) - 1 + len(SHARED)
 
 
 def test_the_downloader_names_itself(run: Run) -> None:
@@ -117,6 +125,18 @@ def test_captions_are_stored_as_they_are(run: Run, what: str) -> None:
     row = run.rows[CAPTIONS[what]]
     assert row["status"] == SUCCESS
     assert run.members(row)["txt"].decode() == CAPTIONS[what]
+
+
+def test_an_image_of_several_captions_is_asked_for_and_stored_once(run: Run) -> None:
+    assert run.server.requests.count("/shared") == 1
+    [row] = [row for row in run.images.values() if row["url"] == f"http://{WEB}/shared"]
+    assert all(run.rows[caption] is row for caption in SHARED)
+    assert (row["status"], run.source_stats["images"]) == (SUCCESS, len(run.images))
+    first = min((sample_id, caption) for caption, sample_id in run.sample_ids.items() if caption in SHARED)[1]
+    members = run.members(row)
+    assert members["txt"].decode() == first
+    described = json.loads(members["json"])
+    assert described["image_id"] == row["image_id"] and "sample_id" not in described
 
 
 def test_pairs_without_a_caption_are_counted_at_the_source(run: Run) -> None:

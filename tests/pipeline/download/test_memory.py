@@ -50,7 +50,7 @@ def test_a_worker_stays_within_its_bound(tmp_path: Path) -> None:
     root = tmp_path / "root"
     paths = [path for path in FLOODS for _ in range(2)]
     source = write_list(
-        tmp_path / "list.parquet", [(f"http://{HOST}{path}", f"{n} {path}") for n, path in enumerate(paths)]
+        tmp_path / "list.parquet", [(f"http://{HOST}{path}?image={n}", f"{n} {path}") for n, path in enumerate(paths)]
     )
     import_pairs(root, source, QueryConfig(), lists=source.lists)
     with flood_server() as server, Peaks() as peaks:
@@ -60,6 +60,8 @@ def test_a_worker_stays_within_its_bound(tmp_path: Path) -> None:
         download_images(root, config)
     assert max(peaks.bytes.values()) < THREADS * 3 * MAX_BYTES + CONSTANT, peaks.bytes
     [table] = read_result(root, "images").parquet("images")
-    for row in pq.read_table(table).to_pylist():
-        flood = FLOODS[row["caption"].split(" ")[1]]
-        assert (row["status"], row["error"].partition(": ")[0]) == (flood.status, flood.reason), row["caption"]
+    rows = pq.read_table(table).to_pylist()
+    assert len(rows) == len(paths)
+    for row in rows:
+        flood = FLOODS[row["url"].partition(HOST)[2].partition("?image=")[0]]
+        assert (row["status"], row["error"].partition(": ")[0]) == (flood.status, flood.reason), row["url"]

@@ -15,7 +15,7 @@ from pipeline.download.config import ImagesConfig
 from pipeline.download.stage import download_images, retry_images
 from pipeline.storage.result import read_result
 from tests.pipeline.download.hostile import WEB, Hostile, _Handler, hostile_server
-from tests.pipeline.download.test_faults import PER_SHARD, assert_whole, config_for, make_pairs, tables
+from tests.pipeline.download.test_faults import PER_SHARD, assert_whole, captions, config_for, make_pairs, tables
 
 pytestmark = pytest.mark.slow
 
@@ -32,14 +32,14 @@ def samples(root: Path) -> dict[int, dict[str, bytes]]:
     for path in read_result(root, "images").parquet("index"):
         reader = TarReader(root / "images" / f"{path.stem}.tar")
         for row in pq.read_table(path).to_pylist():
-            found[row["sample_id"]] = reader.sample(row["offset"], row["size"])
+            found[row["image_id"]] = reader.sample(row["offset"], row["size"])
     return found
 
 
 def by_path(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row["url"].removeprefix(f"http://{WEB}"), []).append(row)
+        found.setdefault(row["url"].removeprefix(f"http://{WEB}").partition("?image=")[0], []).append(row)
     return found
 
 
@@ -62,12 +62,13 @@ def test_retry_fetches_chosen_statuses_alone(server: Hostile, tmp_path: Path, mo
     assert {row["status"] for row in after["/never"]} == {"failed_to_download"}
     for path in ("/good", "/plain", "/page.jpg", "/never"):
         assert after[path] == by_path(before)[path], path
-    for sample_id, members in before_samples.items():
-        assert after_samples[sample_id] == members
+    for image_id, members in before_samples.items():
+        assert after_samples[image_id] == members
+    texts = captions(root)
     for row in after["/late"]:
-        members = after_samples[row["sample_id"]]
+        members = after_samples[row["image_id"]]
         assert json.loads(members["json"])["key"] == row["key"]
-        assert members["txt"].decode() == row["caption"]
+        assert [members["txt"].decode()] == texts[row["image_id"]]
         assert Image.open(io.BytesIO(members["jpg"])).size == (row["width"], row["height"])
     keys = [row["key"] for row in tables(root)]
     assert keys == [row["key"] for row in before]

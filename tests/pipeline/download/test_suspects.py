@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.download import watchdog
+from pipeline.download.images_of import images_of
 from pipeline.download.stage import download_images
 from pipeline.download.suspects import NotingOpener, left_unanswered, write_suspects
 from pipeline.web.opener import GuardedOpener
@@ -52,10 +53,11 @@ def test_what_has_cost_a_worker_is_not_asked_for_and_says_why() -> None:
 
 def test_suspects_are_listed_as_urllib_spells_them(tmp_path: Path) -> None:
     source = tmp_path / "list.parquet"
-    pq.write_table(pa.table({"sample_id": [1, 2], "url": ["<http://a.test/>", "b"], "caption": ["a", "b"]}), source)
+    pq.write_table(pa.table({"image_id": [1, 2], "url": ["<http://a.test/>", "b"], "caption": ["a", "b"]}), source)
     write_suspects(source, ["http://a.test/", "b"], tmp_path / "suspects.parquet")
     table = pq.read_table(tmp_path / "suspects.parquet")
-    assert (table["url"].to_pylist(), table.column_names) == (["http://a.test/", "b"], ["sample_id", "url", "caption"])
+    assert (table["url"].to_pylist(), table.column_names) == (["http://a.test/", "b"], ["image_id", "url", "caption"])
+    assert images_of(tmp_path / "suspects.parquet")["url"].to_pylist() == ["http://a.test/", "b"]
 
 
 def signalling(number: signal.Signals) -> Any:
@@ -93,10 +95,10 @@ def test_samples_whose_fetch_costs_their_worker_fail_alone(
     rows = tables(root)
     [killed, stopped] = sorted((row for row in rows if row["status"] != "success"), key=lambda row: row["url"])
     assert (killed["url"], killed["error"]) == (
-        f"http://{WEB}/kill",
+        f"http://{WEB}/kill?image=11",
         "fetching cost its worker: it was killed by SIGKILL",
     )
-    assert stopped["url"] == f"http://{WEB}/stop"
+    assert stopped["url"] == f"http://{WEB}/stop?image=13"
     assert stopped["error"].startswith("fetching cost its worker: it gave no sign for ")
     assert sorted(row["key"] for row in rows) == [f"00000000{number:02d}"[-7:] for number in range(len(paths))]
     assert "/late" not in caplog.text

@@ -43,7 +43,7 @@ class Stage:
         self.staging, self.clock = staging, clock
         values = {"number": 1, "finished": 0, "hosts": [], "longest": None, "decoding": None}
         self.state = State(machine=socket.gethostname(), process=os.getpid(), **values)
-        pq.write_table(pa.table({"sample_id": [41, 42], "url": ["http://a.test/", URL]}), staging / "00003.parquet")
+        pq.write_table(pa.table({"image_id": [41, 42], "url": ["http://a.test/", URL]}), staging / "00003.parquet")
         config = ImagesConfig(sample_timeout_s=60, stall_timeout_s=600, **changes)
         self.watchdog = Watchdog(staging, config, {"00003": staging / "00003.parquet"}, replace_dead=True)
 

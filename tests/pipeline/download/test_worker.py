@@ -44,7 +44,7 @@ def server() -> Iterator[Hostile]:
 @pytest.mark.slow
 def test_the_guard_travels_inside_the_downloader(server: Hostile, tmp_path: Path) -> None:
     urls = [f"http://{WEB}/good", f"http://127.0.0.1:{server.port}/secret", f"http://{WEB}/noai", "file:///etc/passwd"]
-    pairs = pa.table({"sample_id": [1, 2, 3, 4], "url": urls, "caption": ["a", "b", "c", "d"]})
+    pairs = pa.table({"image_id": [1, 2, 3, 4], "url": urls, "caption": ["a", "b", "c", "d"]})
     staging = tmp_path / "staging"
     staging.mkdir()
     pq.write_table(pairs, tmp_path / "00003.parquet")
@@ -61,7 +61,7 @@ def test_the_guard_travels_inside_the_downloader(server: Hostile, tmp_path: Path
     arrow = python(PICKLER, job, tmp_path / "downloader.pickle")
     job.unlink()
     assert python(WORKER, tmp_path / "downloader.pickle", arrow).startswith("(True")
-    statuses = pq.read_table(staging / "00003.parquet").sort_by("sample_id").to_pylist()
+    statuses = pq.read_table(staging / "00003.parquet").sort_by("image_id").to_pylist()
     assert [(row["error_message"] or "ok").partition("]")[0] for row in statuses] == [
         "ok",
         "[refused_address",

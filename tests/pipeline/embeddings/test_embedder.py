@@ -74,7 +74,7 @@ def test_a_low_precision_is_compared_once_with_one_exact_model(
     whole = inference.min_cosine
 
     def least(*args: Any, batch_size: int) -> float:
-        sizes.append((len(args[2].sample_ids), batch_size))
+        sizes.append((len(args[2].image_ids), batch_size))
         return whole(*args, batch_size=batch_size)
 
     monkeypatch.setattr(inference, "min_cosine", least)
@@ -152,8 +152,9 @@ def test_stall_is_when_the_device_has_nothing_to_do(
         for number in range(count):
             # A loader that works ahead is at the next batch while this one is worked on.
             clock.sleep_until((number + 1) * load_s)
-            yield Batch(sample_ids=[number], pixels=torch.zeros(1, 2, 2, 3), tokens=None, views=[])
+            pixels = torch.zeros(1, 2, 2, 3)
+            yield Batch(image_ids=[number], pixels=pixels, tokens=None, sample_ids=[], image_of=[], views=[])
 
     run = Run(Device(clock, work_s), batches(), 1)  # type: ignore[arg-type]
-    assert [batch.sample_ids[0] for batch, _, _ in run] == list(range(count))
+    assert [batch.image_ids[0] for batch, _, _ in run] == list(range(count))
     assert (run.waited_s, run.seconds) == pytest.approx((waited_s, seconds))

@@ -6,18 +6,24 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.clip.model import load_clip
 from pipeline.compute.config import ComputeConfig
+from pipeline.core import schema
 from pipeline.core.errors import MissingInputError, ShardError, TeacherError
-from pipeline.core.tars import TarReader
+from pipeline.core.tars import TarReader, index_tar, write_tar
 from pipeline.embeddings.config import EmbeddingsConfig
-from pipeline.embeddings.stage import embed_images, loader_stall
+from pipeline.embeddings.encoder import Encoder
+from pipeline.embeddings.stage import ShardTask, embed_images, embed_shard, loader_stall
 from pipeline.storage.result import read_result
+from pipeline.storage.stage import Stage
 from pipeline.teacher.stage import check_teacher, read_info, resolve_teacher
 from tests.conftest import SmallRun, small_settings
 
@@ -26,9 +32,9 @@ def test_one_unit_vector_for_every_downloaded_image(finished: SmallRun) -> None:
     from pipeline.vectors.read import read_vectors
 
     files = read_result(finished.root, "teacher_embeddings").parquet("teacher_embeddings")
-    vectors = read_vectors(files)
+    vectors = read_vectors(files, id_column="image_id")
     images = [pq.read_table(path) for path in read_result(finished.root, "images").parquet("images")]
-    wanted = [row["sample_id"] for table in images for row in table.to_pylist() if row["status"] == "success"]
+    wanted = [row["image_id"] for table in images for row in table.to_pylist() if row["status"] == "success"]
     assert vectors.ids.tolist() == sorted(wanted)
     assert np.abs(np.linalg.norm(vectors.matrix, axis=1) - 1).max() < 2e-3
     assert not pq.read_schema(files[0]).field("image_embedding").nullable
@@ -44,15 +50,78 @@ def test_embeddings_equal_plain_open_clip(finished: SmallRun) -> None:
     model.eval()
     tokenizer = open_clip.get_tokenizer(name)
     stored = pq.read_table(finished.root / "teacher_embeddings" / "00000.parquet").to_pylist()[:16]
-    index = {row["sample_id"]: row for row in pq.read_table(finished.root / "images/index/00000.parquet").to_pylist()}
+    described = pq.read_table(finished.root / "caption_embeddings" / "00000.parquet").to_pylist()
+    texts = {row["image_id"]: row["text_embedding"] for row in described}
+    index = {row["image_id"]: row for row in pq.read_table(finished.root / "images/index/00000.parquet").to_pylist()}
     reader = TarReader(finished.root / "images" / "00000.tar")
     for row in stored:
-        sample = reader.sample(index[row["sample_id"]]["offset"], index[row["sample_id"]]["size"])
+        sample = reader.sample(index[row["image_id"]]["offset"], index[row["image_id"]]["size"])
         with torch.no_grad(), Image.open(io.BytesIO(sample["jpg"])) as image:
             live_image = model.encode_image(preprocess(image)[None], normalize=True)[0].numpy()
             live_text = model.encode_text(tokenizer([sample["txt"].decode()]), normalize=True)[0].numpy()
         assert float(np.dot(live_image, row["image_embedding"])) > 0.999
-        assert float(np.dot(live_text, row["text_embedding"])) > 0.999
+        assert float(np.dot(live_text, texts[row["image_id"]])) > 0.999
+
+
+def test_an_image_is_embedded_once_and_each_of_its_captions(
+    finished: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 300 captions, more than there are images; each is beside its own image, as in a pass of its own."""
+    counts = [1, 2, 300, 1, 7]
+    root = tmp_path / "root"
+    shutil.copytree(finished.root / "teacher", root / "teacher")
+    shutil.copytree(finished.root / ".marks/teacher", root / ".marks/teacher")
+    reader = TarReader(finished.root / "images" / "00000.tar")
+    places = pq.read_table(finished.root / "images/index/00000.parquet").to_pylist()[: len(counts)]
+    pictures = {row["image_id"]: reader.sample(row["offset"], row["size"])["jpg"] for row in places}
+    (root / "images/index").mkdir(parents=True)
+    (root / "source_pairs").mkdir()
+    tar = root / "images/00000.tar"
+    write_tar(tar, [{"__key__": str(n), "jpg": pictures[n], "json": {"image_id": n}} for n in pictures])
+    pq.write_table(index_tar(tar), root / "images/index/00000.parquet")
+    pairs = [
+        {"sample_id": 1000 * place + n, "image_id": image_id, "url": "http://x", "caption": f"{n} red circles"}
+        for place, (image_id, count) in enumerate(zip(pictures, counts))
+        for n in range(count)
+    ]
+    # One image failed: it has captions, but is not in the tar.
+    pairs.append({"sample_id": -1, "image_id": -1, "url": "http://y", "caption": "lost"})
+    pq.write_table(pa.Table.from_pylist(pairs, schema=schema.SOURCE_PAIRS), root / "source_pairs/00000.parquet")
+    passed = []
+    whole = Encoder.images
+
+    def images(self: Encoder, pixels: torch.Tensor, **options: Any) -> torch.Tensor:
+        passed.append(len(pixels))
+        return whole(self, pixels, **options)
+
+    monkeypatch.setattr(Encoder, "images", images)
+    report = embed_shard(
+        ShardTask(
+            shard="00000",
+            root=root,
+            stage=Stage(root, "teacher_embeddings", version=0, config=None, inputs={"00000": 1}),
+            output=tmp_path / "00000.parquet",
+            config=EmbeddingsConfig(batch_size=2),
+        )
+    )
+    assert passed == [2, 2, 1]
+    assert (report.rows, report.captions) == (len(counts), sum(counts))
+    vectors = {row["image_id"]: row["image_embedding"] for row in pq.read_table(report.task.output).to_pylist()}
+    assert list(vectors) == [row["image_id"] for row in index_tar(tar).to_pylist()] and len(vectors) == len(counts)
+    captions = pq.read_table(report.task.captions)
+    assert captions.schema.equals(schema.caption_embeddings(read_info(root).embed_dim))
+    described = {row["sample_id"]: row for row in captions.to_pylist()}
+    assert len(described) == captions.num_rows == len(pairs) - 1
+    clip = load_clip(root / "teacher", device="cpu")
+    for pair in pairs[:-1]:
+        row = described[pair["sample_id"]]
+        assert row["image_id"] == pair["image_id"]
+        cosine = np.asarray(vectors[row["image_id"]], np.float64) @ np.asarray(row["text_embedding"], np.float64)
+        assert row["image_text_similarity"] == pytest.approx(cosine, abs=1e-6)
+    for pair in [pairs[0], pairs[2], pairs[150], pairs[-2]]:
+        with torch.no_grad():
+            live = clip.model.encode_text(clip.tokenizer([pair["caption"]]), normalize=True)[0].double().numpy()
+        assert np.abs(live - described[pair["sample_id"]]["text_embedding"]).max() < 1e-3
 
 
 def test_metadata_names_teacher_weights_and_preprocessing(finished: SmallRun) -> None:
@@ -88,10 +157,13 @@ def test_threads_are_those_of_the_config_whatever_the_process_has(copied: SmallR
     assert {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))} == before
 
 
-def test_embedding_without_images_says_what_is_missing(tmp_path: Path) -> None:
+def test_embedding_without_images_says_what_is_missing(finished: SmallRun, tmp_path: Path) -> None:
     settings = small_settings(tmp_path / "root")
-    with pytest.raises(MissingInputError, match="'teacher' is not complete"):
-        embed_images(settings.path, settings.embeddings, settings.compute)
+    for name in ("source_pairs", "teacher", "images"):
+        with pytest.raises(MissingInputError, match=f"'{name}' is not complete"):
+            embed_images(settings.path, settings.embeddings, settings.compute)
+        for folder in (name, f".marks/{name}"):
+            shutil.copytree(finished.root / folder, settings.path / folder)
 
 
 def test_a_truncated_image_shard_is_refused_before_any_embedding(copied: SmallRun) -> None:

@@ -106,7 +106,9 @@ def test_compiled_once_whatever_is_asked(
     plain, _, tokenizer = encoder({"vision_cfg": vision}, tmp_path, precision)
     compiled = Encoder(load_clip(tmp_path, device="cpu", precision=precision), compile_images=True)
     pixels = torch.randint(0, 256, (7, 32, 32, 3), dtype=torch.uint8)
-    batch = Batch(sample_ids=list(range(3)), pixels=pixels[:3], tokens=tokenizer(CAPTIONS[:3]), views=[])
+    ids = list(range(3))
+    tokens = tokenizer(CAPTIONS[:3])
+    batch = Batch(image_ids=ids, pixels=pixels[:3], tokens=tokens, sample_ids=ids, image_of=ids, views=[])
     least = min_cosine(compiled, plain, batch, batch_size=4)
     assert least > 0.9999
     assert torch.allclose(

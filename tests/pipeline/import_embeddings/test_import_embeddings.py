@@ -43,8 +43,12 @@ def in_parts(
 
 
 def rows_of(root: Path) -> list[dict[str, Any]]:
-    embeddings, pairs = (f"'{root}/{table}/*.parquet'" for table in ("teacher_embeddings", "source_pairs"))
-    return duckdb.sql(f"SELECT * FROM {embeddings} JOIN {pairs} USING (sample_id)").to_arrow_table().to_pylist()
+    """Each pair with the vectors of its image and of its caption, if there are such."""
+    tables = {name: f"'{root}/{name}/*.parquet'" for name in ("teacher_embeddings", "caption_embeddings")}
+    text = f"SELECT * FROM '{root}/source_pairs/*.parquet' JOIN {tables['teacher_embeddings']} USING (image_id)"
+    if list(root.glob("caption_embeddings/*.parquet")):
+        text += f" JOIN {tables['caption_embeddings']} USING (sample_id, image_id)"
+    return duckdb.sql(text).to_arrow_table().to_pylist()
 
 
 def test_a_real_output_keeps_its_vectors_and_gets_the_ids_of_the_source(tmp_path: Path) -> None:
@@ -62,7 +66,8 @@ def test_a_real_output_keeps_its_vectors_and_gets_the_ids_of_the_source(tmp_path
         assert np.abs(np.asarray(mine["text_embedding"]) - text[number]).max() < 1e-3
     assert pq.read_schema(tmp_path / "root/teacher_embeddings/0.parquet").metadata == {b"name": b"demo"}
     assert import_embeddings(REAL, tmp_path / "root", teacher="demo").computed == 0
-    near_duplicate_forest(tmp_path / "root/teacher_embeddings", tmp_path / "forest.parquet", max_distance=1.0)
+    embeddings, forest = tmp_path / "root/teacher_embeddings", tmp_path / "forest.parquet"
+    near_duplicate_forest(embeddings, forest, max_distance=1.0, id_column="image_id")
 
 
 def test_repeats_and_unusable_rows_are_dropped_wherever_they_stand(tmp_path: Path) -> None:
@@ -72,17 +77,23 @@ def test_repeats_and_unusable_rows_are_dropped_wherever_they_stand(tmp_path: Pat
         [[(a, "one"), (b, "two"), (None, "no url"), (a, "one")], [(b, " "), (c, "three"), (a, "one"), (a, "other")]],
     )
     result = import_embeddings(source, tmp_path / "root")
-    assert result.stats == {"listed": 8, "unusable": 2, "exact_repeats": 2, "id_collisions": 0, "pairs": 4}
+    counts = {"listed": 8, "captions": 8, "unusable": 2, "filtered": 0, "exact_repeats": 2}
+    assert result.stats == counts | {"id_collisions": 0, "image_id_collisions": 0, "images": 3, "pairs": 4}
+    assert result.rows == 3
     rows = sorted(rows_of(tmp_path / "root"), key=lambda row: row["caption"])
     assert [(row["url"], row["caption"]) for row in rows] == [(a, "one"), (a, "other"), (c, "three"), (b, "two")]
     places = {"one": 0, "two": 1, "three": 5, "other": 7}
     whole = np.concatenate([np.load(source / "img_emb" / f"img_emb_{n}.npy") for n in (0, 1)]).astype(np.float32)
     for row in rows:
-        expected = whole[places[row["caption"]]]
-        expected = expected / np.linalg.norm(expected)
-        assert np.abs(np.asarray(row["image_embedding"]) - expected).max() < 1e-3
-        assert np.abs(np.asarray(row["text_embedding"]) - expected[::-1]).max() < 1e-3
-    vectors = read_vectors(tmp_path / "root/teacher_embeddings")
+        # The image of two captions has the vector beside the first of them.
+        image, text = whole[places[{"other": "one"}.get(row["caption"], row["caption"])]], whole[places[row["caption"]]]
+        beside = text.astype(float) @ text[::-1] / np.linalg.norm(text.astype(float)) ** 2
+        image, text = image / np.linalg.norm(image), text[::-1] / np.linalg.norm(text)
+        assert np.abs(np.asarray(row["image_embedding"]) - image).max() < 1e-3
+        assert np.abs(np.asarray(row["text_embedding"]) - text).max() < 1e-3
+        assert row["image_text_similarity"] == pytest.approx(beside, abs=1e-6)
+    vectors = read_vectors(tmp_path / "root/teacher_embeddings", id_column="image_id")
+    assert len(vectors.ids) == len({row["image_id"] for row in rows}) == 3
     assert np.abs(np.linalg.norm(vectors.matrix, axis=1) - 1).max() < 1e-3
 
 
@@ -90,7 +101,7 @@ def test_ten_parts_are_taken_by_their_numbers(tmp_path: Path) -> None:
     source = in_parts(tmp_path / "source", [[(f"http://x/{n}", "caption")] for n in range(11)], text=False)
     assert import_embeddings(source, tmp_path / "root").rows == 11
     table = pq.read_table(tmp_path / "root/teacher_embeddings")
-    assert table.column_names == ["sample_id", "image_embedding"]
+    assert table.column_names == ["image_id", "image_embedding"]
 
 
 def test_plain_parquet_of_any_float_and_any_list(tmp_path: Path) -> None:
@@ -166,7 +177,8 @@ def test_the_command_line_says_what_is_wrong_and_what_was_done(tmp_path: Path) -
     np.save(source / "img_emb/img_emb_1.npy", good)
     done = CliRunner().invoke(app, command)
     assert done.stdout == (
-        f"{tmp_path / 'root'}: 4 embeddings (listed 4, unusable 0, exact_repeats 0, id_collisions 0, pairs 4)\n"
+        f"{tmp_path / 'root'}: 4 embeddings (listed 4, captions 4, unusable 0, filtered 0, exact_repeats 0, "
+        "id_collisions 0, image_id_collisions 0, images 4, pairs 4)\n"
     )
     shutil.rmtree(tmp_path / "root")
     good[1] = 0

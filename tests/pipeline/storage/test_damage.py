@@ -33,7 +33,7 @@ def write_numbers(root: Path) -> list[str]:
     def write(output: Output) -> None:
         made.append(output.shard)
         drawn = random.Random(output.shard)
-        samples = [{"__key__": f"{n:03d}", "jpg": drawn.randbytes(3000), "json": {"sample_id": n}} for n in range(5)]
+        samples = [{"__key__": f"{n:03d}", "jpg": drawn.randbytes(3000), "json": {"image_id": n}} for n in range(5)]
         tar = output.path(f"images/{output.shard}.tar")
         output.rows = write_tar(tar, samples)
         parquet.write_table(index_tar(tar), output.path(f"images/index/{output.shard}.parquet"))
@@ -161,7 +161,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
 def test_files_of_an_earlier_version_are_verified_as_far_as_they_can_be(tmp_path: Path) -> None:
     def write(output: Output) -> None:
         tar = output.path(f"images/{output.shard}.tar")
-        write_tar(tar, [{"__key__": "0", "jpg": b"j" * 900, "json": {"sample_id": 0}}])
+        write_tar(tar, [{"__key__": "0", "jpg": b"j" * 900, "json": {"image_id": 0}}])
         pq.write_table(index_tar(tar).drop_columns("crc32"), output.path(f"images/index/{output.shard}.parquet"))
 
     numbers(tmp_path).each(write)

@@ -93,7 +93,7 @@ class FloodServer:
 
     def _answer(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, IndexError), connection:
-            path = connection.recv(1 << 16).split(b" ", 2)[1].decode()
+            path = connection.recv(1 << 16).split(b" ", 2)[1].decode().partition("?image=")[0]
             flood, self.sent[path] = FLOODS[self.only or path], 0
             for piece in _until(time.monotonic() + _END_S, flood):
                 connection.sendall(piece)

@@ -54,8 +54,8 @@ def test_needs_follow_the_weights() -> None:
 
 def test_a_sample_has_what_its_members_say(shards: Path) -> None:
     sample = _open(shards).sample(2, 5)
-    assert sample["sample_id"] == 2 * 32 + 5
-    assert sample["cluster_id"] == sample["sample_id"] % 4
+    assert sample["image_id"] == 2 * 32 + 5
+    assert sample["cluster_id"] == sample["image_id"] % 4
     assert sample["pixels"].shape == (4, 4, 3) and sample["teacher_text"].shape == (24,)
     assert sample["text"].tolist() == [len("a picture of two"), ord("o")]
 
@@ -64,7 +64,7 @@ def test_raw_downloads_suffice_for_the_contrastive_term(tmp_path: Path, write_sh
     folder = write_shards(tmp_path / "images", shards=1, rows=4, distil=False)
     samples = _open(folder, NONE)
     preflight(samples)
-    assert set(samples.sample(0, 0)) == {"sample_id", "pixels", "text"}
+    assert set(samples.sample(0, 0)) == {"image_id", "pixels", "text"}
     with pytest.raises(ShardError, match=r"image\.npy.*members found: jpg, json, txt"):
         preflight(_open(folder))
 
@@ -72,12 +72,12 @@ def test_raw_downloads_suffice_for_the_contrastive_term(tmp_path: Path, write_sh
 def test_ranks_and_workers_share_one_order_of_samples(shards: Path) -> None:
     samples = _open(shards)
     order = SampleOrder(samples.shard_rows, batch_size=12, seed=0)
-    alone = [set(b.sample_ids) for b in batches(samples, order, start=0, stop=10, rank=0, ranks=1, workers=0)]
+    alone = [set(b.image_ids) for b in batches(samples, order, start=0, stop=10, rank=0, ranks=1, workers=0)]
     assert all(len(ids) == 12 for ids in alone)
-    resumed = [set(b.sample_ids) for b in batches(samples, order, start=6, stop=10, rank=0, ranks=1, workers=1)]
+    resumed = [set(b.image_ids) for b in batches(samples, order, start=6, stop=10, rank=0, ranks=1, workers=1)]
     assert resumed == alone[6:]
     parts = [
-        [set(b.sample_ids) for b in batches(samples, order, start=0, stop=10, rank=rank, ranks=2, workers=0)]
+        [set(b.image_ids) for b in batches(samples, order, start=0, stop=10, rank=rank, ranks=2, workers=0)]
         for rank in range(2)
     ]
     assert [first | second for first, second in zip(*parts)] == alone
@@ -117,7 +117,7 @@ def test_an_index_of_an_earlier_version_leaves_samples_unverified(
     folder = write_shards(tmp_path / "shards", shards=2, rows=2)
     index = folder / "index" / "00000.parquet"
     pq.write_table(pq.read_table(index).drop_columns("crc32"), index)
-    assert [_open(folder).sample(shard, 0)["sample_id"] for shard in (0, 1)] == [0, 2]
+    assert [_open(folder).sample(shard, 0)["image_id"] for shard in (0, 1)] == [0, 2]
 
 
 def test_an_embedding_that_is_not_finite_names_tar_and_key(tmp_path: Path, write_shards: Callable[..., Path]) -> None:
@@ -137,10 +137,10 @@ def test_one_shard_serves_any_number_of_ranks_and_workers(tmp_path: Path, write_
     samples = _open(write_shards(tmp_path / "shards", shards=1, rows=24))
     order = SampleOrder(samples.shard_rows, batch_size=12, seed=0)
     seen = [
-        sample_id
+        image_id
         for rank in range(3)
         for batch in batches(samples, order, start=0, stop=2, rank=rank, ranks=3, workers=2)
-        for sample_id in batch.sample_ids
+        for image_id in batch.image_ids
     ]
     assert sorted(seen) == list(range(24))
 

@@ -81,9 +81,9 @@ def test_pixels_of_the_trainer_are_those_of_the_embedding_stage(root: Path) -> N
         augmentation=AugmentationConfig(brightness=0.3, saturation=0.3),
         views=VIEWS,
     )
-    first = samples.sample(0, 0)["sample_id"]
+    first = samples.sample(0, 0)["image_id"]
     for path in sorted((root / "images" / "index").glob("*.parquet")):
-        rows = [row for row in pq.read_table(path).to_pylist() if row["sample_id"] == first]
+        rows = [{**row, "captions": []} for row in pq.read_table(path).to_pylist() if row["image_id"] == first]
         for batch in loader.batches(TarReader(root / "images" / f"{path.stem}.tar"), rows):
             for view in range(VIEWS):
                 assert torch.equal(samples.sample(0, 0, view)["pixels"], batch.pixels[view])
@@ -99,7 +99,7 @@ def test_each_epoch_has_another_view_and_a_resumed_run_the_same(root: Path) -> N
         assert torch.equal(batch.image, same.image) and torch.equal(batch.teacher_image, same.teacher_image)
     seen: dict[int, set[bytes]] = {}
     for batch in whole:
-        for id_, image in zip(batch.sample_ids, batch.image):
+        for id_, image in zip(batch.image_ids, batch.image):
             seen.setdefault(id_, set()).add(image.numpy().tobytes())
     counts = [len(images) for images in seen.values()]
     assert max(counts) == VIEWS and np.mean(counts) > 2
@@ -122,6 +122,6 @@ def test_shards_with_other_views_are_refused(root: Path, finished: SmallRun) -> 
 def test_missing_views_are_counted(copied: SmallRun) -> None:
     settings = small_settings(copied.root, embeddings={"views": 2})
     result = embed_views(copied.root, settings.embeddings, settings.compute)
-    with pytest.raises(ShardError, match=rf"pairs were kept, but {result.rows} views of 3 each"):
+    with pytest.raises(ShardError, match=rf"images were kept, but {result.rows} views of 3 each"):
         write_shards(copied.root, settings.shards, settings.query, views=3)
     run_shards(copied.settings)

@@ -1,5 +1,6 @@
 """A CLIP without weights whose answers are known, and evaluation sets of a few plain images."""
 
+import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,28 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.clip.model import LoadedClip
+from pipeline.clip.model import LoadedClip, write_clip_folder
 from pipeline.core.tars import write_tar
 
+MODEL = {
+    "embed_dim": 8,
+    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from open_clip.model import CLIP
+    from open_clip.transform import PreprocessCfg
+
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    preprocess = dataclasses.asdict(PreprocessCfg(size=(32, 32)))
+    write_clip_folder(folder, model_config=MODEL, preprocess_config=preprocess, state=CLIP(**MODEL).state_dict())
+    return folder
 
 
 class ColorClip(nn.Module):

@@ -1,34 +1,13 @@
 """The whole evaluation, through open_clip folders on disk, and the requests it refuses."""
 
-import dataclasses
 import logging
 
 import pytest
-import torch
 
-from pipeline.clip.model import write_clip_folder
 from pipeline.core import schema
 from pipeline.core.errors import ConfigError, ShardError
 from training.evaluation import run
 from training.evaluation.run import TASKS, evaluate
-
-MODEL = {
-    "embed_dim": 8,
-    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32},
-    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    from open_clip.model import CLIP
-    from open_clip.transform import PreprocessCfg
-
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    preprocess = dataclasses.asdict(PreprocessCfg(size=(32, 32)))
-    write_clip_folder(folder, model_config=MODEL, preprocess_config=preprocess, state=CLIP(**MODEL).state_dict())
-    return folder
 
 
 @pytest.fixture
@@ -70,13 +49,47 @@ def test_known_answers(known_clip, make_set, one_sample):
     assert values["colors", "retrieval", "image_to_text_recall@5"] == 1
 
 
+def test_clean_rows_are_those_of_a_set_without_what_leaked(known_clip, make_set, samples, one_sample):
+    wrong = [
+        one_sample("wrong", "red", label="2", caption="a blue square"),
+        one_sample("alike", "green", label="1", caption="a red square\nsomething blue"),
+    ]
+    train = [samples(4)]
+    whole = make_set("colors", test=[[*samples(2), *wrong], samples(1)], train=train)
+    leaked = {"colors": {"test/0.tar/wrong", "test/0.tar/alike", "test/1.tar/00"}, "other": {"test/0.tar/10"}}
+    table = evaluate({"m": known_clip}, [whole], TASKS, leaked=leaked)
+    found = {
+        name: [row for row in table.to_pylist() if row["dataset"] == name] for name in ("colors", "colors (clean)")
+    }
+    assert sum(map(len, found.values())) == table.num_rows == 20 and table.schema == schema.EVALUATION
+    assert found["colors"] == evaluate({"m": known_clip}, [whole], TASKS).to_pylist()
+    rest = make_set("rest", test=[samples(2), samples(1)[1:]], train=train)
+    without = evaluate({"m": known_clip}, [rest], TASKS).to_pylist()
+    assert found["colors (clean)"] == [{**row, "dataset": "colors (clean)"} for row in without]
+    assert {row["value"] for row in found["colors (clean)"]} == {1.0} and found["colors"][0]["value"] < 1
+    assert {row["samples"] for row in found["colors (clean)"]} == {8}
+
+
+@pytest.mark.parametrize("leaked", [None, {}, {"colors": set()}, {"other": {"test/0.tar/00"}}])
+def test_without_a_leak_there_are_no_clean_rows(known_clip, make_set, samples, leaked):
+    table = evaluate({"m": known_clip}, [make_set("colors", test=[samples(1)])], ["zero_shot"], leaked=leaked)
+    assert set(table["dataset"].to_pylist()) == {"colors"}
+
+
+def test_a_set_that_leaked_as_a_whole_has_no_clean_rows(known_clip, make_set, samples, caplog):
+    leaked = {"colors": {f"test/0.tar/{label}0" for label in range(3)}}
+    table = evaluate({"m": known_clip}, [make_set("colors", test=[samples(1)])], ["retrieval"], leaked=leaked)
+    assert set(table["dataset"].to_pylist()) == {"colors"} and "colors: all 3 test samples are near" in caplog.text
+
+
 def test_each_split_is_embedded_once_a_model(monkeypatch, known_clip, make_set, samples):
     calls = []
     real = run.image_features
     monkeypatch.setattr(
         run, "image_features", lambda clip, split, **kw: calls.append(split.name) or real(clip, split, **kw)
     )
-    evaluate({"m": known_clip}, [make_set("colors", test=[samples(2)], train=[samples(3)])], TASKS)
+    leaked = {"colors": {"test/0.tar/00"}}
+    evaluate({"m": known_clip}, [make_set("colors", test=[samples(2)], train=[samples(3)])], TASKS, leaked=leaked)
     assert sorted(calls) == ["colors/test", "colors/train"]
 
 

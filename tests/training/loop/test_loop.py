@@ -23,7 +23,7 @@ from training.loop.training_loop import Loop, LoopSettings
 
 @dataclasses.dataclass
 class ToyBatch:
-    sample_ids: list[int]
+    image_ids: list[int]
     target: torch.Tensor
 
     def to(self, device: torch.device) -> "ToyBatch":
@@ -149,7 +149,7 @@ def test_sigterm_writes_a_checkpoint_and_ends(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(tmp_path: Path) -> None:
     engine = ToyEngine()
     loop, checkpoints = _loop(tmp_path, engine)
-    with pytest.raises(NonFiniteLossError, match=r"step 5: .*not finite: distance; .*sample ids: 104"):
+    with pytest.raises(NonFiniteLossError, match=r"step 5: .*not finite: distance; .*image ids: 104"):
         loop.run(_batches(broken=4), start=0, stop=StopFlag())
     assert torch.isfinite(engine.model).all()
     assert checkpoints.newest() == 3
@@ -172,7 +172,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_unsaved(tmp_path: Path) -> N
 
     loop, checkpoints = _loop(tmp_path, Diverging())
     loop._loggers = [Logger()]
-    with pytest.raises(NonFiniteLossError, match=r"step 8: the gradient is not finite.*distance .*sample ids: 107"):
+    with pytest.raises(NonFiniteLossError, match=r"step 8: the gradient is not finite.*distance .*image ids: 107"):
         loop.run(_batches(), start=0, stop=StopFlag())
     assert checkpoints.newest() == 6 and closed == [True]
 
