@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SmallRun
-from tests.shared import plain_embeddings
-from tests.shared import made_once
+from tests.shared import made_once, plain_embeddings
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("clip_cid", "pipeline", "training", "assets")
