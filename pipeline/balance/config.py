@@ -19,9 +19,9 @@ class DecontaminateConfig(Section):
         "to one of their test images are listed in evaluation_leaks and left out by the balance. None are by default.",
     )
     threshold: float = Field(
-        0.2,
-        description="Euclidean distance up to which a training image counts as a copy of a test image; 0.2 suits the "
-        "demo's teacher (unconfirmed).",
+        0.1,
+        description="Euclidean distance up to which a training image counts as a copy of a test image; 0.1 suits the "
+        "demo's teacher. Smaller than that of the balance: other images of the same thing are no leaks.",
         gt=0,
         lt=2,
     )

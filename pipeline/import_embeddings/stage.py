@@ -21,6 +21,7 @@ from pipeline.core.files import file_identity, fingerprint_of
 from pipeline.core.query import QueryConfig
 from pipeline.import_embeddings.parts import Part, find_parts
 from pipeline.source.pairs import collect_counts, mint_pairs
+from pipeline.storage.purged import purged_images
 from pipeline.storage.result import StageResult
 from pipeline.storage.stage import Output, Stage
 from pipeline.vectors.write import EmbeddingWriter
@@ -80,11 +81,14 @@ def import_embeddings(
         with query.connect(query_config or QueryConfig(), scratch=stage.root / ".tmp" / "import") as connection:
             bad = _bad_rows(parts) if drop_bad else None
             _load(connection, parts, bad, url_column=url_column, caption_column=caption_column, url_prefix=url_prefix)
-            counts = collect_counts(connection, str(source))
+            counts, purged = collect_counts(connection, str(source)), purged_images(stage.root)
             for number, part in enumerate(parts):
                 if part.name in pending:
                     with stage.output(part.name) as output:
-                        output.rows = _write_part(output, part, _pairs(connection, number), {"name": teacher})
+                        pairs = _pairs(connection, number)
+                        # What was purged from the root does not come back.
+                        pairs = pairs.filter(pa.array(~np.isin(pairs["image_id"].to_numpy(), purged)))
+                        output.rows = _write_part(output, part, pairs, {"name": teacher})
         return counts | ({"bad_vectors": bad.num_rows} if bad is not None else {})
 
     return stage.run(write)

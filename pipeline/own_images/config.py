@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from pipeline.core.settings import Section
+from pipeline.source.carried import Carried, parse_carried
 from pipeline.source.config import SourceConfig
 
 Format = Literal["folder", "tars", "parquet"]
@@ -24,6 +25,7 @@ UNUSED: Final = {
     "captions now.",
     "failed_to_read": "Damaged: JSON or text that is none, an image of no bytes or without a header.",
     "cut_short": "The tar ends, or cannot be read any further, within or before this sample.",
+    "filtered": "None of its pairs is wanted (`source.where`).",
 }
 """Why a sample became no image: the words of ``unused_images.reason``."""
 
@@ -36,6 +38,8 @@ class OwnImages(Section):
     image_column: str = "image"
     url_column: str = "URL"
     caption_columns: list[str] = Field(default=["TEXT"], min_length=1)
+    columns: list[str] = Field(default=[], description="Carried along, as `name` or `name::TYPE`.")
+    where: str | None = Field(default=None, description="Which pairs are used, as a condition of DuckDB's SQL.")
     samples_per_shard: int = Field(default=1000, ge=1, le=100_000)
     limit: int | None = Field(default=None, ge=1)
 
@@ -48,9 +52,16 @@ class OwnImages(Section):
             image_column=source.image_column,
             url_column=source.url_column,
             caption_columns=list(source.captions),
+            columns=source.columns or [],
+            where=source.where,
             samples_per_shard=source.samples_per_shard,
             limit=source.limit,
         )
+
+    @property
+    def carried(self) -> tuple[Carried, ...]:
+        """The columns that are carried along."""
+        return parse_carried(self.columns)
 
     @property
     def url_keys(self) -> tuple[str, ...]:

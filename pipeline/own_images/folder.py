@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from pipeline.core.errors import SourceError, brief
+from pipeline.own_images.attributes import carry, told_of
 from pipeline.own_images.config import CAPTION_KEYS, EXTENSIONS, OwnImages
 from pipeline.own_images.find import Place, Source, is_foreign
 from pipeline.own_images.samples import name_samples, samples_table, texts_of, url_of
@@ -29,14 +31,16 @@ class Picture:
     told: Mapping[str, Any] | None = None
 
 
-def list_pictures(folder: Source) -> tuple[list[Picture], int]:
-    """Images of a folder and of those below it by name, and how many other files there are.
+def list_pictures(folder: Source, carried: Sequence[str] = ()) -> tuple[list[Picture], dict[str, int]]:
+    """Images of a folder and of those below it by name, and counts of other files and of rows that say of an image that
+    has one already something else in a carried column, of which the first row decides.
 
     Raises :class:`SourceError` for a table of captions that cannot be read.
     """
     root = folder.path.rstrip("/") + "/"
     files = {place.path.removeprefix(root): place for place in folder.files if not is_foreign(place.path)}
     told: dict[str, dict[str, Any]] = {}
+    conflicts = 0
     tables = [name for name in files if PurePosixPath(name).name in _TABLES]
     for name in tables:
         beside = PurePosixPath(name).parent
@@ -45,7 +49,10 @@ def list_pictures(folder: Source) -> tuple[list[Picture], int]:
                 raise SourceError(f"{files[name].name}: no file_name in {list(row)[:8]}; it names the image of a row")
             key = (beside / row["file_name"]).as_posix()
             # A file that stands there twice has the captions of both rows.
-            told[key] = _joined(told[key], row) if key in told else row
+            first = told.setdefault(key, row)
+            if first is not row:
+                conflicts += any(row.get(column) != first.get(column) for column in carried)
+                told[key] = _joined(first, row, carried)
     texts = {name.removesuffix(".txt"): place for name, place in files.items() if name.endswith(".txt")}
     images = {name: place for name, place in files.items() if PurePosixPath(name).suffix.lower()[1:] in EXTENSIONS}
     pictures = [
@@ -53,19 +60,28 @@ def list_pictures(folder: Source) -> tuple[list[Picture], int]:
         for name in sorted({*images, *told})
     ]
     used = {picture.text.path for picture in pictures if picture.text}
-    return pictures, len(folder.files) - len(images) - len(used) - len(tables)
+    passed_over = len(folder.files) - len(images) - len(used) - len(tables)
+    return pictures, {"files_passed_over": passed_over, "attribute_conflicts": conflicts}
 
 
-def folder_samples(pictures: Sequence[Picture], config: OwnImages, *, shard: str) -> pa.Table:
-    """The samples of some pictures of a folder."""
+def folder_samples(
+    connection: duckdb.DuckDBPyConnection,
+    pictures: Sequence[Picture],
+    config: OwnImages,
+    types: Mapping[str, str],
+    *,
+    shard: str,
+) -> tuple[pa.Table, dict[str, int]]:
+    """The samples of some pictures of a folder, and how many have each carried column."""
     rows = [_row(picture, config) for picture in pictures]
     columns = {name: [row.get(name) for row in rows] for name in rows[0]}
     table = samples_table({**columns, "number": list(range(len(rows)))}, shard=shard, rows=len(rows))
+    table, counts = carry(connection, table, told_of([picture.told or {} for picture in pictures], list(types)), types)
 
     def read(numbers: Sequence[int]) -> list[bytes | Exception]:
         return [read_file(image) for number in numbers if (image := pictures[number].image)]
 
-    return name_samples(table, read)
+    return name_samples(table, read), counts
 
 
 def read_file(place: Place) -> bytes | Exception:
@@ -134,11 +150,11 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Both rows of one file: what is text in both becomes a list."""
+def _joined(first: dict[str, Any], second: dict[str, Any], carried: Sequence[str]) -> dict[str, Any]:
+    """Both rows of one file: what is text in both becomes a list, what is carried stays."""
     joined = dict(first)
     for name, value in second.items():
-        if value != joined.get(name):
+        if name not in carried and value != joined.get(name):
             joined[name] = [*_listed(joined.get(name)), *_listed(value)]
     return joined
 

@@ -1,14 +1,16 @@
 """Rows of a Parquet file with images, as Hugging Face writes them, or with bytes in a column."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import SourceError, brief
+from pipeline.own_images.attributes import Told, carry, plain
 from pipeline.own_images.config import CAPTION_KEYS, EXTENSIONS, OwnImages
 from pipeline.own_images.find import Place
 from pipeline.own_images.samples import name_samples, samples_table, texts_of, url_of
@@ -25,14 +27,26 @@ def count_rows(place: Place, config: OwnImages) -> int:
         raise SourceError(f"images {place.name}: no readable Parquet file: {brief(error)}") from error
 
 
-def parquet_samples(place: Place, start: int, stop: int, config: OwnImages, *, shard: str) -> pa.Table:
-    """The samples of some rows of a file. Images are read where no URL names them."""
+def parquet_samples(
+    connection: duckdb.DuckDBPyConnection,
+    place: Place,
+    span: tuple[int, int],
+    config: OwnImages,
+    types: Mapping[str, str],
+    *,
+    shard: str,
+) -> tuple[pa.Table, dict[str, int]]:
+    """The samples of some rows of a file, and how many have each carried column. Images are read where no URL names
+    them."""
+    start, stop = span
     with place.open() as file:
         opened = pq.ParquetFile(file)
         names = _columns(opened.schema_arrow, place, config)
         path = f"{config.image_column}.path"
         has_path = pa.types.is_struct(opened.schema_arrow.field(config.image_column).type)
         told = _read(opened, start, stop, [*names, path] if has_path else names).to_pylist()
+        there = [name for name in types if name in opened.schema_arrow.names]
+        beside = _read(opened, start, stop, there) if there else None
     rows = [_row(values, config) for values in told]
     columns = {name: [row[name] for row in rows] for name in ("extension", "url", "captions", "unused")}
     numbers = list(range(start, stop))
@@ -47,11 +61,12 @@ def parquet_samples(place: Place, start: int, stop: int, config: OwnImages, *, s
         shard=shard,
         rows=len(rows),
     )
+    table, counts = carry(connection, table, _told(beside, list(types), len(rows)), types)
 
     def read(wanted: Sequence[int]) -> list[bytes | Exception]:
         return read_rows(place, [numbers[number] for number in wanted], config)
 
-    return name_samples(table, read)
+    return name_samples(table, read), counts
 
 
 def read_rows(place: Place, rows: Sequence[int], config: OwnImages) -> list[bytes | Exception]:
@@ -66,6 +81,17 @@ def read_rows(place: Place, rows: Sequence[int], config: OwnImages) -> list[byte
             values = pc.struct_field(values, "bytes")
         contents = values.take(pa.array([row - rows[0] for row in rows])).to_pylist()
     return [content or ValueError("its row holds no bytes") for content in contents]
+
+
+def _told(beside: pa.Table | None, names: Sequence[str], rows: int) -> Told:
+    """Carried values in the types of the file, which are each of one kind."""
+    told: dict[str, Any] = {}
+    for place, name in enumerate(names):
+        there = beside is not None and name in beside.column_names
+        values = beside[name] if beside is not None and there else pa.nulls(rows, pa.string())
+        told[f"v{place}"] = values.cast(plain(values.type))
+        told[f"k{place}"] = pa.array(["" if there else None] * rows, pa.string())
+    return told
 
 
 def _row(values: dict[str, Any], config: OwnImages) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What becomes one shard: a tar, some images of a folder, or some rows of a Parquet file."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -24,16 +25,15 @@ class Part:
     rows: tuple[int, int] = (0, 0)
 
     def samples(
-        self, connection: duckdb.DuckDBPyConnection, config: OwnImages, *, shard: str
+        self, connection: duckdb.DuckDBPyConnection, config: OwnImages, types: Mapping[str, str], *, shard: str
     ) -> tuple[pa.Table, dict[str, int]]:
         """What is found in it, and counts of what is not a sample."""
-        counts: dict[str, int] = {}
         if self.source.format == "tars":
-            table, counts = tar_samples(connection, self.source.files[0], config, shard=shard)
+            table, counts = tar_samples(connection, self.source.files[0], config, types, shard=shard)
         elif self.source.format == "folder":
-            table = folder_samples(self.pictures, config, shard=shard)
+            table, counts = folder_samples(connection, self.pictures, config, types, shard=shard)
         else:
-            table = parquet_samples(self.source.files[0], *self.rows, config, shard=shard)
+            table, counts = parquet_samples(connection, self.source.files[0], self.rows, config, types, shard=shard)
         place = table.column_names.index("identity")
         return table.set_column(
             place, table.field(place), pa.array([self.identity] * table.num_rows, pa.string())
@@ -41,15 +41,16 @@ class Part:
 
 
 def cut_into_parts(sources: Sequence[Source], config: OwnImages) -> tuple[list[Part], dict[str, int]]:
-    """The parts of all sources, in their order, and counts of files that are passed over."""
+    """The parts of all sources, in their order, and counts of what is passed over."""
     parts: list[Part] = []
-    passed_over = 0
+    counts = Counter[str]()
+    carried = [column.name for column in config.carried]
     for source in sources:
         if source.format == "tars":
             parts.append(Part(source=source, identity=source.files[0].identity))
         elif source.format == "folder":
-            pictures, others = list_pictures(source)
-            passed_over += others
+            pictures, others = list_pictures(source, carried)
+            counts.update(others)
             found = (pictures[start : start + config.samples_per_shard] for start in _starts(len(pictures), config))
             parts += [Part(source=_bare(source), identity=_identity(some), pictures=some) for some in found]
         else:
@@ -57,7 +58,7 @@ def cut_into_parts(sources: Sequence[Source], config: OwnImages) -> tuple[list[P
             for start in _starts(rows, config):
                 span = (start, min(start + config.samples_per_shard, rows))
                 parts.append(Part(source=source, identity=fingerprint_of(source.files[0].identity, span), rows=span))
-    return parts, {"files_passed_over": passed_over} if passed_over else {}
+    return parts, dict(counts)
 
 
 def _starts(count: int, config: OwnImages) -> range:

@@ -33,6 +33,8 @@ SAMPLES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("captions", pa.list_(pa.string())),
+        # Carried values, as texts of their types; null where no column is carried.
+        pa.field("attributes", pa.list_(pa.string())),
         # What its id is made from; none for a sample that is not used, whose reason is said.
         pa.field("name", pa.string()),
         pa.field("unused", pa.string()),
@@ -123,8 +125,8 @@ def not_an_image(content: bytes) -> str:
     return f"no JPEG, PNG or WebP, its {len(content)} bytes begin with {content[:8].hex(' ')}"
 
 
-def mark_unused(table: pa.Table, which: Any, reason: str, error: str) -> pa.Table:
-    """Say of some rows why they are not used."""
+def mark_unused(table: pa.Table, which: Any, reason: str, error: Any) -> pa.Table:
+    """Say of some rows why they are not used, in one text or one for each row."""
     for name, text in (("unused", reason), ("error", error)):
         place = table.column_names.index(name)
         table = table.set_column(place, name, pc.if_else(which, text, table[name]))

@@ -1,5 +1,6 @@
 """One tar to its samples: nothing of it is copied, and images are read only where no URL names them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core import query
+from pipeline.own_images.attributes import Told, carry
 from pipeline.own_images.config import CAPTION_KEYS, OwnImages
 from pipeline.own_images.find import Place
 from pipeline.own_images.headers import Contents, read_contents, tar_bytes
@@ -20,11 +22,16 @@ _TEXT_BYTES = 16 << 20
 _RUN = (
     "CASE WHEN key IN (FROM repeated_keys) THEN row_number() OVER (PARTITION BY key, code ORDER BY number) ELSE 1 END"
 )
+# Texts and kinds of what is carried along.
+_CARRIED = (
+    "list_transform({values}, lambda value: value ->> '$') AS texts,\n       "
+    "list_transform({values}, lambda value: json_type(value)) AS kinds,"
+)
 _LATER = "row_number() OVER (PARTITION BY key ORDER BY number) > 1"
 
 
 def tar_samples(
-    connection: duckdb.DuckDBPyConnection, place: Place, config: OwnImages, *, shard: str
+    connection: duckdb.DuckDBPyConnection, place: Place, config: OwnImages, types: Mapping[str, str], *, shard: str
 ) -> tuple[pa.Table, dict[str, int]]:
     """The samples of a tar in its order, and counts of what else was in it.
 
@@ -35,7 +42,7 @@ def tar_samples(
     """
     with tar_bytes(place) as data:
         contents = read_contents(data, place)
-        found = _samples(connection, data, contents, config)
+        found = _samples(connection, data, contents, config, list(types))
         images = found["image"].combine_chunks().fill_null(0).to_numpy()
         starts, sizes, offsets = (
             values[images] if len(values) else np.zeros(0, np.int64)
@@ -55,8 +62,9 @@ def tar_samples(
             rows=found.num_rows,
         )
         table = _refuse_empty(table, sizes)
+        table, carried = carry(connection, table, _told(found, len(types)), types)
         table = name_samples(table, lambda rows: [data[starts[row] : starts[row] + sizes[row]] for row in rows])
-    counts = {"files_passed_over": len(contents.names) - int(pc.sum(found["members"]).as_py() or 0)}
+    counts = carried | {"files_passed_over": len(contents.names) - int(pc.sum(found["members"]).as_py() or 0)}
     if not contents.finished:
         counts["tars_without_end"] = 1
     if contents.fault:
@@ -80,31 +88,42 @@ def _refuse_empty(table: pa.Table, sizes: np.ndarray) -> pa.Table:
     return mark_unused(table, empty, "failed_to_read", "its image has no bytes")
 
 
-def _samples(connection: duckdb.DuckDBPyConnection, data: Any, contents: Contents, config: OwnImages) -> pa.Table:
+def _told(found: pa.Table, columns: int) -> Told:
+    places = [(place, sign, name) for place in range(columns) for sign, name in (("v", "texts"), ("k", "kinds"))]
+    return {f"{sign}{place}": pc.list_element(found[name], place) for place, sign, name in places}
+
+
+def _samples(
+    connection: duckdb.DuckDBPyConnection, data: Any, contents: Contents, config: OwnImages, carried: Sequence[str]
+) -> pa.Table:
     """Samples, each with the number of the member that is its image."""
     connection.register("members", _members(data, contents))
     connection.execute(query.sql("pipeline.own_images", "texts_of"))
-    found = _grouped(connection, config, run="1", later="false")
+    found = _grouped(connection, config, carried, run="1", later="false")
     repeated = found.filter(found["repeated"])["key"]
     if len(repeated):
         connection.register("repeated_keys", pa.table({"key": repeated}))
-        found = _grouped(connection, config, run=_RUN, later=_LATER)
+        found = _grouped(connection, config, carried, run=_RUN, later=_LATER)
     if contents.cut is not None:
         found = mark_unused(found, pc.equal(found["unused"], "cut_short"), "cut_short", contents.fault or "")
     return found
 
 
-def _grouped(connection: duckdb.DuckDBPyConnection, config: OwnImages, *, run: str, later: str) -> pa.Table:
-    keys = ["sha256", "width", "height", *config.url_keys, *config.caption_columns, *CAPTION_KEYS]
+def _grouped(
+    connection: duckdb.DuckDBPyConnection, config: OwnImages, carried: Sequence[str], *, run: str, later: str
+) -> pa.Table:
+    keys = ["sha256", "width", "height", *config.url_keys, *config.caption_columns, *CAPTION_KEYS, *carried]
     urls = 3 + len(config.url_keys)
     captions = urls + len(config.caption_columns)
+    others = captions + len(CAPTION_KEYS)
     text = query.sql("pipeline.own_images", "tar_samples").format(
         run=run,
         later=later,
         keys="[" + ", ".join(_pointer(key) for key in keys) + "]",
         urls=f"found[4:{urls}]",
         captions=f"found[{urls + 1}:{captions}]",
-        others=f"found[{captions + 1}:]",
+        others=f"found[{captions + 1}:{others}]",
+        carried=_CARRIED.format(values=f"found[{others + 1}:]") if carried else "",
     )
     return connection.sql(text).to_arrow_table()
 

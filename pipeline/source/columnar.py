@@ -60,7 +60,7 @@ def own_types(connection: duckdb.DuckDBPyConnection, listed: Listed, config: Sou
     columns = {column.name: _place(schema, column.name, listed) for column in config.carried}
     for column in config.carried:
         type_ = _value_type(schema.types[columns[column.name]])
-        help_ = _refused(type_, cast=column.type is not None)
+        help_ = refused_type(type_, cast=column.type is not None)
         if help_:
             raise SourceError(f"list {listed.name}: column {column.name!r} holds {type_}{help_}")
     names = ", ".join(_readable(schema, place) for place in columns.values())
@@ -116,7 +116,7 @@ def _readable(schema: pa.Schema, place: int) -> str:
     return f"TRY(decode(c{place}))" if _is_bytes(_value_type(schema.types[place])) else f"c{place}"
 
 
-def _refused(type_: pa.DataType, *, cast: bool) -> str | None:
+def refused_type(type_: pa.DataType, *, cast: bool) -> str | None:
     """What is wrong with a type; none if nothing is."""
     if any(test(type_) for test in _NESTED):
         return ", not one value; store what is needed of it as a column of its own"

@@ -93,6 +93,11 @@ class SourceConfig(Section):
     skip_bad_lines: bool = Field(
         False, description="Drop and count what cannot be read in a list, in place of ending with the first of it."
     )
+    blocklist: list[str] = Field(
+        [],
+        description="Files of what must not even be asked for: as `balance.blocklist`, but for hashes, which are known "
+        "when an image is there. Their content decides what is recomputed, not their names.",
+    )
     samples_per_shard: int = Field(
         1000,
         description="Images in one shard, each with all its captions; a shard is the unit of work of all later stages.",
@@ -120,8 +125,8 @@ class SourceConfig(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{name} names one twice: {names}")
         parse_carried(self.columns or [])
-        if self.images and (self.columns or self.where):
-            raise ValueError("columns and where are for lists; images that are there have none")
+        if self.images and self.blocklist:
+            raise ValueError("source.blocklist is for lists; balance.blocklist blocks images that are there")
         return self
 
     @property
@@ -139,4 +144,4 @@ class SourceConfig(Section):
         nothing, so that what those made stays theirs."""
         unchanged = {name for name, default in _SINCE_FIRST.items() if getattr(self, name) == default}
         unused = {"caption_column"} if self.caption_columns else set()
-        return self.model_dump(exclude={"lists", *_OF_IMAGES} | unchanged | unused)
+        return self.model_dump(exclude={"lists", "blocklist", *_OF_IMAGES} | unchanged | unused)

@@ -10,13 +10,18 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipeline.blocklists import blocked_rows
 from pipeline.core import parquet, query, schema
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import BlocklistError, SourceError
 from pipeline.source.carried import identifier
 from pipeline.source.config import SourceConfig
+from pipeline.storage.purged import write_unpurged
 from pipeline.storage.stage import Output
 
 _PACKAGE = "pipeline.source"
+_NONE = np.empty(0, np.int64)
+# What is known of an image only when it is there; balance.blocklist takes these too.
+_LATER = ("sha256", "md5")
 
 
 def create_rows(connection: duckdb.DuckDBPyConnection, types: Mapping[str, str] | None = None) -> None:
@@ -40,6 +45,7 @@ def write_pairs(
     described: str,
     types: Mapping[str, str] | None = None,
     lines: int | None = None,
+    purged: np.ndarray = _NONE,
 ) -> None:
     """Write ``source_pairs``, and ``source_attributes`` if there are types of such, of what is in ``source_rows``.
 
@@ -50,8 +56,10 @@ def write_pairs(
         described: where the rows are from, for errors.
         types: DuckDB's types of the carried columns.
         lines: how many lines gave the rows, if not as many as there are rows.
+        purged: ids of images that were purged from the root, and do not come back.
 
     Raises:
+        pipeline.core.errors.BlocklistError: for a blocklist that cannot be read, or blocks all.
         SourceError: if no pair is left, or the condition cannot be computed for one.
         ConfigError: if the condition is none over these columns.
     """
@@ -61,14 +69,40 @@ def write_pairs(
     if types:
         conflicts = connection.execute("SELECT count(*) FROM pairs WHERE conflicting").fetchall()
         output.stats["attribute_conflicts"] = conflicts[0][0]
-    for index, table in enumerate(_shards(connection, config, types)):
-        names = {"source_pairs": schema.SOURCE_PAIRS.names}
-        if types:
-            names["source_attributes"] = ["sample_id", "image_id", *types]
+    blocked = _blocked(connection, config, output)
+    names = {"source_pairs": schema.SOURCE_PAIRS.names}
+    if types:
+        names["source_attributes"] = ["sample_id", "image_id", *types]
+    for index, whole in enumerate(_shards(connection, config, types)):
+        # After the cut, so that a longer blocklist leaves other shards as they are.
+        table, out = _parted(whole, blocked)
+        if out.num_rows:
+            parquet.write_table(out, output.path(f"blocked_source_pairs/{index:05d}.parquet"), compression="zstd")
         for name, columns in names.items():
-            path = output.path(f"{name}/{index:05d}.parquet")
-            parquet.write_table(table.select(columns), path, compression="zstd")
+            path = f"{name}/{index:05d}.parquet"
+            write_unpurged(output, path, table.select(columns), purged, compression="zstd")
         output.rows += table.num_rows
+
+
+def _blocked(connection: duckdb.DuckDBPyConnection, config: SourceConfig, output: Output) -> pa.Table:
+    """``image_id, matched`` of images that are not to be asked for."""
+    if not config.blocklist:
+        return pa.table({"image_id": pa.array([], pa.int64()), "matched": pa.array([], pa.string())})
+    counts = blocked_rows(connection, config.blocklist, "pairs", later=_LATER)
+    if counts.blocked == output.stats["images"]:
+        raise BlocklistError(f"source.blocklist blocks all {counts.blocked} images")
+    output.stats |= {"blocked": counts.blocked, "blocklist_unmatched": counts.unmatched}
+    return connection.sql("SELECT image_id, matched FROM blocked ORDER BY image_id").to_arrow_table()
+
+
+def _parted(table: pa.Table, blocked: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Pairs that may be used, and ids of the others with what blocks them, without URL and caption."""
+    if not blocked.num_rows:
+        return table, table.slice(0, 0)
+    out = table.select(["sample_id", "image_id"]).join(blocked, "image_id", join_type="inner")
+    out = out.select(schema.BLOCKED_PAIRS.names).cast(schema.BLOCKED_PAIRS).sort_by([("sample_id", "ascending")])
+    used = np.isin(table["image_id"].to_numpy(), blocked["image_id"].to_numpy(), invert=True)
+    return table.filter(pa.array(used)), out
 
 
 def mint_pairs(
@@ -79,7 +113,7 @@ def mint_pairs(
     connection.execute(query.sql(_PACKAGE, "source_macros"))
     wanted, filtered = "is_usable(url, name, caption)", "SELECT 0 AS filtered, NULL AS unusable"
     if where is not None:
-        _define_wanted(connection, types, where)
+        define_wanted(connection, types, where)
         url = "CASE WHEN url IS NOT NULL THEN coalesce(name, trim(url)) END"
         seen = ", ".join([url, "caption", *(_attribute(name) for name in types)])
         # Not AND, whose sides DuckDB may take in either order: what cannot be used need not be computed either.
@@ -120,7 +154,7 @@ def collect_counts(
     return counts
 
 
-def _define_wanted(connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], where: str) -> None:
+def define_wanted(connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], where: str) -> None:
     """The condition as a macro, whose parameters are all that it sees: no name of ours can be taken for a column."""
     from pipeline.core.expressions import check_expression
 

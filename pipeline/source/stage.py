@@ -5,6 +5,7 @@ from pathlib import Path
 
 import duckdb
 
+from pipeline.blocklists import blocklist_digests
 from pipeline.core import query
 from pipeline.core.query import QueryConfig
 from pipeline.source.columnar import insert_parquet, own_types
@@ -14,6 +15,7 @@ from pipeline.source.fields import Lines, attribute_types
 from pipeline.source.listed import Listed, find_lists, identity
 from pipeline.source.pairs import create_rows, write_pairs
 from pipeline.source.records import insert_json
+from pipeline.storage.purged import purged_images
 from pipeline.storage.result import StageResult
 from pipeline.storage.stage import Output, Stage
 
@@ -36,7 +38,10 @@ def import_pairs(root: Path, config: SourceConfig, query_config: QueryConfig, *,
     """
     found = find_lists(lists, config)
     identities = [identity(listed, Path(root)) for listed in found]
-    stage = Stage(root, "source_pairs", version=VERSION, config=config.content(), inputs={"pairs": identities})
+    content = config.content()
+    if config.blocklist:
+        content["blocklist"] = blocklist_digests(config.blocklist)
+    stage = Stage(root, "source_pairs", version=VERSION, config=content, inputs={"pairs": identities})
 
     def write(output: Output) -> None:
         with query.connect(query_config, scratch=root / ".tmp") as connection:
@@ -47,7 +52,8 @@ def import_pairs(root: Path, config: SourceConfig, query_config: QueryConfig, *,
             read, bad = _load(connection, config, found, types, root / ".tmp")
             names = [listed.name for listed in found]
             described = f"{names}, columns {config.url_column!r} for the URL and {config.captions} for the caption"
-            write_pairs(connection, config, output, described=described, types=types, lines=read)
+            purged = purged_images(root)
+            write_pairs(connection, config, output, described=described, types=types, lines=read, purged=purged)
             output.stats["bad_lines"] = bad
 
     return stage.each(write)

@@ -34,7 +34,13 @@ def call(*arguments: str) -> str:
 
 
 def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
+<<<<<<< HEAD
     plain_embeddings(finished.root, tmp_path / "embeddings")
+=======
+    embeddings = finished.root / "teacher_embeddings"
+    for name in ("embeddings", "test-images"):
+        shutil.copytree(embeddings, tmp_path / name)
+>>>>>>> own-data
     shutil.copytree(finished.root, tmp_path / "data" / "demo")
     settings = small_settings(tmp_path / "root").model_dump(mode="json")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"resources": {"settings": {"config": settings}}}))
@@ -53,13 +59,27 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
                 Path(target).write_text(said)
             replayed.append(arguments[0])
         assert json.loads(Path("clip-cid.json").read_text())["title"] == "clip-cid run config"
-    assert replayed == ["doctor", "forest", "balance", "clusters", *["config"] * 3, "verify", "verify"]
-    for name in ("forest.parquet", "balanced/balance_groups.parquet", "clusters/centroids.parquet"):
+    assert replayed == ["doctor", "forest", "balance", "leaks", "clusters", *["config"] * 3, "verify", "verify"]
+    for name in ("forest.parquet", "balanced/balance_groups.parquet", "leaks.parquet", "clusters/centroids.parquet"):
         assert (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize(
-    "command", ["forest", "balance", "clusters", "import", "run", "verify", "doctor", "config", "export", "push"]
+    "command",
+    [
+        "forest",
+        "leaks",
+        "balance",
+        "clusters",
+        "import",
+        "run",
+        "verify",
+        "doctor",
+        "config",
+        "export",
+        "push",
+        "purge",
+    ],
 )
 def test_every_command_is_on_the_page(command: str) -> None:
     assert f"clip-cid {command}" in PAGE

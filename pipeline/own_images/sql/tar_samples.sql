@@ -1,6 +1,6 @@
 -- Samples of a tar from its members, in its order. To be put in: run, which sets those apart that share a key; later,
 -- which says that a sample is not the first of its key; keys, pointers to what is looked for in JSON: sha256, width,
--- height, then urls for a URL, captions and others for captions.
+-- height, then urls for a URL, captions and others for captions; carried, columns of what is carried along.
 WITH split AS (
     SELECT number, content, bad, cut, name,
            parse_filename(name, false, 'forward_slash') AS base, strpos(base, '.') AS dot
@@ -25,7 +25,7 @@ WITH split AS (
 ), valued AS (
     SELECT *, TRY(json_extract(json, {keys})) AS found, json IS NOT NULL AND found IS NULL AS bad_json FROM grouped
 )
-SELECT key, number, members, image, extension, repeated,
+SELECT key, number, members, image, extension, repeated, {carried}
        list_extract(list_filter(list_transform({urls}, lambda value: trim(value ->> '$')),
                                 lambda url: regexp_matches(url, '^[a-zA-Z][a-zA-Z0-9+.-]*:\S')), 1) AS url,
        CASE WHEN regexp_matches(found[1] ->> '$', '^[0-9a-f]{{64}}$') THEN found[1] ->> '$' END AS sha256,

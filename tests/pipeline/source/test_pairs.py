@@ -4,15 +4,18 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.errors import BlocklistError, ConfigError, SourceError
 from pipeline.core.query import QueryConfig
 from pipeline.source.config import SourceConfig
 from pipeline.source.pairs import create_rows, write_pairs
+from pipeline.source.stage import import_pairs
 from pipeline.storage.stage import Stage
 from tests.pipeline.source.test_fields import table
 from tests.pipeline.source.test_source import expected_id, image_id, parquet, rows, run
@@ -159,3 +162,36 @@ def test_images_without_a_url_go_by_their_name(tmp_path: Path) -> None:
         (image_id("http://x/1"), expected_id("http://x/1", "a"), "http://x/1", "a"),
     }
     assert result.stats["unusable"] == 1 and result.stats["images"] == 2
+
+
+def test_what_is_blocked_is_not_asked_for_and_other_shards_stay(tmp_path: Path) -> None:
+    rows = [
+        {"URL": f"http://{host}/{number}", "TEXT": "t"}
+        for number in range(20)
+        for host in ("a.org", "b.a.org", "c.org")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "l.parquet")
+    config = {"samples_per_shard": 7}
+    import_pairs(tmp_path / "whole", SourceConfig(**config), QueryConfig(), lists=[str(tmp_path / "l.parquet")])
+    (tmp_path / "no.txt").write_text("host:a.org\nhttp://c.org/3\n")
+    blocked = SourceConfig(**config, blocklist=[str(tmp_path / "no.txt")])
+    result = import_pairs(tmp_path / "root", blocked, QueryConfig(), lists=[str(tmp_path / "l.parquet")])
+    assert (result.stats["blocked"], result.rows, result.stats["blocklist_unmatched"]) == (41, 19, 0)
+    left = duckdb.sql(f"SELECT url FROM '{tmp_path}/root/source_pairs/*.parquet'").fetchall()
+    assert {url for (url,) in left} == {f"http://c.org/{number}" for number in range(20)} - {"http://c.org/3"}
+    matched = duckdb.sql(f"SELECT matched, count(*) FROM '{tmp_path}/root/blocked_source_pairs/*.parquet' GROUP BY ALL")
+    assert dict(matched.fetchall()) == {"host": 40, "url": 1}
+    # Where nothing is blocked, shards are those of the whole list.
+    (tmp_path / "one.txt").write_text("http://c.org/3\n")
+    one = SourceConfig(**config, blocklist=[str(tmp_path / "one.txt")])
+    import_pairs(tmp_path / "one", one, QueryConfig(), lists=[str(tmp_path / "l.parquet")])
+    names = [path.name for path in (tmp_path / "whole" / "source_pairs").iterdir()]
+    same = [
+        (tmp_path / "one/source_pairs" / name).read_bytes() == (tmp_path / "whole/source_pairs" / name).read_bytes()
+        for name in names
+    ]
+    assert same.count(False) == 1
+    (tmp_path / "all.txt").write_text("host:a.org\nhost:c.org\n")
+    every = SourceConfig(**config, blocklist=[str(tmp_path / "all.txt")])
+    with pytest.raises(BlocklistError, match="blocks all 60 images"):
+        import_pairs(tmp_path / "none", every, QueryConfig(), lists=[str(tmp_path / "l.parquet")])

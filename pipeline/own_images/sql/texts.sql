@@ -1,0 +1,1 @@
+SELECT DISTINCT name, unnest(captions) AS caption, NULL AS attributes, false AS conflicting FROM usable
