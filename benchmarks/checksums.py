@@ -108,8 +108,8 @@ def _training_shards(folder: Path, tar: Path, rounds: int, rows: int = 50_000, w
             {"__key__": f"{row:09d}", **reader.sample(*place), "image.npy": npy(image), "text.npy": npy(text[None])}
             for row, (place, image, text) in enumerate(zip(places, vectors, vectors[rows:]))
         )
-        write_tar(folder / "training.tar", samples)
-        index_tar(folder / "training.tar")
+        write_tar(folder / "shard-of-training.tar", samples)
+        index_tar(folder / "shard-of-training.tar")
 
     found = _cpu({"digest": lambda: file_digest(embeddings), "write": write}, rounds)
     whole = found["write"] * rows / len(places)

@@ -23,3 +23,13 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             done.touch()
     return folder
+
+
+def plain_embeddings(root: Path, folder: Path) -> None:
+    """The image embeddings of a root as a user's folder of embeddings has them, whose ids are ``sample_id``."""
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    for path in sorted((root / "teacher_embeddings").glob("*.parquet")):
+        table = pq.ParquetFile(path).read()
+        pq.write_table(table.rename_columns(["sample_id", *table.column_names[1:]]), folder / path.name)

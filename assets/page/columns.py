@@ -14,6 +14,7 @@ _COLUMNS = {
     "original_width": "Pixels, as served",
     "original_height": "Pixels, as served",
     "sha256": "Of the bytes as they were served",
+    "md5": "Of the same bytes",
     "image_embedding": "The teacher's, of unit length",
     "text_embedding": "The teacher's, of the caption, of unit length",
     "view": "Number of the view, from 0",

@@ -92,7 +92,13 @@ def test_a_loss_that_rose(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -
         ),
         (
             checks.embeddings_sound,
-            {"embeddings": 9, "not_unit_length": 1, "without_image": 2, "without_embedding": 3},
+            {
+                "embeddings": 9,
+                "not_unit_length": 1,
+                "without_image": 2,
+                "without_embedding": 3,
+                "captions_without_embedding": 0,
+            },
             "1 are not finite or not of unit length and 2 have no image; 3 images have none",
         ),
         (
@@ -104,6 +110,7 @@ def test_a_loss_that_rose(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -
                 "removed_without_survivor": 0,
                 "missing": 2,
                 "blocked_but_used": 0,
+                "filtered_but_used": 0,
             },
             "Of 9 images: kept_not_in_balanced 1, missing 2; each should be 0",
         ),
@@ -115,10 +122,10 @@ def test_a_loss_that_rose(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_what_no_bound_explains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Any, found: dict[str, Any], part: str
+    finished: SmallRun, monkeypatch: pytest.MonkeyPatch, check: Any, found: dict[str, Any], part: str
 ) -> None:
     found_by(monkeypatch, **found)
-    assert part in failed(evaluate(check, tmp_path))
+    assert part in failed(evaluate(check, finished.root))
 
 
 def test_embeddings_that_no_longer_match(copied: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:

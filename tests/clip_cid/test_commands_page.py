@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from clip_cid.app import app
 from tests.conftest import SmallRun, small_settings
+from tests.shared import plain_embeddings
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "docs" / "commands.md").read_text()
@@ -33,9 +34,13 @@ def call(*arguments: str) -> str:
 
 
 def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
+<<<<<<< HEAD
+    plain_embeddings(finished.root, tmp_path / "embeddings")
+=======
     embeddings = finished.root / "teacher_embeddings"
     for name in ("embeddings", "test-images"):
         shutil.copytree(embeddings, tmp_path / name)
+>>>>>>> own-data
     shutil.copytree(finished.root, tmp_path / "data" / "demo")
     settings = small_settings(tmp_path / "root").model_dump(mode="json")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"resources": {"settings": {"config": settings}}}))

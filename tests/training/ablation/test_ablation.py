@@ -84,9 +84,9 @@ def test_a_grid_that_was_ended_goes_on_where_it_was(copied: SmallRun) -> None:
 
 
 def _check_data(root: Path, data: StageResult) -> None:
-    kept = set(pq.read_table(read_result(root, "balance").parquet("balanced_pairs")[0])["sample_id"].to_pylist())
+    kept = set(pq.read_table(read_result(root, "balance").parquet("balanced_pairs")[0])["image_id"].to_pylist())
     found = {
-        name: {i for path in data.parquet(name) for i in pq.read_table(path)["sample_id"].to_pylist()}
+        name: {i for path in data.parquet(name) for i in pq.read_table(path)["image_id"].to_pylist()}
         for name in ("all", "random", "balanced")
     }
     assert found["balanced"] == kept and len(found["random"]) == len(kept)
