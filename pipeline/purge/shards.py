@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.core import parquet
+from pipeline.core import parquet, schema
 from pipeline.core.files import file_digest
 from pipeline.download.stage import count_statuses
 from pipeline.purge.balance import TABLES, count_images, rewrite_balance, what_moves
@@ -240,5 +240,6 @@ def _rewritten(root: Path, folder: Path, entry: Entry, tars: list[str], gone: Go
 
 def _is_index(path: Path) -> bool:
     with contextlib.suppress(OSError), parquet.reading(path):
-        return "offset" in parquet.open_file(path).schema_arrow.names
+        # Images that are there are listed with their places too, but those tables have more to say.
+        return set(parquet.open_file(path).schema_arrow.names) <= set(schema.TAR_INDEX.names)
     return False
