@@ -6,6 +6,7 @@ that ``source_pairs``, ``own_images`` and ``unused_images`` are made in one go, 
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,8 +33,8 @@ from pipeline.storage.stage import Output, Stage
 
 log = logging.getLogger(__name__)
 
-# Shards that one connection of DuckDB lists, and how many that lie elsewhere at once.
-_IN_A_TASK, _AT_ONCE = 16, 8
+# Shards that one connection of DuckDB lists, and how many at once: of those that lie elsewhere, and at most of others.
+_IN_A_TASK, _ELSEWHERE, _HERE = 16, 8, 4
 # Columns whose values are few.
 _REPEATED = ["shard", "path", "identity", "extension", "unused"]
 
@@ -131,12 +132,17 @@ def _list_samples(
 
 
 def _list_some(task: _Task) -> list[str]:
-    """List the shards of a task, in any process; tars that lie elsewhere several at once."""
+    """List the shards of a task, in any process, several at once. DuckDB has one thread for each, since a tar has
+    too few rows to be divided among more."""
     task.parts[0][2].attach()
     elsewhere = any(not place.local for _, part, _ in task.parts for place in part.source.files)
 
+<<<<<<< HEAD
     purged = purged_images(task.root)
     with query.connect(task.query, scratch=task.root / ".tmp") as connection:
+=======
+    with query.connect(task.query.model_copy(update={"threads": 1}), scratch=task.root / ".tmp") as connection:
+>>>>>>> h-adopt2
 
         def write(shard: str, part: Part, stage: Stage) -> str:
             with stage.output(shard) as output, connection.cursor() as own:
@@ -148,7 +154,8 @@ def _list_some(task: _Task) -> list[str]:
                 output.rows, output.stats = table.num_rows, counts
             return shard
 
-        with ThreadPoolExecutor(_AT_ONCE if elsewhere else 1) as pool:
+        here = min(task.query.threads or os.cpu_count() or 1, _HERE)
+        with ThreadPoolExecutor(_ELSEWHERE if elsewhere else here) as pool:
             return list(pool.map(lambda part: write(*part), task.parts))
 
 
