@@ -34,13 +34,8 @@ def call(*arguments: str) -> str:
 
 
 def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
-<<<<<<< HEAD
-    plain_embeddings(finished.root, tmp_path / "embeddings")
-=======
-    embeddings = finished.root / "teacher_embeddings"
     for name in ("embeddings", "test-images"):
-        shutil.copytree(embeddings, tmp_path / name)
->>>>>>> own-data
+        plain_embeddings(finished.root, tmp_path / name)
     shutil.copytree(finished.root, tmp_path / "data" / "demo")
     settings = small_settings(tmp_path / "root").model_dump(mode="json")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"resources": {"settings": {"config": settings}}}))
