@@ -97,9 +97,9 @@ def test_a_loss_that_rose(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -
                 "not_unit_length": 1,
                 "without_image": 2,
                 "without_embedding": 3,
-                "captions_without_embedding": 0,
+                "captions_without_embedding": 4,
             },
-            "1 are not finite or not of unit length and 2 have no image; 3 images have none",
+            "1 are not finite or not of unit length and 2 have no image; 3 images and 4 captions have none",
         ),
         (
             checks.one_survivor_per_group,
