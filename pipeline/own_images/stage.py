@@ -137,12 +137,8 @@ def _list_some(task: _Task) -> list[str]:
     task.parts[0][2].attach()
     elsewhere = any(not place.local for _, part, _ in task.parts for place in part.source.files)
 
-<<<<<<< HEAD
     purged = purged_images(task.root)
-    with query.connect(task.query, scratch=task.root / ".tmp") as connection:
-=======
     with query.connect(task.query.model_copy(update={"threads": 1}), scratch=task.root / ".tmp") as connection:
->>>>>>> h-adopt2
 
         def write(shard: str, part: Part, stage: Stage) -> str:
             with stage.output(shard) as output, connection.cursor() as own:
