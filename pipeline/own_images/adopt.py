@@ -81,7 +81,8 @@ def _point_to(table: pa.Table, output: Output) -> None:
     With it goes what tells the tar from one that took its place: what is made from another tar is made anew.
     """
     identity = {"identity": str(table["identity"][0])}
-    images = _columns(schema.IMAGES, table, status=[SUCCESS] * table.num_rows)
+    found = {"original_width": table["width"], "original_height": table["height"]}
+    images = _columns(schema.IMAGES, table, status=[SUCCESS] * table.num_rows, **found)
     index = _columns(schema.TAR_INDEX, table, tar=table["path"])
     _write(output, *(made.replace_schema_metadata(identity) for made in (images, index)))
 
@@ -126,7 +127,12 @@ class _Packing:
     def pack(self, table: pa.Table, captions: dict[int, str]) -> None:
         shard = self._output.shard
         digits = max(4, len(str(table.num_rows - 1)))
-        rows = [row | {"shard": shard, "key": f"{shard}{n:0{digits}d}"} for n, row in enumerate(table.to_pylist())]
+        rows = [
+            row
+            | {"shard": shard, "key": f"{shard}{n:0{digits}d}"}
+            | {"original_width": row["width"], "original_height": row["height"]}
+            for n, row in enumerate(table.to_pylist())
+        ]
         index: list[dict[str, Any]] = []
         with self._output.path(f"images/{shard}.tar").open("wb") as tar:
             for row, content in self._contents(rows):
