@@ -97,9 +97,13 @@ def write_tables(
     """A file for each shard in which there is something, of each table."""
     aliases = [f"a{place}" for place in range(len(types))]
     attributes = "".join(f", {value} AS {alias}" for value, alias in zip(_attributes(types), aliases))
-    tables = {"source_pairs": schema.SOURCE_PAIRS, "own_images": OWN_IMAGES, "unused_images": UNUSED_IMAGES}
-    for name, table_schema in tables.items():
-        text = query.sql(_PACKAGE, f"{name}_by_shard")
+    tables = {
+        "source_pairs": (schema.SOURCE_PAIRS, "source_pairs_by_shard"),
+        "own_images": (OWN_IMAGES, "own_images_by_shard"),
+        "unused_images": (UNUSED_IMAGES, "unused_images_by_shard"),
+    }
+    for name, (table_schema, query_name) in tables.items():
+        text = query.sql(_PACKAGE, query_name)
         text = text.format(attributes=attributes) if name == "source_pairs" else text
         for shard, table in _by_shard(query.stream(connection, text, {})):
             made = table.select(table_schema.names).cast(table_schema)

@@ -14,6 +14,7 @@ import pytest
 from assets.definitions import defs
 from pipeline.storage.result import read_result
 from pipeline.storage.roots import open_root
+from pipeline.teacher.stage import read_info
 from tests.conftest import SmallRun, small_settings
 from tests.integration.job import Job
 from tests.ray_cluster import LoopbackCluster
@@ -130,7 +131,10 @@ def test_checkpoints_of_a_killed_training_are_found_on_another_machine(
     assert not list(first.rglob("*.tar"))
 
     newest = max(sent, key=lambda tag: int(tag.partition("-")[2]))
-    job = TrainingJob(name="student", student=student, shards=second, output=second.resolve() / "runs" / "student")
+    # What decides whose checkpoints they are is as the stage has it.
+    made_from = {"inputs": read_result(first, "training_shards").digest, "teacher_dim": read_info(first).embed_dim}
+    output = second.resolve() / "runs" / "student"
+    job = TrainingJob(name="student", student=student, shards=second, output=output, **made_from)
     with kept_elsewhere(second, job):
         assert [path.name for path in job.checkpoints.iterdir()] == [newest]
         there = {path.name: path.read_bytes() for path in (first / folder / newest).rglob("*") if path.is_file()}

@@ -16,7 +16,7 @@ from tests.oracles import unit, write_embeddings
 def _root(root: Path, kept: list[int]) -> np.ndarray:
     """Embeddings of 40 images, of which those ``kept`` have three captions each."""
     rows = unit(np.random.default_rng(0).normal(size=(40, 8))).astype(np.float16)
-    earlier = Stage(root, "teacher_embeddings", version=1, config={}, inputs={"a": 0})
+    earlier = Stage(root, "teacher_embeddings", version=100, config={}, inputs={"a": 0})
     earlier.each(
         lambda out: (
             write_embeddings(out.path("teacher_embeddings/a.parquet"), np.arange(40) * 10, rows, id_column="image_id")

@@ -102,6 +102,7 @@ def test_an_image_is_embedded_once_and_each_of_its_captions(
             stage=Stage(root, "teacher_embeddings", version=0, config=None, inputs={"00000": 1}),
             output=tmp_path / "00000.parquet",
             config=EmbeddingsConfig(batch_size=2),
+            files=(),
         )
     )
     assert passed == [2, 2, 1]

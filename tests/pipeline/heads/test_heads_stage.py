@@ -31,7 +31,7 @@ def embedded(root: Path, *, seed: int = 0, shards: dict[str, int] = ROWS) -> dic
                 file.add({"image_id": ids, "image_embedding": vectors})
         made[output.shard] = (ids, vectors)
 
-    Stage(root, "teacher_embeddings", version=1, config=seed, inputs=dict.fromkeys(shards)).each(write)
+    Stage(root, "teacher_embeddings", version=100, config=seed, inputs=dict.fromkeys(shards)).each(write)
     return made
 
 

@@ -27,7 +27,7 @@ def _shard(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _embed(root: Path, shards: dict[str, int]) -> list[tuple[int, int, float]]:
     """Write the stage before, shard by shard, and return the forest that is expected."""
-    earlier = Stage(root, "teacher_embeddings", version=1, config={}, inputs=shards)
+    earlier = Stage(root, "teacher_embeddings", version=100, config={}, inputs=shards)
     with earlier.running():
         for name in earlier.pending():
             with earlier.output(name) as output:
