@@ -133,7 +133,7 @@ def test_what_cannot_be_decoded_is_named(tar: Path, tmp_path: Path) -> None:
         damaged = bytearray(data)
         damaged[start : start + length] = bytes(length)
         (tmp_path / "damaged.tar").write_bytes(damaged)
-        with pytest.raises(ShardError, match=r"damaged\.tar, key 00009: no readable jpg member"):
+        with pytest.raises(ShardError, match=r"damaged\.tar, key 00009: no readable image"):
             list(loader().batches(TarReader(tmp_path / "damaged.tar"), rows_of(tmp_path / "damaged.tar")))
         with pytest.raises(ShardError, match=r"damaged\.tar, offset \d+: .* damaged since it was written"):
             list(loader().batches(TarReader(tmp_path / "damaged.tar"), rows))
@@ -141,7 +141,7 @@ def test_what_cannot_be_decoded_is_named(tar: Path, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"cut\.tar: truncated, wanted \d+ bytes at \d+, got \d+"):
         list(loader().batches(TarReader(tmp_path / "cut.tar"), rows))
     write_tar(tmp_path / "bare.tar", [{"__key__": "a", "txt": "1", "json": {"image_id": 1}}])
-    with pytest.raises(ShardError, match=r"bare\.tar, key a: .*'jpg'"):
+    with pytest.raises(ShardError, match=r"bare\.tar, key a: .*a sample without an image"):
         list(loader().batches(TarReader(tmp_path / "bare.tar"), rows_of(tmp_path / "bare.tar")))
 
 
