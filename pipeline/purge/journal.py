@@ -87,8 +87,8 @@ class Journal:
 
     def end(self) -> None:
         """Forget it: first that there is a purge, then what it had done."""
-        self._storage.remove([JOURNAL])
-        self._forget_entries()
+        self._storage.remove([JOURNAL, *self._storage.below(_ENTRIES)])
+        shutil.rmtree(self._storage.root / _ENTRIES, ignore_errors=True)
 
     def _forget_entries(self) -> None:
         self._storage.remove(self._storage.below(_ENTRIES))
