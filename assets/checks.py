@@ -4,112 +4,42 @@ One that fails says in its description, and in the log, what was found, what was
 which picture to look at.
 """
 
-import inspect
-from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from assets.page.remembered import as_it_lies, remembered
 from assets.resources import SettingsResource
 from assets.settings import Settings
-from pipeline.core.files import file_digest
-from pipeline.storage.roots import storage_of
-
-_STAGES = {
-    "balance_groups": "balance",
-    "balanced_pairs": "balance",
-    "removed_pairs": "balance",
-    "blocked_pairs": "balance",
-    "filtered_pairs": "balance",
-    "caption_embeddings": "teacher_embeddings",
-    "centroids": "clusters",
-    "cluster_assignments": "clusters",
-    "training_metrics": "student",
-}
-"""Stages that do not have the name of the table that they make."""
-
-
-def _one(
-    config: Settings, name: str, *, package: str = "assets", values: dict[str, Any] | None = None, **tables: str
-) -> dict[str, Any]:
-    """The first row of a named query; each parameter names a table, which is passed as its files, beside ``values``."""
-    from pipeline.core import query
-    from pipeline.storage.result import read_result
-
-    files = {
-        parameter: query.files(read_result(config.path, _STAGES.get(table, table)).parquet(table))
-        for parameter, table in tables.items()
-    }
-    with query.connect(config.query, scratch=config.path / ".tmp") as connection:
-        row = query.one(connection, query.sql(package, name), files | (values or {}))
-    assert row is not None
-    return row
-
-
-def _verdict(
-    context: dg.AssetCheckExecutionContext, found: dict[str, Any], *, passed: bool, otherwise: str
-) -> dg.AssetCheckResult:
-    """The result; ``otherwise`` is what the user reads if the check failed."""
-    if passed:
-        return dg.AssetCheckResult(passed=True, metadata=found)
-    # Dagster's own line says no more than the check's name.
-    context.log.error(otherwise)
-    return dg.AssetCheckResult(passed=False, metadata=found, description=otherwise)
-
-
-def _compared(
-    config: Settings, name: str, stages: tuple[str, ...], compare: Callable[[], dict[str, Any]], *, by: Any
-) -> dict[str, Any]:
-    """What a comparison with a live model has found, which takes longer than all the rest of an unchanged run: it is
-    made again when a file of these stages, what it asks for, a library or the code of ``by`` was changed."""
-    from pipeline.storage.result import read_result
-
-    lies = [as_it_lies(read_result(config.path, stage)) for stage in stages]
-    libraries = [version(library) for library in ("torch", "open_clip_torch")]
-    asked = [config.checks.live_samples, config.embeddings.device]
-    code = file_digest(Path(inspect.getfile(by)))
-    return remembered(config.path, name, [lies, libraries, asked, code], compare)
-
-
-def _picture(config: Settings, *names: str) -> str:
-    return "Look at " + " and ".join(storage_of(config.path).uri(f"pictures/{name}.png") for name in names) + "."
-
-
-def _made_anew(stage: str) -> str:
-    """For what no setting explains: files were changed, or the code is wrong."""
-    return f"No setting does that: remove .marks/{stage} under the root, so that the stage makes its tables anew."
+from assets.verdicts import compared, made_anew, one_row, picture, verdict
 
 
 @dg.asset_check(asset="source_pairs", blocking=True)
 def sample_ids_unique(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Every `sample_id` stands once."""
-    found = _one(settings.resolve(), "check_source", pairs="source_pairs")
+    found = one_row(settings.resolve(), "check_source", pairs="source_pairs")
     otherwise = (
-        f"{found['repeated']:,} of {found['pairs']:,} pairs have the sample_id of another. {_made_anew('source_pairs')}"
+        f"{found['repeated']:,} of {found['pairs']:,} pairs have the sample_id of another. {made_anew('source_pairs')}"
         if found["pairs"]
         else "There is not a single pair: source.lists name files without rows that have a URL and a caption."
     )
-    return _verdict(context, found, passed=found["repeated"] == 0 and found["pairs"] > 0, otherwise=otherwise)
+    return verdict(context, found, passed=found["repeated"] == 0 and found["pairs"] > 0, otherwise=otherwise)
 
 
 @dg.asset_check(asset="images", blocking=True)
 def enough_downloaded(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Every pair has a status, and at least `checks.min_success_rate` of them an image."""
     config = settings.resolve()
-    found = _one(config, "check_images", images="images", pairs="source_pairs")
+    found = one_row(config, "check_images", images="images", pairs="source_pairs")
     bound = config.checks.min_success_rate
     otherwise = (
-        f"{found['without_status']:,} pairs have no status. {_made_anew('images')}"
+        f"{found['without_status']:,} pairs have no status. {made_anew('images')}"
         if found["without_status"]
         else f"{found['success_rate']:.1%} of the pairs have an image, {found['downloaded']:,} in all; "
         f"checks.min_success_rate asks for {bound:.1%}. images.retry_statuses fetches what may come at another time; "
-        f"if no more is to be had, lower the bound. {_picture(config, 'download')}"
+        f"if no more is to be had, lower the bound. {picture(config, 'download')}"
     )
     passed = found["without_status"] == 0 and found["success_rate"] >= bound
-    return _verdict(context, found | {"at_least": bound}, passed=passed, otherwise=otherwise)
+    return verdict(context, found | {"at_least": bound}, passed=passed, otherwise=otherwise)
 
 
 @dg.asset_check(asset="teacher_embeddings", blocking=True)
@@ -118,7 +48,7 @@ def embeddings_sound(context: dg.AssetCheckExecutionContext, settings: SettingsR
     from pipeline.storage.result import read_result
 
     config = settings.resolve()
-    found = _one(
+    found = one_row(
         config,
         "check_embeddings",
         embeddings="teacher_embeddings",
@@ -139,7 +69,7 @@ def embeddings_sound(context: dg.AssetCheckExecutionContext, settings: SettingsR
         "embeddings.precision fp16 a large teacher can overflow: bf16 or fp32 does not. Else remove "
         ".marks/teacher_embeddings under the root, so that they are made anew."
     )
-    return _verdict(context, found, passed=passed, otherwise=otherwise)
+    return verdict(context, found, passed=passed, otherwise=otherwise)
 
 
 @dg.asset_check(asset="teacher_embeddings", blocking=True)
@@ -154,7 +84,7 @@ def embeddings_match_live(context: dg.AssetCheckExecutionContext, settings: Sett
     def compare() -> dict[str, Any]:
         return live_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
 
-    found = _compared(
+    found = compared(
         config, "embeddings_match_live", ("images", "teacher", "teacher_embeddings"), compare, by=live_cosines
     )
     least = min(found["min_cosine_image"], found["min_cosine_text"])
@@ -173,7 +103,7 @@ def views_match_live(context: dg.AssetCheckExecutionContext, settings: SettingsR
     def compare() -> dict[str, Any]:
         return live_view_cosines(config.path, samples=config.checks.live_samples, device=config.embeddings.device)
 
-    found = _compared(config, "views_match_live", ("images", "teacher", "teacher_views"), compare, by=live_view_cosines)
+    found = compared(config, "views_match_live", ("images", "teacher", "teacher_views"), compare, by=live_view_cosines)
     return _cosines(context, config, found, found["min_cosine"], stage="teacher_views")
 
 
@@ -187,7 +117,7 @@ def _cosines(
         "allow. If it is fp32, the teacher or images were changed after they were embedded: remove "
         f".marks/{stage} under the root, so that they are embedded anew."
     )
-    return _verdict(context, found | {"at_least": bound}, passed=least >= bound, otherwise=otherwise)
+    return verdict(context, found | {"at_least": bound}, passed=least >= bound, otherwise=otherwise)
 
 
 @dg.asset_check(asset="balance_groups", blocking=True)
@@ -195,7 +125,7 @@ def one_survivor_per_group(context: dg.AssetCheckExecutionContext, settings: Set
     """Each group keeps one image, or `balance.keep_per_group`; kept, removed, blocked and filtered pairs together are
     the input; no blocked or filtered one is used."""
     config = settings.resolve()
-    found = _one(
+    found = one_row(
         config,
         "check_balance",
         values={"keep_per_group": config.balance.keep_per_group},
@@ -215,24 +145,24 @@ def one_survivor_per_group(context: dg.AssetCheckExecutionContext, settings: Set
         "filtered_but_used",
     )
     wrong = [f"{name} {found[name]:,}" for name in names if found[name]]
-    otherwise = f"Of {found['images']:,} images: {', '.join(wrong)}; each should be 0. {_made_anew('balance')}"
-    return _verdict(context, found, passed=not wrong, otherwise=otherwise)
+    otherwise = f"Of {found['images']:,} images: {', '.join(wrong)}; each should be 0. {made_anew('balance')}"
+    return verdict(context, found, passed=not wrong, otherwise=otherwise)
 
 
 @dg.asset_check(asset="balance_groups", blocking=True)
 def no_group_swallows_all(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """Single linkage can chain: the largest group holds at most `checks.max_group_share` of the images not blocked."""
     config = settings.resolve()
-    found = _one(config, "balance_counts", package="pipeline.balance", groups="balance_groups")
+    found = one_row(config, "balance_counts", package="pipeline.balance", groups="balance_groups")
     share, bound = found["largest_group_share"], config.checks.max_group_share
     aim = "threshold" if config.balance.target_removal is None else "target_removal"
     otherwise = (
         f"The largest group holds {share:.1%} of the images, {found['largest_group']:,} of {found['samples']:,}; "
         f"checks.max_group_share allows {bound:.1%}. A smaller balance.{aim} than {getattr(config.balance, aim)} "
         f"splits it, and balance.max_distance_to_center releases those that lie far from the image that is kept. "
-        f"{_picture(config, 'group_sizes', 'groups')}"
+        f"{picture(config, 'group_sizes', 'groups')}"
     )
-    return _verdict(context, found | {"at_most": bound}, passed=share <= bound, otherwise=otherwise)
+    return verdict(context, found | {"at_most": bound}, passed=share <= bound, otherwise=otherwise)
 
 
 @dg.asset_check(asset="balanced_pairs", blocking=False)
@@ -242,47 +172,47 @@ def no_evaluation_leaks(context: dg.AssetCheckExecutionContext, settings: Settin
     wanted = config.balance.decontaminate
     if not wanted.datasets:
         return dg.AssetCheckResult(passed=True, metadata={"datasets": 0})
-    found = _one(config, "check_leaks", leaks="evaluation_leaks", balanced="balanced_pairs")
+    found = one_row(config, "check_leaks", leaks="evaluation_leaks", balanced="balanced_pairs")
     otherwise = (
         f"{found['kept']:,} of {found['found']:,} images that are within {wanted.threshold:g} of a test image were "
         "kept: the balance is older than evaluation_leaks. Run balanced_pairs again, and what comes after it. "
-        f"{_picture(config, 'evaluation_leaks')}"
+        f"{picture(config, 'evaluation_leaks')}"
     )
-    return _verdict(context, found | {"datasets": len(wanted.datasets)}, passed=found["kept"] == 0, otherwise=otherwise)
+    return verdict(context, found | {"datasets": len(wanted.datasets)}, passed=found["kept"] == 0, otherwise=otherwise)
 
 
 @dg.asset_check(asset="cluster_assignments", blocking=True)
 def clusters_filled(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """At most `checks.max_empty_clusters` of the clusters are empty; every kept image has a label."""
     config = settings.resolve()
-    found = _one(
+    found = one_row(
         config, "check_clusters", centroids="centroids", assignments="cluster_assignments", balanced="balanced_pairs"
     )
     bound = config.checks.max_empty_clusters
     otherwise = (
-        f"{found['without_label']:,} kept images have no cluster. {_made_anew('clusters')}"
+        f"{found['without_label']:,} kept images have no cluster. {made_anew('clusters')}"
         if found["without_label"]
         else f"{found['empty_share']:.1%} of the clusters are empty, {found['empty']:,} of {found['clusters']:,}; "
         f"checks.max_empty_clusters allows {bound:.1%}. Ask for fewer clusters.clusters. "
-        f"{_picture(config, 'cluster_sizes')}"
+        f"{picture(config, 'cluster_sizes')}"
     )
     passed = found["empty_share"] <= bound and found["without_label"] == 0
-    return _verdict(context, found | {"at_most": bound}, passed=passed, otherwise=otherwise)
+    return verdict(context, found | {"at_most": bound}, passed=passed, otherwise=otherwise)
 
 
 @dg.asset_check(asset="student", blocking=True)
 def training_loss_fell(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """The mean loss of the last tenth of the rows is below that of the first."""
     config = settings.resolve()
-    found = _one(config, "check_training", metrics="training_metrics")
+    found = one_row(config, "check_training", metrics="training_metrics")
     otherwise = (
         f"The mean loss of the last tenth of the steps is {found['last_loss']:.4g}, that of the first "
         f"{found['first_loss']:.4g}; it should have fallen. Try a smaller student.optimizer.learning_rate than "
         f"{config.student.optimizer.learning_rate:g}, or more student.steps than {config.student.steps:,}. "
-        f"{_picture(config, 'loss_curves')}"
+        f"{picture(config, 'loss_curves')}"
     )
     passed = bool(found["last_loss"] < found["first_loss"])
-    return _verdict(context, found, passed=passed, otherwise=otherwise)
+    return verdict(context, found, passed=passed, otherwise=otherwise)
 
 
 @dg.asset_check(asset="student", blocking=True)
@@ -296,7 +226,7 @@ def export_reloads(context: dg.AssetCheckExecutionContext, settings: SettingsRes
     def compare() -> dict[str, Any]:
         return {"min_cosine": export_cosine(read_result(config.path, "student").folder("student"))}
 
-    cosine = _compared(config, "export_reloads", ("student",), compare, by=export_cosine)["min_cosine"]
+    cosine = compared(config, "export_reloads", ("student",), compare, by=export_cosine)["min_cosine"]
     bound = config.checks.min_export_cosine
     otherwise = (
         f"The least cosine of an embedding of the exported student with that of the trained one is {cosine:.6f}; "
@@ -304,7 +234,7 @@ def export_reloads(context: dg.AssetCheckExecutionContext, settings: SettingsRes
         "the bound has to allow. If it is fp32, the folder student/ was changed: remove .marks/student under the root."
     )
     found = {"min_cosine": cosine, "at_least": bound}
-    return _verdict(context, found, passed=cosine >= bound, otherwise=otherwise)
+    return verdict(context, found, passed=cosine >= bound, otherwise=otherwise)
 
 
 CHECKS = [

@@ -17,7 +17,7 @@ from pipeline.core.devices import gpu_memory_returned
 from pipeline.core.errors import EmbeddingError
 from pipeline.core.remote_tar import image_of
 from pipeline.core.tars import read_index
-from pipeline.embeddings.stage import CAPTIONS, EMBEDDINGS, VIEWS
+from pipeline.embeddings.shard import CAPTIONS, EMBEDDINGS, VIEWS
 from pipeline.storage.result import read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.samples import stored_sample

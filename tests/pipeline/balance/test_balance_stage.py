@@ -122,14 +122,14 @@ def test_fields_of_other_rules_recompute_nothing(copied: SmallRun) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["connected_components", "semdedup", "random"])
 def test_checks_and_pictures_fit_every_rule_and_a_blocklist(copied: SmallRun, tmp_path: Path, rule: str) -> None:
-    from assets.checks import _one
+    from assets.verdicts import one_row
     from assets.page.pictures import balance_pictures
 
     listed = tmp_path / "list.csv"
     with listed.open("w") as file:
         csv.writer(file).writerows([["sample_id"], *[[row["sample_id"]] for row in some_kept(copied)]])
     result = rebalance(copied, rule=rule, blocklist=[str(listed)], cells=4)
-    found = _one(
+    found = one_row(
         copied.settings,
         "check_balance",
         values={"keep_per_group": 1},

@@ -21,7 +21,8 @@ from pipeline.core.errors import MissingInputError, ShardError, TeacherError
 from pipeline.core.tars import TarReader, index_tar, write_tar
 from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.embeddings.encoder import Encoder
-from pipeline.embeddings.stage import ShardTask, embed_images, embed_shard, loader_stall
+from pipeline.embeddings.shard import ShardTask, embed_shard
+from pipeline.embeddings.stage import embed_images, loader_stall
 from pipeline.storage.result import read_result
 from pipeline.storage.stage import Stage
 from pipeline.teacher.stage import check_teacher, read_info, resolve_teacher
