@@ -31,6 +31,7 @@ BENCHMARKS = (
     "lists",
     "adopt",
     "checksums",
+    "leaks",
     "demo",
 )
 """Modules of this package, each with ``measure() -> list[dict]``."""

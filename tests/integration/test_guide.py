@@ -146,6 +146,11 @@ def test_each_config_is_valid_and_stands_in_the_guide(path: Path) -> None:
     assert path.read_text().startswith(f"# {path.relative_to(PROJECT)}: ")
 
 
+def test_the_config_of_the_readme_is_one_of_them() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    assert blocks == [(PROJECT / "profiles" / "guide" / "tars.yaml").read_text()]
+
+
 def test_laion_with_scores(finished: SmallRun, listed: list[dict[str, str]], served: dict[str, Any]) -> None:
     number = np.arange(len(listed))
     table = {

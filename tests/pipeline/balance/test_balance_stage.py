@@ -122,8 +122,8 @@ def test_fields_of_other_rules_recompute_nothing(copied: SmallRun) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["connected_components", "semdedup", "random"])
 def test_checks_and_pictures_fit_every_rule_and_a_blocklist(copied: SmallRun, tmp_path: Path, rule: str) -> None:
-    from assets.verdicts import one_row
     from assets.page.pictures import balance_pictures
+    from assets.verdicts import one_row
 
     listed = tmp_path / "list.csv"
     with listed.open("w") as file:
