@@ -2,10 +2,6 @@
 
 CPU seconds, of all processes, and wall time in turns: ``pairs`` is the stage `source_pairs`, ``indexed`` the stage
 `images`, both with what they write; ``again`` is a call of both when nothing has changed.
-
-On 2 cores beside other work, one run before tars were listed several at once: ``tar`` 0.97 s of CPU, ``pairs`` 6.61 s,
-``indexed`` 0.59 s. Listing several at once takes the same CPU, and of wall time 15.6 s (9.1 to 16.4) in place of 20.3 s
-(13.6 to 24.6), medians of three runs of ``pairs`` in turns.
 """
 
 import hashlib

@@ -24,6 +24,7 @@ from training.evaluation.datasets import read_evaluation_set
 _ROOT = Path("data/demo")
 _DISTANCES = (0.1, 0.2)
 _BATCH = 64
+_BICUBIC = Image.Resampling.BICUBIC
 
 
 def measure(root: Path = _ROOT) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def measure(root: Path = _ROOT) -> list[dict[str, Any]]:
     copies: dict[str, Callable[[Any], Any]] = {
         "JPEG 95": lambda image: _jpeg(image, 95),
         "JPEG 50": lambda image: _jpeg(image, 50),
-        "64 pixels": lambda image: image.resize((64, 64), Image.Resampling.BICUBIC),
+        "half as wide and high": lambda image: image.resize([side // 2 for side in image.size], _BICUBIC),
         "cropped by up to 2 %": lambda image: _cropped(image, rng),
     }
     rows: list[dict[str, Any]] = []
