@@ -23,7 +23,7 @@ def evaluate(check: Any, root: Path, **changes: dict[str, Any]) -> dg.AssetCheck
 
 def found_by(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
     """Let the check's query find this."""
-    monkeypatch.setattr(checks, "_one", lambda *_, **__: found)
+    monkeypatch.setattr(checks, "one_row", lambda *_, **__: found)
 
 
 def named_settings(text: str) -> set[str]:
@@ -139,7 +139,7 @@ def test_embeddings_that_no_longer_match(copied: SmallRun, monkeypatch: pytest.M
 
 
 def test_an_export_that_differs(finished: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_compared", lambda *_, **__: {"min_cosine": 0.5})
+    monkeypatch.setattr(checks, "compared", lambda *_, **__: {"min_cosine": 0.5})
     text = failed(evaluate(checks.export_reloads, finished.root))
     assert "is 0.500000; checks.min_export_cosine asks for 0.9999" in text
 

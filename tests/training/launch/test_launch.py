@@ -147,7 +147,7 @@ def test_ranks_take_the_gpus_that_are_visible() -> None:
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_reported_as_such(job: TrainingJob, tmp_path: Path) -> None:
     optimizer = job.student.optimizer.model_copy(update={"learning_rate": 1e30})
-    with pytest.raises(NonFiniteLossError, match=r"student: step \d+: .*sample ids: \d+"):
+    with pytest.raises(NonFiniteLossError, match=r"student: step \d+: .*image ids: \d+"):
         run_training(with_steps(job, tmp_path / "run", optimizer=optimizer, ranks=1))
 
 
