@@ -8,21 +8,23 @@ import dagster as dg
 import pydantic
 
 from assets.settings import Settings, check_run, parse_settings
-from pipeline.core.settings import Size, section_by_name
+from pipeline.core.settings import PresetSection, Size, section_by_name
 
 
-def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
+def _as_dagster(model: type[pydantic.BaseModel], base: type[Any], *, of_preset: bool = False) -> type[Any]:
     """A Dagster config class with the fields, defaults and descriptions of a plain model.
 
     Bounds are left out here: Dagster would report them as an error of a resource. ``resolve`` checks them.
+    ``of_preset``: what is left out stays null, since Dagster fills in defaults, which would pass for the user's choice.
     """
+    of_preset = of_preset or issubclass(model, PresetSection)
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         annotation, default = field.annotation, field.default
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-            annotation = _as_dagster(annotation, dg.Config)
+            annotation = _as_dagster(annotation, dg.Config, of_preset=of_preset)
             # A mapping, which Dagster takes as the default of what may be null.
-            default = annotation(**default.model_dump()).model_dump(mode="json")
+            default = annotation().model_dump(mode="json")
         elif annotation is Size:
             # Dagster knows numbers and texts; `resolve` reads this text.
             annotation, default = str, str(default)
@@ -31,12 +33,13 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any]) -> type[Any]:
             annotation = list[str]
         elif get_origin(annotation) is Literal:
             annotation = _choice(annotation)
-            default = cast(Any, annotation)(default)
+            default = cast(Any, annotation)(default) if not of_preset else None
         elif section := section_by_name(annotation):
             annotation = cast(Any, dict)[str, _as_dagster(section, dg.Config)]
         if not field.is_required():
             # A null comes as far as `resolve`, which says in a line where it may not be; Dagster takes many.
             annotation = cast(Any, annotation) | None
+            default = default if isinstance(default, dict) or not of_preset else None
         fields[name] = (annotation, pydantic.Field(default, description=field.description, validate_default=True))
     return pydantic.create_model(model.__name__, __base__=base, __doc__=model.__doc__, **fields)
 

@@ -119,6 +119,8 @@ def check_run(settings: Settings, assets: Iterable[str] | None = None, *, here: 
             here=here,
             baseline=settings.baseline.enabled and "baseline" in wanted,
             ablation=settings.ablation if "ablation_results" in wanted else None,
+            clusters=settings.clusters.clusters,
+            root=Path(settings.root) if Path(settings.root).is_dir() else None,
         )
 
 

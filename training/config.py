@@ -1,10 +1,10 @@
 """Settings of training and evaluation. Every default is the demo's."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.core.settings import DEMO, Section, renamed, runtime
+from pipeline.core.settings import DEMO, PresetSection, Section, renamed, runtime
 
 SCRATCH = "scratch"
 
@@ -35,6 +35,12 @@ class ClusterConfig(Section):
     teacher_temperature: float = Field(
         0.07, description="Temperature of the teacher's cluster logits (unconfirmed).", gt=0
     )
+    positives: int = Field(
+        1,
+        description="Labels of an image: its cluster and the nearest others by the teacher's embedding, for the "
+        "cross-entropy. MLCD's linear probe has 71.4 with one and 75.2 with eight (proxy, unconfirmed).",
+        ge=1,
+    )
     sample_rate: float = Field(
         1.0,
         description="Share of the centroids that are negatives in a step; the batch's own clusters always take part. "
@@ -60,6 +66,11 @@ class ClusterConfig(Section):
     divided: bool = runtime(
         False, "Divide the centroids over the ranks, instead of a copy for each. For those that fill a device's memory."
     )
+
+    def content(self) -> dict[str, Any]:
+        """As of every section, without what earlier versions had not, where it changes nothing."""
+        left_out = {"positives"} if self.positives == 1 else set()
+        return {name: value for name, value in super().content().items() if name not in left_out}
 
 
 class DirectionsConfig(Section):
@@ -93,12 +104,55 @@ class InstanceConfig(Section):
     )
 
 
-class LossesConfig(Section):
-    """Loss = sum of weight times term."""
+class RelationConfig(Section):
+    """The student's similarities of images and captions within the batch against the teacher's; not in the paper."""
 
+    weight: float = Field(0.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
+    divergence_weight: float = Field(
+        1.0,
+        description="Weight of KL(teacher ‖ student) of each image's softmax over the captions of the global batch, "
+        "and each caption's over the images (CLIP-KD's CRD, there 1; TinyCLIP; open_clip's DistillClipLoss).",
+        ge=0,
+    )
+    gradient_weight: float = Field(
+        0.0,
+        description="Weight of the mean squared error between the gradients that both give their embeddings by the "
+        "contrastive loss (after CLIP-KD's GD, whose weight is for another scale; unconfirmed).",
+        ge=0,
+    )
+    teacher_temperature: float | None = Field(
+        None, description="Temperature of the teacher's similarities; none means its own, of its logit scale.", gt=0
+    )
+
+
+# What each preset sets, where it differs from the defaults of the fields; the one place for it.
+# `clip_cid`: the three terms of the paper (arXiv 2408.09441), weights unconfirmed. `best`: what is expected to make the
+# best student: the paper's terms, and the divergence of CLIP-KD (arXiv 2307.12732, there with weight 1, +1.4 points of
+# zero-shot alone) and of open_clip's DistillClipLoss. Not yet measured here.
+LOSS_PRESETS: dict[str, dict[str, Any]] = {
+    "clip_cid": {},
+    "best": {"relation": {"weight": 1.0}},
+}
+
+
+class LossesConfig(PresetSection):
+    """Loss = sum of weight times term. What is left out, or null, is the preset's, or else the default below."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = LOSS_PRESETS
+
+    preset: Literal["clip_cid", "best"] = Field(
+        "clip_cid",
+        description="`clip_cid`: the paper's three terms, as below; `best`: `relation.weight` 1 beside them.",
+    )
     contrastive: ContrastiveConfig = ContrastiveConfig()
     cluster: ClusterConfig = ClusterConfig()
     instance: InstanceConfig = InstanceConfig()
+    relation: RelationConfig = RelationConfig()
+
+    def content(self) -> dict[str, Any]:
+        """As of every section, without what earlier versions had not, where it changes nothing."""
+        left_out = set() if self.relation.weight else {"relation"}
+        return {name: value for name, value in super().content().items() if name not in left_out}
 
 
 class OptimizerConfig(Section):
@@ -208,10 +262,17 @@ class AblationConfig(Section):
     data: list[Literal["all", "random", "balanced"]] = Field(
         ["all", "random", "balanced"], description="`random` has as many pairs as `balanced`."
     )
-    losses: list[Literal["contrastive", "cluster", "instance", "both", "feature", "configured"]] = Field(
+    losses: list[
+        Literal[
+            *("contrastive", "cluster", "instance", "both", "feature", "label", "label_8", "relation", "gradient"),
+            *("relation_cluster", "best", "configured"),
+        ]
+    ] = Field(
         ["contrastive", "cluster", "instance", "both", "feature", "configured"],
         description="Terms beside the contrastive one, weighted as the student: none, `cluster`, the cross-entropies "
-        "of `instance`, `both`, mean squared error alone (`feature`, as in CLIP-KD), or all as configured.",
+        "of `instance`, `both`, mean squared error alone (`feature`, as in CLIP-KD), or all as configured. Weighted 1: "
+        "the cluster label (`label`; `label_8` with eight positives), the divergence of `relation`, its `gradient`, "
+        "`relation_cluster`; and `best`: as configured, with what that preset sets.",
     )
     seeds: list[int] = Field([0, 1, 2], description="Seeds of weights and of the order of samples.", min_length=1)
     steps: int | None = Field(None, description="Steps of every cell; none means the student's.", ge=1)

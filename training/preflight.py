@@ -10,13 +10,16 @@ from pathlib import Path
 from pipeline.clip.checkpoint import check_weights, looks_like_a_path
 from pipeline.clip.model import WEIGHTS_FILE
 from pipeline.clip.model_config import check_text_tower, has_batch_norm, is_hugging_face
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, MissingInputError
+from pipeline.storage.result import read_result
+from pipeline.teacher.stage import logit_scale
 from training.ablation.grid import cells_of
 from training.config import SCRATCH, TEACHER, AblationConfig, StudentConfig
 from training.job.contradictions import contradictions
-from training.job.training_job import TrainingJob
+from training.job.training_job import NO_TEACHER_TEMPERATURE, TrainingJob
 from training.launch.hosts import read_hostfile
 from training.launch.ranks import with_ranks
+from training.losses.active import Needs
 from training.model.config import read_model_config, student_tokenizer
 from training.ranks import count_gpus
 
@@ -24,11 +27,18 @@ _GPU_FILES = ("nvidiactl", "nvidia0", "kfd", "dxg")
 
 
 def check_student(
-    config: StudentConfig, *, here: bool, baseline: bool = False, ablation: AblationConfig | None = None
+    config: StudentConfig,
+    *,
+    here: bool,
+    baseline: bool = False,
+    ablation: AblationConfig | None = None,
+    clusters: int | None = None,
+    root: Path | None = None,
 ) -> None:
     """Raise :class:`ConfigError` with a line for everything about a student that could not be trained.
 
     ``here``: on this machine, whose GPUs decide what is left open. ``baseline``, ``ablation``: what else is trained.
+    ``clusters``: how many there will be. ``root``: where something may be already.
     """
     model = read_model_config(config.model)
     lines = list(_of_model(config, model))
@@ -40,7 +50,9 @@ def check_student(
             ranks = _ranks_here(config)
     except ConfigError as error:
         lines.append(str(error))
-    lines += contradictions(config, ranks=ranks, batch_norm=has_batch_norm(model))
+    lines += contradictions(config, ranks=ranks, batch_norm=has_batch_norm(model), clusters=clusters)
+    if root and _lacks_teacher_temperature(config, root):
+        lines.append(NO_TEACHER_TEMPERATURE)
     if here and not config.hostfile and config.precision == "fp16" and not count_gpus(_visible()):
         lines.append("student.precision fp16 needs a GPU, of which there is none here: bf16 or fp32")
     if baseline and not config.losses.contrastive.weight:
@@ -48,7 +60,7 @@ def check_student(
             "baseline.enabled trains with the contrastive term alone, and student.losses.contrastive.weight is 0"
         )
     if ablation:
-        lines += _of_ablation(ablation, config, ranks)
+        lines += _of_ablation(ablation, config, ranks, clusters, root)
     if lines:
         raise ConfigError("\n".join(dict.fromkeys(lines)))
 
@@ -96,12 +108,30 @@ def _visible() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES") if there else ""
 
 
-def _of_ablation(ablation: AblationConfig, student: StudentConfig, ranks: int | None) -> Iterator[str]:
+def _lacks_teacher_temperature(config: StudentConfig, root: Path) -> bool:
+    """Whether a term needs a temperature that nobody knows: embeddings are there, but not the teacher of them."""
+    if not Needs.of(config.losses).teacher_temperature or config.losses.relation.teacher_temperature is not None:
+        return False
+    try:
+        read_result(root, "teacher_embeddings")
+    except MissingInputError:
+        return False
+    try:
+        return logit_scale(root) is None
+    except MissingInputError:
+        return True
+
+
+def _of_ablation(
+    ablation: AblationConfig, student: StudentConfig, ranks: int | None, clusters: int | None, root: Path | None
+) -> Iterator[str]:
     try:
         cells = cells_of(ablation, student)
     except ConfigError as error:
         yield str(error)
         return
     for cell in cells:
-        for line in contradictions(cell.student, ranks=ranks):
+        for line in contradictions(cell.student, ranks=ranks, clusters=clusters):
             yield f"ablation {cell.losses}: {line}" if "every loss term" in line else line
+        if root and _lacks_teacher_temperature(cell.student, root):
+            yield NO_TEACHER_TEMPERATURE

@@ -12,6 +12,7 @@ from pipeline.clip.preprocessing import Preprocessing
 from pipeline.core.errors import ConfigError, EmbeddingError
 from pipeline.core.files import write_text_atomically
 from pipeline.core.progress import Progress
+from training.job.contradictions import contradictions
 from training.job.training_job import TrainingJob
 from training.launch.lifeline import Tie, release, tie_between_ranks
 from training.loop.stop import StopFlag, StopRequested
@@ -115,6 +116,8 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
     centroids = CentroidTable.open(job.centroids) if job.centroids and needs.centroids else None
     if centroids and centroids.width != job.teacher_dim:
         raise EmbeddingError(f"centroids are {centroids.width} wide, the teacher's embeddings {job.teacher_dim}")
+    for line in contradictions(config, ranks=config.ranks, clusters=centroids.total if centroids else None):
+        raise ConfigError(line)
     samples = TrainingSet(
         job.shards,
         job.index_folder,

@@ -13,11 +13,12 @@ from pipeline.core.manifest import read_manifest
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
-from pipeline.teacher.stage import read_info, teacher_folder
+from pipeline.teacher.stage import logit_scale, read_info, teacher_folder
 from training.config import TEACHER, ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
 from training.job.training_job import TrainingJob
 from training.launch.launcher import run_training
 from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
+from training.losses.active import Needs
 
 MetricsCallback = Callable[[dict[str, Any]], None]
 Session = Callable[[], AbstractContextManager[dict[str, str] | None]]
@@ -37,7 +38,7 @@ def train_student(
     manifest, teacher = read_manifest(root / "training_shards"), read_info(root)
     job = TrainingJob(
         name="student",
-        student=config,
+        student=with_teacher_temperature(root, config),
         shards=(root / "training_shards").resolve(),
         centroids=clusters.parquet("centroids")[0].resolve(),
         teacher=_teacher(root, config),
@@ -129,6 +130,19 @@ def _train(
             forget_elsewhere(root, job)
 
     return stage.run(train)
+
+
+def with_teacher_temperature(root: Path, config: StudentConfig) -> StudentConfig:
+    """The student with the temperature of the teacher under this root, where a term needs it and none was given.
+
+    Of the job alone: the fingerprint of its stage knows the teacher by the shards.
+    """
+    losses = config.losses
+    if not Needs.of(losses).teacher_temperature or losses.relation.teacher_temperature is not None:
+        return config
+    scale = logit_scale(root)
+    relation = losses.relation.model_copy(update={"teacher_temperature": 1 / scale if scale else None})
+    return config.model_copy(update={"losses": losses.model_copy(update={"relation": relation})})
 
 
 def inherited(job: TrainingJob) -> list[str]:

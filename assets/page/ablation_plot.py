@@ -8,7 +8,10 @@ from assets.page.style import empty, markdown_image, model_colors, new_figure, p
 
 __all__ = ["ablation_bars", "markdown_image"]
 
-ORDER = ("contrastive", "cluster", "instance", "both", "feature", "configured")
+ORDER = (
+    *("contrastive", "cluster", "instance", "both", "feature", "label", "label_8", "relation", "gradient"),
+    *("relation_cluster", "best", "configured"),
+)
 _WIDTH = 0.8
 
 

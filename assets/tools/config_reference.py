@@ -44,9 +44,11 @@ def config_reference() -> str:
 
 def demo_profile() -> str:
     """The run config that equals the defaults."""
-    return _PROFILE_HEAD + yaml.safe_dump(
-        {"resources": {"settings": {"config": Settings().model_dump(mode="json")}}}, sort_keys=False, width=110
-    )
+    settings = Settings()
+    values = settings.model_dump(mode="json")
+    # Spelled out, all would be what the user has given, and another preset would change nothing.
+    values["student"]["losses"] = {"preset": settings.student.losses.preset}
+    return _PROFILE_HEAD + yaml.safe_dump({"resources": {"settings": {"config": values}}}, sort_keys=False, width=110)
 
 
 def _section(name: str, model: type[pydantic.BaseModel], values: pydantic.BaseModel) -> list[str]:

@@ -5,7 +5,7 @@ texts such as ``512MB``, ``4GB``, ``1.5TB``, in powers of 1000.
 """
 
 import re
-from typing import Any, get_args, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -49,6 +50,42 @@ class Section(BaseModel):
         fields = {name: field for name, field in type(self).model_fields.items() if not is_runtime(field)}
         values = {_first_name(name, field): getattr(self, name) for name, field in fields.items()}
         return {name: _content(value) for name, value in values.items()}
+
+
+class PresetSection(Section):
+    """A section with a field ``preset``: what is left out, or null, below it is the preset's, or else the default."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]]
+    """By name, the fields in which it differs from the defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        name = given.get("preset") or cls.model_fields["preset"].default
+        return overlaid(cls.presets.get(str(name), {}), _without_nulls(given))
+
+    def content(self) -> dict[str, Any]:
+        """As of every section. The name of a preset says nothing that its values do not."""
+        return {name: value for name, value in super().content().items() if name != "preset"}
+
+
+def overlaid(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with others over them, field by field."""
+    result = dict(values)
+    for name, change in changes.items():
+        below = result.get(name)
+        result[name] = overlaid(below, change) if isinstance(below, dict) and isinstance(change, dict) else change
+    return result
+
+
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_nulls(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _content(value: Any) -> Any:

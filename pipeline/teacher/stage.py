@@ -8,6 +8,7 @@ Whatever the config names (the demo's own, a pretrained tag, a checkpoint file, 
 import dataclasses
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,8 @@ def resolve_teacher(
         info = describe(folder, name=config.model)
         output.path(INFO_FILE).write_text(json.dumps(dataclasses.asdict(info), indent=1))
         output.rows, output.stats = 1, {**dataclasses.asdict(info), "pretrained": config.pretrained}
+        # Not in the file, by whose bytes embeddings know whether it is the same teacher.
+        output.stats["logit_scale"] = _logit_scale(folder / WEIGHTS_FILE)
 
     return stage.each(write)
 
@@ -99,6 +102,15 @@ def read_info(root: Path) -> TeacherInfo:
     return TeacherInfo(**json.loads((Path(root) / INFO_FILE).read_text()))
 
 
+def logit_scale(root: Path) -> float | None:
+    """The factor of the resolved teacher's cosines; none for a model without."""
+    result = read_result(Path(root), "teacher")
+    if "logit_scale" in result.stats:
+        return result.stats["logit_scale"]
+    # Earlier versions did not note it.
+    return _logit_scale(teacher_folder(root) / WEIGHTS_FILE)
+
+
 def teacher_folder(root: Path) -> Path:
     """The resolved teacher's open_clip folder, there to be loaded."""
     storage_of(root).fetch(f"teacher/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE))
@@ -118,6 +130,14 @@ def describe(folder: Path, *, name: str) -> TeacherInfo:
         preprocessing_hash=fingerprint_of(config["preprocess_cfg"]),
         embed_dim=int(config["model_cfg"]["embed_dim"]),
     )
+
+
+def _logit_scale(weights: Path) -> float | None:
+    from safetensors import safe_open
+
+    with safe_open(str(weights), framework="numpy") as file:
+        names = set(file.keys())
+        return math.exp(file.get_tensor("logit_scale").item()) if "logit_scale" in names else None
 
 
 def _identity(config: TeacherConfig) -> Any:

@@ -4,18 +4,35 @@ import dataclasses
 from typing import Any
 
 from pipeline.core.errors import ConfigError
-from training.config import AblationConfig, LossesConfig, StudentConfig
+from pipeline.core.settings import overlaid
+from training.config import LOSS_PRESETS, AblationConfig, LossesConfig, StudentConfig
 
 # What each entry of the grid turns off, or makes of the student's own settings.
 _OFF: dict[str, Any] = {"weight": 0.0}
+_ALONE: dict[str, Any] = {"cluster": _OFF, "instance": _OFF, "relation": _OFF}
 _LOSSES: dict[str, dict[str, dict[str, Any]]] = {
-    "contrastive": {"cluster": _OFF, "instance": _OFF},
-    "cluster": {"instance": _OFF},
-    "instance": {"cluster": _OFF, "instance": {"feature_weight": 0.0}},
-    "both": {"instance": {"feature_weight": 0.0}},
+    "contrastive": _ALONE,
+    "cluster": {"instance": _OFF, "relation": _OFF},
+    "instance": {"cluster": _OFF, "instance": {"feature_weight": 0.0}, "relation": _OFF},
+    "both": {"instance": {"feature_weight": 0.0}, "relation": _OFF},
     # CLIP-KD's strong simple baseline: contrastive learning and the mean squared error to the teacher's embeddings.
-    "feature": {"cluster": _OFF, "instance": {"discrimination_weight": 0.0}},
+    "feature": {"cluster": _OFF, "instance": {"discrimination_weight": 0.0}, "relation": _OFF},
+    # Single parts of a term, of a weight that does not depend on the student's settings.
+    "label": {**_ALONE, "cluster": {"weight": 1.0, "label_weight": 1.0, "divergence_weight": 0.0, "positives": 1}},
+    "label_8": {**_ALONE, "cluster": {"weight": 1.0, "label_weight": 1.0, "divergence_weight": 0.0, "positives": 8}},
+    "relation": {**_ALONE, "relation": {"weight": 1.0, "divergence_weight": 1.0, "gradient_weight": 0.0}},
+    "gradient": {**_ALONE, "relation": {"weight": 1.0, "divergence_weight": 0.0, "gradient_weight": 1.0}},
+    "relation_cluster": {
+        "instance": _OFF,
+        "relation": {"weight": 1.0, "divergence_weight": 1.0, "gradient_weight": 0.0},
+    },
+    # What the preset sets, over the student's own.
+    "best": LOSS_PRESETS["best"],
     "configured": {},
+}
+_ABOVE_ZERO = {
+    "cluster": ("cluster", "both", "relation_cluster", "configured"),
+    "instance": ("instance", "both", "feature", "configured"),
 }
 
 
@@ -54,11 +71,9 @@ def cells_of(config: AblationConfig, student: StudentConfig) -> list[Cell]:
 
 def losses_of(name: str, base: LossesConfig) -> LossesConfig:
     """The student's losses as an entry of the grid has them."""
-    values = base.model_dump()
-    for section, fields in _LOSSES[name].items():
-        values[section] |= fields
-    for section in ("cluster", "instance"):
-        if _LOSSES[name].get(section) != _OFF and not values[section]["weight"]:
+    values = overlaid(base.model_dump(), _LOSSES[name])
+    for section, names in _ABOVE_ZERO.items():
+        if name in names and not values[section]["weight"]:
             raise ConfigError(f"ablation: {name!r} needs student.losses.{section}.weight above 0")
     if name == "feature" and not values["instance"]["feature_weight"]:
         raise ConfigError("ablation: 'feature' needs student.losses.instance.feature_weight above 0")

@@ -23,7 +23,7 @@ from training.job.training_job import TrainingJob
 from training.launch.launcher import run_training
 from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
 from training.losses.active import Needs
-from training.stage import inherited, model_content
+from training.stage import inherited, model_content, with_teacher_temperature
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _job(root: Path, cell: Cell, data: StageResult) -> TrainingJob:
     needs = Needs.of(cell.student.losses)
     return TrainingJob(
         name=f"ablation {cell.name}",
-        student=cell.student,
+        student=with_teacher_temperature(root, cell.student),
         shards=data.folder(FOLDER).resolve(),
         index=(root / FOLDER / cell.data).resolve(),
         centroids=read_result(root, "clusters").parquet("centroids")[0].resolve() if needs.centroids else None,

@@ -6,8 +6,10 @@ from training.config import StudentConfig
 from training.losses.active import weights_of
 
 
-def contradictions(student: StudentConfig, *, ranks: int | None, batch_norm: bool | None = None) -> Iterator[str]:
-    """A line for each. ``ranks``, ``batch_norm``: whether the model has it; none where that is not known yet."""
+def contradictions(
+    student: StudentConfig, *, ranks: int | None, batch_norm: bool | None = None, clusters: int | None = None
+) -> Iterator[str]:
+    """A line for each. ``ranks``, ``batch_norm`` (whether the model has it), ``clusters``: none where not yet known."""
     parts = (ranks or 1) * student.micro_batches
     if student.batch_size % parts:
         yield (
@@ -31,10 +33,10 @@ def contradictions(student: StudentConfig, *, ranks: int | None, batch_norm: boo
         )
     if student.average_decay and student.stage == 3:
         yield "student.average_decay needs whole weights on every rank: student.zero_stage 0, 1 or 2"
-    yield from _of_losses(student, ranks)
+    yield from _of_losses(student, ranks, clusters)
 
 
-def _of_losses(student: StudentConfig, ranks: int | None) -> Iterator[str]:
+def _of_losses(student: StudentConfig, ranks: int | None, clusters: int | None) -> Iterator[str]:
     cluster = student.losses.cluster
     if cluster.learnable and (student.precision == "fp16" or cluster.storage == "fp16"):
         yield (
@@ -43,5 +45,16 @@ def _of_losses(student: StudentConfig, ranks: int | None) -> Iterator[str]:
         )
     if cluster.learnable and (ranks or 1) > 1 and not cluster.divided:
         yield "learnable centroids are divided over the ranks: set student.losses.cluster.divided"
-    if not weights_of(student.losses):
+    active = weights_of(student.losses)
+    if cluster.positives > 1 and cluster.weight and "cluster_label" not in active:
+        yield (
+            f"student.losses.cluster.positives {cluster.positives} are labels of the cross-entropy, and "
+            "student.losses.cluster.label_weight is 0"
+        )
+    if clusters is not None and "cluster_label" in active and 1 < cluster.positives >= clusters:
+        yield (
+            f"student.losses.cluster.positives {cluster.positives} has to be less than the number of clusters, "
+            f"{clusters}"
+        )
+    if not active:
         yield "student.losses: every loss term has weight 0; at least one must be positive"

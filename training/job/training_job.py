@@ -15,6 +15,10 @@ from training.config import TEACHER, StudentConfig
 from training.job.contradictions import contradictions
 from training.losses.active import Needs
 
+NO_TEACHER_TEMPERATURE = (
+    "student.losses.relation needs the temperature of the teacher's similarities, which is not known here: set "
+    "student.losses.relation.teacher_temperature, for CLIP's own models 0.01"
+)
 _DIVISION = ("ranks", "zero_stage", "micro_batches", "gradient_checkpointing", "compile")
 
 
@@ -58,7 +62,12 @@ class TrainingJob(Section):
         for line in contradictions(student, ranks=student.ranks):
             raise ConfigError(line)
         if needs.teacher_space and self.teacher_dim is None:
-            raise ConfigError("the cluster and instance terms need teacher embeddings: teacher_dim must be given")
+            raise ConfigError(
+                "the cluster and instance terms and relation_gradient need teacher embeddings: teacher_dim must be "
+                "given"
+            )
+        if needs.teacher_temperature and student.losses.relation.teacher_temperature is None:
+            raise ConfigError(NO_TEACHER_TEMPERATURE)
         if needs.centroids and self.centroids is None:
             raise ConfigError("the cluster term needs centroids: the path of a Parquet file must be given")
 

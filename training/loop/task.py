@@ -13,7 +13,9 @@ from training.losses.centroid_optimizer import CentroidOptimizer
 from training.losses.centroids import Centroids
 from training.losses.cluster import ClusterDiscriminationLoss
 from training.losses.contrastive import ContrastiveLoss
+from training.losses.gradient import GradientDistillationLoss
 from training.losses.instance import InstanceDiscriminationLoss
+from training.losses.relation import RelationDivergenceLoss
 
 # CLIP bounds its learnable temperature: the logit scale never exceeds 100 (arXiv 2103.00020, section 2.5).
 MAX_LOGIT_SCALE = 4.605170185988092
@@ -37,7 +39,7 @@ class Task(Protocol):
 
 
 class DistillationTask:
-    """Contrastive learning, cluster discrimination and instance discrimination, each as its weight says.
+    """Contrastive learning, cluster and instance discrimination and relations, each as its weight says.
 
     ``normalize``: from a batch's pixels to ``(B, 3, H, W)`` for the model, on their device.
     """
@@ -63,6 +65,14 @@ class DistillationTask:
         self._instance = None
         if any(name.startswith("instance_") for name in self.weights):
             self._instance = InstanceDiscriminationLoss.from_config(losses.instance)
+        self._divergence = self._gradient = None
+        temperature = losses.relation.teacher_temperature
+        if "relation_divergence" in self.weights:
+            assert temperature is not None, "the job checks that it is given"
+            self._divergence = RelationDivergenceLoss(teacher_scale=1 / temperature)
+        if "relation_gradient" in self.weights:
+            assert temperature is not None, "the job checks that it is given"
+            self._gradient = GradientDistillationLoss(teacher_scale=1 / temperature)
 
     def losses(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Named terms of one batch; see :class:`Task`."""
@@ -82,6 +92,12 @@ class DistillationTask:
                 batch.teacher_text,
                 scale=features.instance_scale,
             )
+        teacher = batch.teacher_image, batch.teacher_text
+        if self._divergence:
+            terms |= self._divergence(features.image, features.text, *teacher, features.logit_scale)
+        if self._gradient:
+            student = features.image_to_teacher, features.text_to_teacher
+            terms |= self._gradient(*student, *teacher, features.logit_scale)
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:

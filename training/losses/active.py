@@ -14,22 +14,24 @@ class Needs:
     teacher_text: bool
     cluster_id: bool
     centroids: bool
+    teacher_space: bool = False
+    """Whether any term compares the student's embeddings with the teacher's, and not only similarities of both."""
+    teacher_temperature: bool = False
 
     @classmethod
     def of(cls, losses: LossesConfig) -> "Needs":
         active = weights_of(losses)
         divergence, label = "cluster_divergence" in active, "cluster_label" in active
+        relation = any(name.startswith("relation_") for name in active)
+        several = label and losses.cluster.positives > 1
         return cls(
-            teacher_image=divergence or _compares(active, "image"),
-            teacher_text=_compares(active, "text"),
+            teacher_image=divergence or several or relation or _compares(active, "image"),
+            teacher_text=relation or _compares(active, "text"),
             cluster_id=label or (divergence and losses.cluster.sample_rate < 1),
             centroids=divergence or label,
+            teacher_space=bool(active.keys() - {"contrastive", "relation_divergence"}),
+            teacher_temperature=relation,
         )
-
-    @property
-    def teacher_space(self) -> bool:
-        """Whether any term compares the student with the teacher."""
-        return self.teacher_image or self.teacher_text or self.centroids
 
 
 def _compares(active: Iterable[str], modality: str) -> bool:
@@ -55,7 +57,7 @@ def directions_of(instance: InstanceConfig) -> list[str]:
 
 def weights_of(losses: LossesConfig) -> dict[str, float]:
     """Weight of every active term by its name. The four cross-entropies of the instance term share its weight."""
-    cluster, instance = losses.cluster, losses.instance
+    cluster, instance, relation = losses.cluster, losses.instance, losses.relation
     share = instance.weight * instance.discrimination_weight / len(DirectionsConfig.model_fields)
     weights = {
         "contrastive": losses.contrastive.weight,
@@ -63,5 +65,7 @@ def weights_of(losses: LossesConfig) -> dict[str, float]:
         "cluster_divergence": cluster.weight * cluster.divergence_weight,
         **{f"instance_{name}": share * weight for name, weight in instance.directions},
         "instance_feature": instance.weight * instance.feature_weight,
+        "relation_divergence": relation.weight * relation.divergence_weight,
+        "relation_gradient": relation.weight * relation.gradient_weight,
     }
     return {name: weight for name, weight in weights.items() if weight > 0}

@@ -36,6 +36,12 @@ class Centroids(nn.Module):
     def __len__(self) -> int:
         return len(self.weight)
 
+    def fixed(self) -> "Centroids":
+        """These as they are now: themselves, or a fixed copy of learnable ones."""
+        if not self.learnable:
+            return self
+        return Centroids(self.weight.detach().clone(), start=self.start, total=self.total)
+
     def chunks(self, chosen: Tensor | None, rows: int, dtype: torch.dtype) -> Iterator[tuple[Tensor | slice, Tensor]]:
         """Positions in ``weight`` and their unit vectors ``(C, D)``, at most ``rows`` at a time.
 

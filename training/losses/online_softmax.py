@@ -1,4 +1,4 @@
-"""Log-sum-exp over many keys without the matrix of all logits: memory grows with the rows, not with their square."""
+"""Softmax over many keys without the matrix of all logits: memory grows with the rows, not with their square."""
 
 from typing import Any
 
@@ -17,6 +17,24 @@ def log_sum_exp_of_products(rows_ND: Tensor, keys_MD: Tensor, *, elements: int =
     """
     chunk = max(elements // max(len(rows_ND), 1), 1)
     return torch.as_tensor(_LogSumExp.apply(rows_ND, keys_MD, chunk))
+
+
+def divergence_of_products(
+    rows_ND: Tensor,
+    keys_MD: Tensor,
+    target_rows_NE: Tensor,
+    target_keys_ME: Tensor,
+    *,
+    elements: int = CHUNK_ELEMENTS,
+) -> Tensor:
+    """KL(softmax(target_rows @ target_keys.T) || softmax(rows @ keys.T)) of each row, ``(N,)``.
+
+    Differentiable in ``rows`` and ``keys``; the others, which may have another width, are a target. ``elements`` logits
+    of each are held at a time, and computed again in the backward pass.
+    """
+    chunk = max(elements // max(len(rows_ND), 1), 1)
+    target = target_rows_NE.detach(), target_keys_ME.detach()
+    return torch.as_tensor(_Divergence.apply(rows_ND, keys_MD, target, chunk))
 
 
 class RunningSoftmax:
@@ -69,3 +87,34 @@ class _LogSumExp(torch.autograd.Function):
             if keys_gradient is not None:
                 torch.mm(weight_NC.T, rows_ND, out=keys_gradient[start : start + ctx.chunk])
         return rows_gradient, keys_gradient, None
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_ND: Tensor, keys_MD: Tensor, targets: tuple[Tensor, Tensor], chunk: int) -> Tensor:
+        target_rows_NE, target_keys_ME = targets
+        running, target, expected_N = RunningSoftmax(rows_ND), RunningSoftmax(rows_ND), torch.zeros_like(rows_ND[:, 0])
+        for keys_CD, target_keys_CE in zip(keys_MD.split(chunk), target_keys_ME.split(chunk), strict=True):
+            logits_NC, target_NC = rows_ND @ keys_CD.T, target_rows_NE @ target_keys_CE.T
+            # The difference of logits, not of two large sums: it is exactly 0 where both agree.
+            difference_NC = target_NC - logits_NC
+            weight_NC, shrink_N1 = target.add(target_NC)
+            expected_N.mul_(shrink_N1[:, 0]).add_(difference_NC.mul_(weight_NC).sum(dim=1))
+            running.add(logits_NC)
+        log_total_N, target_log_total_N = running.log_total(), target.log_total()
+        ctx.save_for_backward(rows_ND, keys_MD, target_rows_NE, target_keys_ME, log_total_N, target_log_total_N)
+        ctx.chunk = chunk
+        return expected_N / target.total + (log_total_N - target_log_total_N)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows_ND, keys_MD, target_rows_NE, target_keys_ME, log_total_N, target_log_total_N = ctx.saved_tensors
+        rows_gradient, keys_gradient = torch.zeros_like(rows_ND), torch.empty_like(keys_MD)
+        for start in range(0, len(keys_MD), ctx.chunk):
+            here = slice(start, start + ctx.chunk)
+            weight_NC = (rows_ND @ keys_MD[here].T).sub_(log_total_N[:, None]).exp_()
+            weight_NC -= (target_rows_NE @ target_keys_ME[here].T).sub_(target_log_total_N[:, None]).exp_()
+            weight_NC.mul_(gradients[0][:, None])
+            rows_gradient.addmm_(weight_NC, keys_MD[here])
+            torch.mm(weight_NC.T, rows_ND, out=keys_gradient[here])
+        return rows_gradient, keys_gradient, None, None

@@ -22,6 +22,12 @@ def widen(rows: Tensor) -> Tensor:
     return rows if rows.dtype == torch.float64 else rows.float()
 
 
+def factor_dtype(rows: Tensor, *, learnable: bool, float16: bool | None) -> torch.dtype:
+    """Of the factors of products with centroids; ``float16``: whether fixed ones take it, none means on a GPU."""
+    narrow = rows.is_cuda if float16 is None else float16
+    return torch.float16 if narrow and rows.dtype == torch.float32 and not learnable else rows.dtype
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b``; of float16 factors in float32, with sums in float32."""
     if a.dtype != torch.float16:

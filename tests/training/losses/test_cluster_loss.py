@@ -1,5 +1,6 @@
 """Cluster discrimination against numbers worked out by hand."""
 
+import functools
 import math
 
 import pytest
@@ -97,14 +98,80 @@ def test_value_and_gradients_are_those_of_the_full_softmax(learnable: bool, elem
         torch.testing.assert_close(head.weight.grad.to_dense(), expected_weight.grad)
 
 
+def _several(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """MLCD's loss, each pair of a negative and a positive by itself."""
+    rows = []
+    for row, own in zip(logits, labels.tolist()):
+        rest = [n for n in range(len(row)) if n not in own]
+        rows.append((1 + sum((row[n] - row[p]).exp() for n in rest for p in own)).log())
+    return torch.stack(rows).mean()
+
+
+def test_two_positives() -> None:
+    """Cosines 1, 0.6 and 0 at temperature 0.5; the image is nearest to its own cluster, then to that of 0.6."""
+    centroids = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    loss = ClusterDiscriminationLoss(centroids, temperature=0.5, divergence=False, positives=2)
+    image = torch.tensor([[1.0, 0.0]])
+    found = loss(image, image, torch.tensor([0]))["cluster_label"].item()
+    assert math.isclose(found, math.log(1 + math.exp(0 - 2) + math.exp(0 - 1.2)), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("elements", [1, 20, 1000])
+def test_several_positives_and_the_divergence_beside_them(learnable: bool, elements: int) -> None:
+    torch.manual_seed(0)
+    start, weight, teacher = (torch.randn(n, 5, dtype=torch.float64) for n in (6, 9, 6))
+    unit = F.normalize(weight, dim=-1)
+    labels = (F.normalize(teacher, dim=-1) @ unit.T).topk(3).indices
+    head = Centroids(weight.clone(), learnable=learnable)
+    loss = ClusterDiscriminationLoss(head, temperature=0.3, positives=3, elements=elements)
+    found_rows, expected_rows = start.clone().requires_grad_(), start.clone().requires_grad_()
+    expected_weight = weight.clone().requires_grad_()
+    found = list(loss(F.normalize(found_rows, dim=-1), teacher, labels[:, 0]).values())
+    expected = _plain(F.normalize(expected_rows, dim=-1), teacher, labels[:, 0], expected_weight)
+    expected[0] = _several(F.normalize(expected_rows, dim=-1) @ F.normalize(expected_weight, dim=-1).T / 0.3, labels)
+    torch.testing.assert_close(found, expected)
+    (found[0] + 2 * found[1]).backward()
+    (expected[0] + 2 * expected[1]).backward()
+    torch.testing.assert_close(found_rows.grad, expected_rows.grad)
+    if learnable:
+        assert head.weight.grad is not None
+        torch.testing.assert_close(head.weight.grad.to_dense(), expected_weight.grad)
+
+
+def test_a_row_whose_positives_are_all_that_was_drawn_costs_nothing() -> None:
+    features = F.normalize(torch.randn(2, 4), dim=-1).requires_grad_()
+    loss = ClusterDiscriminationLoss(torch.randn(9, 4), divergence=False, positives=3, sample_rate=1e-9)
+    value = loss(features, features[:1].detach().expand(2, 4), torch.tensor([3, 3]))["cluster_label"]
+    value.backward()
+    assert value.item() == 0 and not features.grad.any()
+
+
+def test_labels_of_learnable_centroids_stay_those_of_k_means() -> None:
+    head = Centroids(torch.eye(4), learnable=True)
+    loss = ClusterDiscriminationLoss(head, positives=2)
+    image = F.normalize(torch.tensor([[1.0, 0.5, 0.1, 0.0]]), dim=-1)
+    before = loss._labels(torch.tensor([0]), image)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(4).flip(0))
+    assert before.tolist() == loss._labels(torch.tensor([0]), image).tolist() == [[0, 1]]
+
+
+def test_positives_leave_a_negative() -> None:
+    with pytest.raises(ValueError, match="3 positives leave no negative among 3 centroids"):
+        ClusterDiscriminationLoss(torch.eye(3), positives=3)
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     torch.manual_seed(0)
     rows, teacher, weight = (torch.randn(n, 3, dtype=torch.float64) for n in (4, 4, 7))
     labels = torch.tensor([0, 3, 3, 6])
-    loss = ClusterDiscriminationLoss(weight, temperature=0.5, elements=8)
     scale = torch.tensor(2.0, dtype=torch.float64)
     inputs = (rows.requires_grad_(), scale.requires_grad_())
-    assert torch.autograd.gradcheck(lambda r, s: tuple(loss(r, teacher, labels, scale=s).values()), inputs)
+    for positives in (1, 3):
+        loss = ClusterDiscriminationLoss(weight, temperature=0.5, positives=positives, elements=8)
+        terms = functools.partial(loss, teacher_image_features=teacher, cluster_ids=labels)
+        assert torch.autograd.gradcheck(lambda r, s, t=terms: tuple(t(r, scale=s).values()), inputs)
 
 
 def test_a_sample_holds_every_label_and_its_share_of_the_rest() -> None:

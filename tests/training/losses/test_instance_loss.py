@@ -51,7 +51,8 @@ def test_directions_without_weight_are_left_out_with_what_they_alone_need() -> N
     config = InstanceConfig(directions=directions, feature_weight=0)
     losses = LossesConfig(instance=config, cluster=ClusterConfig(weight=0))
     assert weights_of(losses) == {"contrastive": 1.0, "instance_image_image": 0.5, "instance_text_image": 0.25}
-    assert Needs.of(losses) == Needs(teacher_image=True, teacher_text=False, cluster_id=False, centroids=False)
+    needs = {"teacher_image": True, "teacher_text": False, "cluster_id": False, "centroids": False}
+    assert Needs.of(losses) == Needs(**needs, teacher_space=True)
     eye = torch.eye(2)
     terms = InstanceDiscriminationLoss.from_config(config)(eye, eye, eye, None)
     assert list(terms) == ["instance_image_image", "instance_text_image"]

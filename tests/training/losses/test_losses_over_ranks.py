@@ -10,7 +10,9 @@ from training.launch.leave import leave
 from training.losses.centroids import Centroids, share_of
 from training.losses.cluster import ClusterDiscriminationLoss
 from training.losses.contrastive import ContrastiveLoss
+from training.losses.gradient import GradientDistillationLoss
 from training.losses.instance import InstanceDiscriminationLoss
+from training.losses.relation import RelationDivergenceLoss
 
 BATCH, DIM, CLUSTERS = 12, 5, 20
 # Smaller than any batch's logits, so that every loss goes chunk by chunk.
@@ -32,8 +34,8 @@ def _centroids(rank: int, ranks: int, *, divided: bool, learnable: bool = False)
     return Centroids(weight[own.start : own.stop].clone(), start=own.start, total=CLUSTERS, learnable=learnable)
 
 
-def _cluster(head: Centroids, image: torch.Tensor, inputs: Result, rate: float) -> Result:
-    loss = ClusterDiscriminationLoss(head, sample_rate=rate, temperature=0.2, elements=ELEMENTS)
+def _cluster(head: Centroids, image: torch.Tensor, inputs: Result, rate: float, positives: int = 1) -> Result:
+    loss = ClusterDiscriminationLoss(head, sample_rate=rate, temperature=0.2, positives=positives, elements=ELEMENTS)
     return loss(image, inputs["teacher_image"], inputs["labels"])
 
 
@@ -47,15 +49,20 @@ def _terms(weight: torch.Tensor, inputs: Result, rank: int, ranks: int, learnabl
             image, text, inputs["teacher_image"], inputs["teacher_text"]
         ),
     }
+    for loss in (RelationDivergenceLoss, GradientDistillationLoss):
+        teacher = inputs["teacher_image"], inputs["teacher_text"]
+        terms |= loss(teacher_scale=8.0, elements=ELEMENTS)(image, text, *teacher, torch.tensor(5.0))
     for divided in (False, True):
         for rate in (1.0, 0.3):
             found = _cluster(_centroids(rank, ranks, divided=divided), image, inputs, rate)
             terms |= {f"{name} {rate}{' divided' if divided else ''}": value for name, value in found.items()}
+            found = _cluster(_centroids(rank, ranks, divided=divided), image, inputs, rate, 3)
+            terms |= {f"{name} 3 {rate}{' divided' if divided else ''}": value for name, value in found.items()}
     # Too few to go round: of three ranks one holds all centroids that take part.
     few = {**inputs, "labels": inputs["labels"] % 3}
     found = _cluster(_centroids(rank, ranks, divided=True), image, few, 1e-9)
     terms |= {f"{name} few": value for name, value in found.items()}
-    return terms | {f"{name} learnable": value for name, value in _cluster(learnable, image, inputs, 0.3).items()}
+    return terms | {f"{name} learnable": value for name, value in _cluster(learnable, image, inputs, 0.3, 2).items()}
 
 
 def _run(rank: int, ranks: int, store: str, output: str) -> None:
@@ -106,7 +113,19 @@ def test_chunks_do_not_change_anything(results: dict[int, Result]) -> None:
     loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     cosines = image @ F.normalize(_centroids(0, 1, divided=False).weight, dim=-1).T
     label = F.cross_entropy(cosines / 0.2, inputs["labels"])
-    for name, value in (("contrastive", loss), ("cluster_label 1.0 divided", label)):
+    three = torch.zeros(BATCH, CLUSTERS).scatter_(1, _three_nearest(inputs), 1).bool()
+    logits = cosines / 0.2
+    rest, positives = logits.masked_fill(three, -torch.inf), logits.masked_fill(~three, torch.inf)
+    several = F.softplus(rest.logsumexp(1) + (-positives).logsumexp(1)).mean()
+    wanted = {"contrastive": loss, "cluster_label 1.0 divided": label, "cluster_label 3 1.0 divided": several}
+    for name, value in wanted.items():
         (gradient,) = torch.autograd.grad(value, weight, retain_graph=True)
         torch.testing.assert_close(results[1][name], value.detach(), atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(results[1][f"{name} gradient"], gradient, atol=1e-6, rtol=1e-5)
+
+
+def _three_nearest(inputs: Result) -> torch.Tensor:
+    """Of each row its own cluster and the two others of largest cosine, by sorting all."""
+    cosines = inputs["teacher_image"] @ F.normalize(_centroids(0, 1, divided=False).weight, dim=-1).T
+    others = cosines.scatter(1, inputs["labels"][:, None], -torch.inf).argsort(dim=1, descending=True)
+    return torch.cat([inputs["labels"][:, None], others[:, :2]], dim=1)
