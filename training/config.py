@@ -135,6 +135,14 @@ LOSS_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _described(values: dict[str, Any], place: str = "") -> str:
+    parts = (
+        _described(value, f"{place}{name}.") if isinstance(value, dict) else f"`{place}{name}` {value}"
+        for name, value in values.items()
+    )
+    return ", ".join(parts)
+
+
 class LossesConfig(PresetSection):
     """Loss = sum of weight times term. What is left out, or null, is the preset's, or else the default below."""
 
@@ -142,7 +150,8 @@ class LossesConfig(PresetSection):
 
     preset: Literal["clip_cid", "best"] = Field(
         "clip_cid",
-        description="`clip_cid`: the paper's three terms, as below; `best`: `relation.weight` 1 beside them.",
+        description="`clip_cid`: the paper's three terms, as below; `best`: expected to make the best student, with "
+        f"{_described(LOSS_PRESETS['best'])}.",
     )
     contrastive: ContrastiveConfig = ContrastiveConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -264,8 +273,18 @@ class AblationConfig(Section):
     )
     losses: list[
         Literal[
-            *("contrastive", "cluster", "instance", "both", "feature", "label", "label_8", "relation", "gradient"),
-            *("relation_cluster", "best", "configured"),
+            "contrastive",
+            "cluster",
+            "instance",
+            "both",
+            "feature",
+            "label",
+            "label_8",
+            "relation",
+            "gradient",
+            "relation_cluster",
+            "best",
+            "configured",
         ]
     ] = Field(
         ["contrastive", "cluster", "instance", "both", "feature", "configured"],

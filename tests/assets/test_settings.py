@@ -8,6 +8,8 @@ from assets.resources import SettingsResource
 from assets.settings import Settings, parse_settings
 from assets.tools.config_reference import config_reference, demo_profile
 from pipeline.core.errors import ConfigError
+from pipeline.core.files import fingerprint_of
+from training.config import LossesConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
@@ -68,6 +70,28 @@ def test_demo_profile_equals_the_defaults() -> None:
 def test_impossible_settings_are_named(section: str, values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings({section: values})
+
+
+def test_a_preset_of_losses_gives_what_the_user_does_not() -> None:
+    """By YAML, and by Dagster, which fills in what is left out."""
+    for losses, weights in (
+        ({}, (1.0, 0.0)),
+        ({"preset": "best"}, (1.0, 1.0)),
+        ({"preset": "best", "relation": {"weight": 0}, "cluster": {"weight": 2}}, (2.0, 0.0)),
+        ({"preset": None, "relation": {"weight": 3}, "cluster": {"weight": None}}, (1.0, 3.0)),
+    ):
+        plain = parse_settings({"student": {"losses": losses}})
+        resolved = SettingsResource(student={"losses": losses}).resolve()
+        assert resolved == plain == parse_settings(plain.model_dump(mode="json"))
+        assert (plain.student.losses.cluster.weight, plain.student.losses.relation.weight) == weights
+    with pytest.raises(ConfigError, match=r"student\.losses\.preset: Input should be 'clip_cid' or 'best', got 'bets'"):
+        parse_settings({"student": {"losses": {"preset": "bets"}}})
+
+
+def test_losses_that_there_were_at_first_have_the_fingerprint_of_then() -> None:
+    assert fingerprint_of(Settings().student.content()) == "55577fdb8a4a23bd707e8364c9dea4eb"
+    best, same = (LossesConfig.model_validate(v) for v in ({"preset": "best"}, {"relation": {"weight": 1}}))
+    assert best.content() == same.content() != LossesConfig().content()
 
 
 def test_a_null_anywhere_comes_as_far_as_our_own_check() -> None:

@@ -96,7 +96,13 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def job(shards: Path, centroids: Path, model_file: Path, tmp_path: Path) -> TrainingJob:
     """All terms on, two ranks, twelve steps."""
-    losses = LossesConfig.model_validate({"cluster": {"label_weight": 0.5}, "instance": {"feature_weight": 1.0}})
+    losses = LossesConfig.model_validate(
+        {
+            "cluster": {"label_weight": 0.5, "positives": 2},
+            "instance": {"feature_weight": 1.0},
+            "relation": {"weight": 0.5, "gradient_weight": 0.01, "teacher_temperature": 0.07},
+        }
+    )
     return TrainingJob(
         name="student",
         student=StudentConfig(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ConfigError
+from pipeline.storage.stage import Stage
 from training.config import AblationConfig, StudentConfig
 from training.preflight import check_student
 
@@ -68,6 +69,24 @@ def test_every_line_is_said_at_once(tmp_path: Path) -> None:
     lines = _refusal(values).splitlines()
     assert len(lines) == 3
     assert "the tower knows 1000" in lines[0] and "missing.pt" in lines[1] and "average_decay" in lines[2]
+
+
+def test_positives_and_the_teachers_temperature_are_known_before(tmp_path: Path) -> None:
+    losses = {"cluster": {"positives": 16, "label_weight": 1}}
+    check_student(StudentConfig.model_validate({"losses": losses}), here=True, clusters=17)
+    assert "has to be less than the number of clusters, 16" in _refusal({"losses": losses}, clusters=16)
+    labels = AblationConfig(losses=["label_8"])
+    assert "positives 8 has to be less" in _refusal({}, ablation=labels, clusters=8)
+    best = {"losses": {"preset": "best"}}
+    check_student(StudentConfig.model_validate(best), here=True, root=tmp_path)
+    # As embeddings that were made elsewhere.
+    Stage(tmp_path, "teacher_embeddings", version=3, config={}, inputs={"0": None}).each(lambda output: None)
+    check_student(StudentConfig(), here=True, root=tmp_path)
+    line = "set student.losses.relation.teacher_temperature"
+    assert line in _refusal(best, root=tmp_path)
+    assert line in _refusal({}, root=tmp_path, ablation=AblationConfig(losses=["relation"]))
+    best["losses"]["relation"] = {"teacher_temperature": 0.01}
+    check_student(StudentConfig.model_validate(best), here=True, root=tmp_path)
 
 
 def test_baseline_and_ablation_need_their_terms() -> None:

@@ -1,5 +1,6 @@
 """The similarities of all images and captions of a batch: the student's against the teacher's."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,17 +42,17 @@ class RelationDivergenceLoss(nn.Module):
             F.normalize(widen(rows), dim=-1) for rows in (teacher_image_features, teacher_text_features)
         )
         scale = widen(logit_scale)
-        both = (
+        both = [
             divergence_of_products(
                 scale * rows_BE,
                 gather_rows(keys_BE),
                 self.teacher_scale * rows_BD,
                 gather_rows(keys_BD),
                 elements=self.elements,
-            )
+            ).mean()
             for rows_BE, keys_BE, rows_BD, keys_BD in (
                 (image_BE, text_BE, image_BD, text_BD),
                 (text_BE, image_BE, text_BD, image_BD),
             )
-        )
-        return {"relation_divergence": sum(rows_B.mean() for rows_B in both) / 2}
+        ]
+        return {"relation_divergence": torch.stack(both).mean()}

@@ -1,6 +1,7 @@
 """A teacher from what people have: wrapped checkpoints, a config of a folder; what is none is said before all else."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from pipeline.clip.model import load_clip
 from pipeline.core.errors import TeacherError
 from pipeline.teacher.config import TeacherConfig
-from pipeline.teacher.stage import check_teacher, read_info, resolve_teacher, teacher_folder
+from pipeline.teacher.stage import check_teacher, logit_scale, read_info, resolve_teacher, teacher_folder
 
 MODEL: dict[str, Any] = {
     "embed_dim": 8,
@@ -49,6 +50,18 @@ def test_wrapped_weights_make_the_same_teacher(source: Path) -> None:
         "open_clip_model.safetensors",
         "teacher.json",
     }
+
+
+def test_the_logit_scale_is_known_also_of_a_root_that_does_not_note_it(source: Path) -> None:
+    state = torch.load(source / "weights.pt", weights_only=True) | {"logit_scale": torch.tensor(math.log(50.0))}
+    torch.save(state, source / "fifty.pt")
+    root = _resolved(source, "root", weights="fifty.pt")
+    assert logit_scale(root) == pytest.approx(50)
+    for mark in (root / ".marks" / "teacher").glob("*.json"):
+        content = json.loads(mark.read_text())
+        del content["stats"]["logit_scale"]
+        mark.write_text(json.dumps(content))
+    assert logit_scale(root) == pytest.approx(50)
 
 
 def test_a_logit_bias_is_kept(source: Path) -> None:

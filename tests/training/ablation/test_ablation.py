@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from assets.page.ablation_plot import ORDER
 from pipeline.core.errors import ConfigError
 from pipeline.demo.stage import resolve_datasets
 from pipeline.storage.result import StageResult, read_result
@@ -21,7 +22,7 @@ PAIRS = {"instance_image_image", "instance_text_text", "instance_image_text", "i
 
 def test_every_choice_of_losses_has_the_terms_it_names() -> None:
     base = LossesConfig.model_validate({"cluster": {"label_weight": 0.5}})
-    terms = {name: set(weights_of(losses_of(name, base))) - {"contrastive"} for name in AblationConfig().losses}
+    terms = {name: set(weights_of(losses_of(name, base))) - {"contrastive"} for name in ORDER}
     cluster = {"cluster_label", "cluster_divergence"}
     assert terms == {
         "contrastive": set(),
@@ -29,8 +30,24 @@ def test_every_choice_of_losses_has_the_terms_it_names() -> None:
         "instance": PAIRS,
         "both": cluster | PAIRS,
         "feature": {"instance_feature"},
+        "label": {"cluster_label"},
+        "label_8": {"cluster_label"},
+        "relation": {"relation_divergence"},
+        "gradient": {"relation_gradient"},
+        "relation_cluster": cluster | {"relation_divergence"},
+        "best": cluster | PAIRS | {"instance_feature", "relation_divergence"},
         "configured": cluster | PAIRS | {"instance_feature"},
     }
+
+
+def test_only_the_terms_that_an_entry_names_are_on_whatever_the_student_has() -> None:
+    best = LossesConfig(preset="best")
+    for name in ("contrastive", "cluster", "instance", "both", "feature"):
+        assert weights_of(losses_of(name, best)) == weights_of(losses_of(name, LossesConfig()))
+    assert losses_of("label_8", best).cluster.positives == 8
+    none = LossesConfig.model_validate({"cluster": {"weight": 0}, "instance": {"weight": 0}})
+    assert weights_of(losses_of("label", none)) == {"contrastive": 1, "cluster_label": 1}
+    assert weights_of(losses_of("relation", none)) == {"contrastive": 1, "relation_divergence": 1}
 
 
 def test_a_term_that_the_student_has_not_cannot_be_turned_on() -> None:
@@ -50,7 +67,9 @@ def test_all_cells_have_equal_steps_and_whole_rows_come_first() -> None:
 @pytest.mark.slow
 def test_a_grid_that_was_ended_goes_on_where_it_was(copied: SmallRun) -> None:
     settings, root = copied.settings, copied.root
-    grid = AblationConfig.model_validate({"data": ["random", "balanced"], "losses": ["both"], "seeds": [3], "steps": 2})
+    grid = AblationConfig.model_validate(
+        {"data": ["random", "balanced"], "losses": ["relation"], "seeds": [3], "steps": 2}
+    )
     asked: list[str] = []
 
     def run(last: int) -> StageResult:
@@ -73,12 +92,12 @@ def test_a_grid_that_was_ended_goes_on_where_it_was(copied: SmallRun) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(1)
     result = run(1)
-    assert asked == ["random-both-3", "balanced-both-3"] and result.computed == 1
+    assert asked == ["random-relation-3", "balanced-relation-3"] and result.computed == 1
     assert run(0).computed == 0
     rows: list[dict[str, Any]] = summary(result.parquet("ablation"))
     assert [(row["data"], row["losses"], row["seeds"]) for row in rows] == [
-        ("balanced", "both", 1),
-        ("random", "both", 1),
+        ("balanced", "relation", 1),
+        ("random", "relation", 1),
     ]
     _check_data(root, write_ablation_data(root, settings.shards, settings.query))
 

@@ -49,7 +49,10 @@ def test_needs_follow_the_weights() -> None:
     labels = LossesConfig.model_validate(
         {"cluster": {"label_weight": 1, "divergence_weight": 0}, "instance": {"weight": 0}}
     )
-    assert Needs.of(labels) == Needs(teacher_image=False, teacher_text=False, cluster_id=True, centroids=True)
+    needs = {"teacher_text": False, "cluster_id": True, "centroids": True, "teacher_space": True}
+    assert Needs.of(labels) == Needs(teacher_image=False, **needs)
+    several = labels.model_copy(update={"cluster": labels.cluster.model_copy(update={"positives": 2})})
+    assert Needs.of(several) == Needs(teacher_image=True, **needs)
 
 
 def test_a_sample_has_what_its_members_say(shards: Path) -> None:

@@ -22,10 +22,12 @@ NO_LOSS = {"contrastive": {"weight": 0}, "cluster": {"weight": 0}, "instance": {
         ({"losses": NO_LOSS}, 1, "every loss term has weight 0"),
         ({"losses": {"cluster": {"learnable": True, "storage": "fp16"}}}, 1, "learnable needs float32"),
         ({"losses": {"cluster": {"learnable": True}}}, 2, "learnable centroids are divided over the ranks"),
+        ({"losses": {"cluster": {"positives": 8}}}, 1, r"positives 8 are labels .*cluster\.label_weight is 0"),
+        ({"losses": {"cluster": {"positives": 9, "label_weight": 1}}}, 1, "9 has to be less than the number .*, 9"),
     ],
 )
 def test_each_contradiction_has_a_line_with_its_key(values: dict[str, Any], ranks: int | None, message: str) -> None:
-    lines = list(contradictions(StudentConfig.model_validate(values), ranks=ranks, batch_norm=True))
+    lines = list(contradictions(StudentConfig.model_validate(values), ranks=ranks, batch_norm=True, clusters=9))
     assert len(lines) == 1 and re.search(message, lines[0]), lines
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.clip.model import WEIGHTS_FILE
+from pipeline.clip.model import WEIGHTS_FILE, load_clip
 from pipeline.core.errors import ConfigError, ShardError
 from pipeline.core.manifest import ShardsManifest
+from tests.conftest import SmallRun
+from training.config import LossesConfig, StudentConfig
 from training.job.training_job import TrainingJob
+from training.stage import with_teacher_temperature
 
 
 def test_yaml_and_json_say_the_same(job: TrainingJob, tmp_path: Path) -> None:
@@ -39,6 +42,26 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, message: 
         TrainingJob.read(tmp_path / "job.yaml")
     with pytest.raises(ConfigError, match="no training job"):
         TrainingJob.read(tmp_path / "nowhere.yaml")
+
+
+def test_a_relation_to_a_teacher_whose_temperature_is_unknown_is_refused(job: TrainingJob) -> None:
+    def of(**relation: float) -> TrainingJob:
+        losses = LossesConfig.model_validate({"preset": "best", "relation": relation})
+        return job.model_copy(update={"student": job.student.model_copy(update={"losses": losses})})
+
+    of(teacher_temperature=0.01).check()
+    of(weight=0).check()
+    with pytest.raises(ConfigError, match=r"set student\.losses\.relation\.teacher_temperature"):
+        of().check()
+
+
+def test_the_teachers_own_temperature_is_that_of_its_root(finished: SmallRun) -> None:
+    scale = load_clip(finished.root / "teacher", device="cpu").model.logit_scale.exp().item()
+    student = StudentConfig(losses=LossesConfig(preset="best"))
+    found = with_teacher_temperature(finished.root, student)
+    assert found.losses.relation.teacher_temperature == pytest.approx(1 / scale)
+    assert with_teacher_temperature(finished.root, found) == found
+    assert with_teacher_temperature(finished.root, StudentConfig()) == StudentConfig()
 
 
 def test_shards_of_another_teacher_or_other_clusters_are_refused(job: TrainingJob, tmp_path: Path) -> None:

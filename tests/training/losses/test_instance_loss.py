@@ -5,8 +5,12 @@ import math
 import torch
 
 from training.config import ClusterConfig, DirectionsConfig, InstanceConfig, LossesConfig
-from training.losses.active import Needs, weights_of
+from training.data.batch import Batch
+from training.loop.task import DistillationTask
+from training.losses.active import Needs, learnable_temperatures, weights_of
+from training.losses.centroids import Centroids
 from training.losses.instance import InstanceDiscriminationLoss
+from training.model.student import Student
 
 PAIRS = ("image_image", "text_text", "image_text", "text_image")
 
@@ -61,6 +65,48 @@ def test_directions_without_weight_are_left_out_with_what_they_alone_need() -> N
 def test_feature_term_only_with_a_weight() -> None:
     assert not InstanceDiscriminationLoss.from_config(InstanceConfig(feature_weight=0)).feature
     assert InstanceDiscriminationLoss.from_config(InstanceConfig(feature_weight=2.0)).feature
+
+
+class _Toy(torch.nn.Module):
+    """A model of which images and captions are embedded by one layer each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual, self.text = (torch.nn.Linear(4, 4, bias=False) for _ in range(2))
+        self.logit_scale = torch.nn.Parameter(torch.tensor([2.0]))
+
+    def encode_image(self, image: torch.Tensor) -> torch.Tensor:
+        return self.visual(image)
+
+    def encode_text(self, text: torch.Tensor) -> torch.Tensor:
+        return self.text(text)
+
+
+def test_a_learnable_temperature_starts_where_it_is_set_and_is_learnt_beside_all_other_terms() -> None:
+    torch.manual_seed(0)
+    losses = LossesConfig.model_validate(
+        {
+            "cluster": {"label_weight": 1, "positives": 2},
+            "instance": {"temperature": 0.2, "learnable_temperature": True},
+            "relation": {"weight": 1, "gradient_weight": 1, "teacher_temperature": 0.1},
+        }
+    )
+    temperatures = learnable_temperatures(losses)
+    assert temperatures == {"instance": 0.2}
+    student = Student(_Toy(), embed_dim=4, teacher_dim=None, temperatures=temperatures)
+    image, text, teacher_image, teacher_text = (torch.randn(3, 4) for _ in range(4))
+    teacher = {"teacher_image": teacher_image, "teacher_text": teacher_text}
+    batch = Batch(image_ids=[0, 1, 2], image=image, text=text, cluster_ids=torch.tensor([0, 1, 2]), **teacher)
+    centroids = Centroids(torch.randn(5, 4))
+    task = DistillationTask(losses, centroids=centroids, normalize=lambda x: x, device=torch.device("cpu"))
+    terms = task.losses(student, batch)
+    assert list(terms) == list(weights_of(losses))
+    features = student(image, text)
+    fixed = InstanceDiscriminationLoss(temperature=0.2)(features.image, features.text, teacher_image, teacher_text)
+    for name, value in fixed.items():
+        torch.testing.assert_close(terms[name], value)
+    task.total(terms).backward()
+    assert student.log_scales["instance"].grad.item() and student.model.logit_scale.grad.item()
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
