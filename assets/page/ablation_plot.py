@@ -75,6 +75,7 @@ def ablation_curves(rows: Sequence[dict[str, Any]], *, full: Path | None = None)
         title(axes[0, column], loss, panel=True)
         for place, cost in enumerate(_COSTS.values()):
             axes[place, column].set_xlabel(cost, fontsize=8)
+            axes[place, column].locator_params(axis="x", nbins=4)
             percent(axes[place, column].yaxis)
     if losses:
         axes[0, 0].legend(frameon=False, fontsize=8)
