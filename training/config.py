@@ -1,8 +1,8 @@
 """Settings of training and evaluation. Every default is the demo's."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.settings import DEMO, Section, renamed, runtime
 
@@ -237,6 +237,12 @@ class AblationConfig(Section):
     tasks: list[Literal["zero_shot", "linear_probe", "retrieval"]] = Field(
         ["zero_shot"], description="What each cell's student is measured by."
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.epochs is not None and "epochs" not in self.axis:
+            raise ValueError(f"epochs {self.epochs:g} is for cells of equal epochs, and axis is {self.axis}")
+        return self
 
 
 class BaselineConfig(Section):

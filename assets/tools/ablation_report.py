@@ -167,6 +167,8 @@ def main() -> None:
         print(every_cell(arguments.root), end="")
         return
     rows = points(sorted((arguments.root / TABLE).glob("*.parquet")))
+    if not rows:
+        parser.error(f"{arguments.root} has no grid that was finished; --all lists the cells that there are")
     print(whole_report(rows), end="")
     if arguments.picture:
         arguments.picture.write_bytes(ablation_bars(means(at_end(rows))))

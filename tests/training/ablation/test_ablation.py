@@ -2,12 +2,17 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
+from assets.ablation import ablation_results
+from assets.resources import SettingsResource
 from assets.tools.ablation_report import every_cell
 from pipeline.clip.model import WEIGHTS_FILE
 from pipeline.core import query, schema
@@ -15,7 +20,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.demo.stage import resolve_datasets
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.stage import Stage
-from tests.conftest import SmallRun
+from tests.conftest import SMALL, SmallRun
 from training.ablation import earlier, run_ablation, stage, summary
 from training.ablation.data import write_ablation_data
 from training.ablation.grid import Cell, cells_of, losses_of
@@ -77,6 +82,11 @@ def test_at_equal_epochs_all_sets_are_seen_as_often() -> None:
         config.model_copy(update={"axis": ["epochs"], "epochs": 0.5}), StudentConfig(batch_size=100), PAIRS_OF
     )
     assert [cell.student.steps for cell in one] == [5, 2, 2]
+
+
+def test_epochs_without_their_axis_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"epochs 2 is for cells of equal epochs, and axis is \['steps'\]"):
+        AblationConfig(epochs=2)
 
 
 def test_what_is_measured_on_the_way_has_its_checkpoint_and_others_are_as_they_were() -> None:
@@ -150,15 +160,15 @@ def test_a_grid_that_was_ended_goes_on_where_it_was(copied: SmallRun, monkeypatc
 def untrained(copied: SmallRun, monkeypatch: pytest.MonkeyPatch) -> SmallRun:
     """A run whose cells are known by their seed and steps, without training."""
 
-    def train(job: TrainingJob) -> TrainingResult:
-        return TrainingResult(
-            export=job.output, metrics=job.output, steps=job.student.steps, resumed_from=0, startup_s=0, training_s=1
-        )
+    def train(job: TrainingJob) -> Any:
+        return SimpleNamespace(training_s=1.0)
 
-    def measure(cell: Cell, job: TrainingJob, trained: TrainingResult, **options: Any) -> pa.Table:
+    def measure(cell: Cell, job: TrainingJob, trained: Any, *, config: AblationConfig, **options: Any) -> pa.Table:
         row = {"data": cell.data, "losses": cell.losses, "seed": cell.seed, "steps": cell.student.steps}
-        row |= {"step": cell.student.steps, "task": "zero_shot", "dataset": "demo", "metric": "top1"}
-        return pa.Table.from_pylist([{**row, "value": cell.seed / 10, "samples": 720}], schema=schema.ABLATION_CELLS)
+        row |= {"task": "zero_shot", "dataset": "demo", "metric": "top1", "value": cell.seed / 10, "samples": 720}
+        steps = {config.measure_every or cell.student.steps, cell.student.steps}
+        rows = [{**row, "step": step, "elapsed_s": float(step)} for step in sorted(steps)]
+        return pa.Table.from_pylist(rows, schema=schema.ABLATION_CELLS)
 
     monkeypatch.setattr(stage, "run_training", train)
     monkeypatch.setattr(stage, "measure_cell", measure)
@@ -202,6 +212,17 @@ def test_both_axes_are_one_table(untrained: SmallRun) -> None:
         ("steps", "balanced", 40),
     ]
     assert less < 40
+
+
+def test_the_asset_shows_means_curves_and_differences(untrained: SmallRun) -> None:
+    changes = {"ablation": _grid(seeds=[1], measure_every=20), "student": {**SMALL["student"], "ranks": 1}}
+    settings = SettingsResource(root=str(untrained.root), **{**SMALL, **changes})
+    done = dg.materialize([ablation_results], resources={"settings": settings})
+    (shown,) = [event.metadata for event in done.asset_materializations_for_node("ablation_results")]
+    assert [record.data["data"] for record in shown["zero-shot top-1"].records] == ["all", "balanced"]
+    assert "| `both` | +0.0, 0 of 1 |" in shown["differences within a seed"].md_str
+    assert {"ablation", "ablation_curves"} <= shown.keys()
+    assert (untrained.root / "pictures" / "ablation_curves.png").exists()
 
 
 def test_cells_that_an_earlier_version_left_are_known_again(untrained: SmallRun) -> None:
