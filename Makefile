@@ -38,6 +38,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m assets.tools.config_reference --check
+	$(BIN)/python -m assets.tools.results_page --check
 	$(BIN)/mkdocs build --strict --quiet
 
 ui: $(READY)
@@ -46,9 +47,10 @@ ui: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
 
-# The settings' reference and the demo's profile from the code, then the site, in .cache/site.
+# The settings' reference and the demo's profile from the code, tables from results, then the site, in .cache/site.
 docs: $(READY)
 	$(BIN)/python -m assets.tools.config_reference
+	$(BIN)/python -m assets.tools.results_page
 	$(BIN)/mkdocs build --strict --quiet
 
 # After a change of the dependencies in pyproject.toml.

@@ -15,9 +15,12 @@ from pipeline.storage.roots import storage_of
     pool="gpu",
 )
 def ablation_results(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.MaterializeResult:
-    """The same student and number of steps for every choice of data, losses and seed. Goes on where it was ended."""
-    from assets.page.ablation_plot import ablation_bars, markdown_image
-    from training.ablation.stage import run_ablation, summary
+    """The same student for every choice of data, losses and seed, at equal steps or epochs. Goes on where it was ended;
+    what was trained for another grid is taken from it."""
+    from assets.page.ablation_plot import ablation_bars, ablation_curves, markdown_image
+    from assets.tools.ablation_report import differences
+    from training.ablation.points import at_end, means, points
+    from training.ablation.stage import run_ablation
 
     config = settings.resolve()
     result = run_ablation(
@@ -30,11 +33,18 @@ def ablation_results(context: dg.AssetExecutionContext, settings: SettingsResour
         datasets=resolve_datasets(config.evaluation.datasets, config.path, config.demo),
         on_cell=lambda name, number, cells: context.log.info(f"{name}: {number} of {cells} cells to do"),
     )
-    rows = summary(result.parquet("ablation"))
-    picture = ablation_bars(rows, full=config.path / "pictures" / "ablation.png")
-    storage_of(config.path).upload(["pictures/ablation.png"])
+    found = points(result.parquet("ablation"))
+    rows = means(at_end(found))
+    pictures = {"ablation": ablation_bars(rows, full=config.path / "pictures" / "ablation.png")}
+    if len(found) > len(at_end(found)):
+        full = config.path / "pictures" / "ablation_curves.png"
+        pictures["ablation_curves"] = ablation_curves(means(found), full=full)
+    storage_of(config.path).upload([f"pictures/{name}.png" for name in pictures])
+    columns = ("axis", "data", "losses", "steps", "mean", "spread", "seeds")
+    records = [dg.TableRecord({name: row[name] for name in columns}) for row in rows]
     extra = {
-        "zero-shot top-1": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows]),
-        "figure": dg.MetadataValue.md(markdown_image(picture, "ablation")),
+        "zero-shot top-1": dg.MetadataValue.table(records=records),
+        "differences within a seed": dg.MetadataValue.md(differences(found)),
     }
+    extra |= {name: dg.MetadataValue.md(markdown_image(picture, name)) for name, picture in pictures.items()}
     return materialization(result, config.path, "ablation", extra=extra)

@@ -155,10 +155,11 @@ def no_group_swallows_all(context: dg.AssetCheckExecutionContext, settings: Sett
     config = settings.resolve()
     found = one_row(config, "balance_counts", package="pipeline.balance", groups="balance_groups")
     share, bound = found["largest_group_share"], config.checks.max_group_share
-    aim = "threshold" if config.balance.target_removal is None else "target_removal"
+    removal = config.balance.removal
+    aim, value = ("threshold", config.balance.threshold) if removal is None else ("target_removal", removal)
     otherwise = (
         f"The largest group holds {share:.1%} of the images, {found['largest_group']:,} of {found['samples']:,}; "
-        f"checks.max_group_share allows {bound:.1%}. A smaller balance.{aim} than {getattr(config.balance, aim)} "
+        f"checks.max_group_share allows {bound:.1%}. A smaller balance.{aim} than {value} "
         f"splits it, and balance.max_distance_to_center releases those that lie far from the image that is kept. "
         f"{picture(config, 'group_sizes', 'groups')}"
     )

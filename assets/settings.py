@@ -68,9 +68,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.balance.target_removal is None and self.balance.threshold > self.neighbors.max_distance:
+        threshold = self.balance.threshold if self.balance.removal is None else None
+        if threshold is not None and threshold > self.neighbors.max_distance:
             raise ValueError(
-                f"balance.threshold {self.balance.threshold} lies beyond neighbors.max_distance "
+                f"balance.threshold {threshold} lies beyond neighbors.max_distance "
                 f"{self.neighbors.max_distance}, up to which pairs are recorded"
             )
         if self.student.ranks and self.student.batch_size % self.student.ranks:

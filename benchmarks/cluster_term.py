@@ -53,7 +53,7 @@ def measure(demo: Path) -> list[dict[str, Any]]:
 def _top1(demo: Path, entry: str, losses: dict[str, Any], clusters: int | None) -> dict[str, Any]:
     from pipeline.clusters.stage import cluster_images
     from pipeline.demo.stage import resolve_datasets
-    from training.ablation.stage import run_ablation, summary
+    from training.ablation import run_ablation, summary
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "demo"

@@ -1,8 +1,8 @@
 """Settings of training and evaluation. Every default is the demo's."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.settings import DEMO, PresetSection, Section, renamed, runtime
 
@@ -294,10 +294,35 @@ class AblationConfig(Section):
         "`relation_cluster`; and `best`: as configured, with what that preset sets.",
     )
     seeds: list[int] = Field([0, 1, 2], description="Seeds of weights and of the order of samples.", min_length=1)
-    steps: int | None = Field(None, description="Steps of every cell; none means the student's.", ge=1)
+    steps: int | None = Field(
+        None, description="Steps of every cell at equal steps, and of all pairs; none means the student's.", ge=1
+    )
+    axis: list[Literal["steps", "epochs"]] = Field(
+        ["steps"],
+        description="What is equal in all cells: optimizer steps, or epochs, so that half the pairs have half the "
+        "steps. A cell that is the same on both is trained once.",
+        min_length=1,
+    )
+    epochs: float | None = Field(
+        None,
+        description="Passes over its pairs of each cell at equal epochs; none means those that `steps` make over all.",
+        gt=0,
+    )
+    measure_every: int | None = Field(
+        None,
+        description="Measure each cell's student after every so many steps too, for curves over steps and time; its "
+        "checkpoints of these steps are kept until then. None measures it at its end alone.",
+        ge=1,
+    )
     tasks: list[Literal["zero_shot", "linear_probe", "retrieval"]] = Field(
         ["zero_shot"], description="What each cell's student is measured by."
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.epochs is not None and "epochs" not in self.axis:
+            raise ValueError(f"epochs {self.epochs:g} is for cells of equal epochs, and axis is {self.axis}")
+        return self
 
 
 class BaselineConfig(Section):

@@ -45,9 +45,17 @@ _COLUMNS = {
     "metric": "Accuracy or recall, at a rank",
     "value": "Share in 0 to 1",
     "samples": "Queries behind the value",
+    "axis": "What is equal in all cells: steps or epochs",
+    "data": "The pairs that the student was trained on: all, balanced, or as many random ones",
+    "losses": "The terms it was trained with, beside the contrastive one",
+    "seed": "Of its first weights and of the order of samples",
+    "steps": "Steps of the whole run",
+    "epochs": "Passes over its pairs up to the step that was measured",
+    "elapsed_s": "Seconds of training up to that step, without start-up and measuring",
 }
 
 _OF_ONE_TABLE = {
+    ("ablation", "step"): "The step after which it was measured",
     ("cluster_assignments", "distance"): "Euclidean distance to the nearest centroid",
     ("evaluation_leaks", "dataset"): "Folder name of the evaluation set",
     ("evaluation_leaks", "key"): "Of the test image: split, tar and key of the sample in it",

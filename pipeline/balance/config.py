@@ -8,6 +8,9 @@ from pipeline.core.settings import Section, renamed
 
 _SINCE_FIRST: dict[str, Any] = {"keep_by": [], "keep_per_group": 1, "captions": "own", "where": None}
 _BY_CONTENT = {"blocklist", "keep_list", "decontaminate"}
+_PAPER = 0.437
+# What fingerprints have for a threshold that is not given: the default of the first versions.
+_FIRST_THRESHOLD = 0.2
 
 
 class DecontaminateConfig(Section):
@@ -35,16 +38,17 @@ class BalanceConfig(Section):
         description="`connected_components`: CLIP-CID's; `semdedup`: k-means cells, as in arXiv 2303.09540, to compare "
         "with; `random`: as many images as the first would remove, drawn by chance, as a control.",
     )
-    threshold: float = Field(
-        0.2,
-        description="Euclidean distance up to which two images are neighbors; 0.2 suits the demo's teacher. "
-        "DanQing (arXiv 2601.10305) uses 0.447 for CLIP-CID's step (proxy, unconfirmed).",
+    threshold: float | None = Field(
+        None,
+        description="Euclidean distance up to which two images are neighbors; another teacher needs another. DanQing "
+        "(arXiv 2601.10305) uses 0.447 for CLIP-CID's step (proxy, unconfirmed). None: solved from a share to remove.",
         gt=0,
         lt=2,
     )
     target_removal: float | None = Field(
         None,
-        description="Share of images to remove; if given, the threshold is solved from it. The paper removed 0.437.",
+        description="Share of images to remove; if given, the threshold is solved from it. With neither of "
+        "the two it is 0.437, what the paper removed.",
         gt=0,
         lt=1,
     )
@@ -107,6 +111,13 @@ class BalanceConfig(Section):
             raise ValueError(f"keep_per_group {self.keep_per_group} is for rule connected_components, not {self.rule}")
         return self
 
+    @property
+    def removal(self) -> float | None:
+        """The share of images for which the threshold is solved; None where the threshold is given."""
+        if self.target_removal is None and self.threshold is None:
+            return _PAPER
+        return self.target_removal
+
     def content(self) -> dict[str, Any]:
         """Without fields that the chosen rule does not read, and without the names of files of lists and of evaluation
         sets: the stage adds a hash of what these hold, or of what was found in them."""
@@ -117,4 +128,5 @@ class BalanceConfig(Section):
         }[self.rule]
         unchanged = {name for name, default in _SINCE_FIRST.items() if getattr(self, name) == default}
         left_out = {*unused, *unchanged, *_BY_CONTENT}
-        return {name: value for name, value in super().content().items() if name not in left_out}
+        aim = {"threshold": self.threshold or _FIRST_THRESHOLD, "target_removal": self.removal}
+        return {name: value for name, value in {**super().content(), **aim}.items() if name not in left_out}

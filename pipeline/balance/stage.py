@@ -30,8 +30,8 @@ def balance_pairs(root: Path, config: BalanceConfig, query_config: QueryConfig) 
     def write(output: Output) -> None:
         folder = root / ".tmp" / "balance" / "tables"
         options = config.model_dump(exclude={"decontaminate"})
-        if config.target_removal is not None:
-            options["threshold"] = None
+        if config.removal is not None:
+            options |= {"threshold": None, "target_removal": config.removal}
         report = semantic_balance(
             embeddings.verified("teacher_embeddings"),
             forest.verified("near_duplicates")[0],

@@ -108,6 +108,22 @@ EVALUATION = pa.schema(
     ]
 )
 
+# What each training run of the ablation was measured at, whichever grids it belongs to. Runs of earlier versions have
+# no `epochs` and no `elapsed_s`.
+ABLATION_CELLS = pa.schema(
+    [
+        pa.field("data", pa.string(), nullable=False),
+        pa.field("losses", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("steps", pa.int64(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("epochs", pa.float64()),
+        pa.field("elapsed_s", pa.float64()),
+        *(field for field in EVALUATION if field.name != "model"),
+    ]
+)
+ABLATION = pa.schema([pa.field("axis", pa.string(), nullable=False), *ABLATION_CELLS])
+
 # Where a sample's bytes lie in its tar; kept beside the tars so that any sample can be read without a scan.
 TAR_INDEX = pa.schema(
     [

@@ -79,11 +79,21 @@ class Stage:
 
     ``version`` is raised whenever the stage's code makes different data from the same input. ``config`` holds what
     decides the content, not how fast it is made. ``inputs`` gives, for every shard that the stage must have, a digest
-    of what that shard is made from.
+    of what that shard is made from. ``keep`` is given the marks of shards that were made for other inputs, and names
+    those whose files stay when the stage is finished, though they are none of it; by default all go.
     """
 
-    def __init__(self, root: Path, name: str, *, version: int, config: Any, inputs: Mapping[str, Any]):
-        self.root, self.name = Path(root), name
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *,
+        version: int,
+        config: Any,
+        inputs: Mapping[str, Any],
+        keep: Callable[[dict[str, Mark]], Iterable[str]] | None = None,
+    ):
+        self.root, self.name, self._keep = Path(root), name, keep
         self._storage = storage_of(self.root)
         self._inputs = dict(inputs)
         self._base, self._version = fingerprint_of(name, version, config), version
@@ -203,9 +213,9 @@ class Stage:
         found = self._marks(set(names) - {COMPLETE})
         marks = {shard: found[shard] for shard in self._inputs}
         files = {name: size for mark in marks.values() for name, size in mark.files.items()}
-        for shard, mark in found.items():
-            if shard not in marks:
-                self._storage.remove([names[shard], *(name for name in mark.files if name not in files)])
+        others = {shard: mark for shard, mark in found.items() if shard not in marks}
+        for shard in others.keys() - set(self._keep(others) if self._keep else ()):
+            self._storage.remove([names[shard], *(name for name in others[shard].files if name not in files)])
         tables = Counter[str]()
         for mark in marks.values():
             tables.update(mark.tables)

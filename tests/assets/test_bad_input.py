@@ -65,7 +65,7 @@ def test_a_threshold_out_of_range_is_refused_by_the_first_step(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "place", ["balance.threshold", "student.steps", "source.lists", "balance", "student.losses", "student.precision"]
+    "place", ["balance.cells", "student.steps", "source.lists", "balance", "student.losses", "student.precision"]
 )
 def test_a_null_where_there_must_be_a_value_is_named(tmp_path: Path, place: str) -> None:
     section, _, field = place.partition(".")

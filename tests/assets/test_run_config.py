@@ -51,7 +51,7 @@ def test_scalars_are_what_people_mean_today(tmp_path: Path) -> None:
         (HEAD + "      neighbors:\n        max_distanc: 0.3\n", 5, "did you mean max_distance?"),
         (HEAD + "      neighbours: {}\n", 4, "neighbours is called neighbors now"),
         (HEAD + "      neighbors:\n        max_distance: .nan\n", 5, "neighbors.max_distance"),
-        (HEAD + "      balance:\n        threshold: null\n", 5, "balance.threshold"),
+        (HEAD + "      balance:\n        cells: null\n", 5, "balance.cells"),
         (HEAD + "      images: {retry_statuses: [failed_to_download,\n         nonsense]}\n", 5, "retry_statuses.1"),
         (HEAD + "      query: 5\n", 4, "query"),
         (HEAD + "     root: a\n   b: c\n", 5, "no YAML"),

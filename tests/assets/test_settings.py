@@ -54,7 +54,7 @@ def test_demo_profile_equals_the_defaults() -> None:
         ("student", {"losses": {"circle": {"weight": 1}}}, "student.losses.circle: Extra inputs are not permitted"),
         ("student", {"batch_size": 255, "ranks": 2}, "not a multiple of student.ranks"),
         ("clusters", {"clusters": 0}, "clusters.clusters"),
-        ("balance", {"threshold": None}, "balance.threshold: Input should be a valid number, got None"),
+        ("balance", {"cells": None}, "balance.cells: Input should be a valid integer, got None"),
         ("query", {"memory_limit": None}, "query.memory_limit: .* a size such as 512MB or 4GB, got None"),
         ("student", {"steps": True}, "student.steps: Input should be a number, got True"),
         ("student", {"ranks": False}, "student.ranks: Input should be a number, got False"),
@@ -123,6 +123,19 @@ def test_a_wrong_size_is_refused_by_the_resource_before_anything_runs(section: s
         SettingsResource(**{section: {"memory_limit": "lots"}}).resolve()
     resource = SettingsResource(**{section: {"memory_limit": "1.5TB"}})
     assert getattr(resource.resolve(), section).memory_limit == 15 * 10**11
+
+
+def test_without_threshold_or_share_what_the_paper_removed_is_solved_for() -> None:
+    default, given, share = (
+        parse_settings({"balance": values}).balance for values in ({}, {"threshold": 0.2}, {"target_removal": 0.3})
+    )
+    assert (default.removal, given.removal, share.removal) == (0.437, None, 0.3)
+    # As first versions had it, whose default was a threshold of 0.2, so that what they made is not made again.
+    contents = [config.content() for config in (default, given, share)]
+    aims = [(content["threshold"], content["target_removal"]) for content in contents]
+    assert aims == [(0.2, 0.437), (0.2, None), (0.2, 0.3)]
+    # A share decides where both are given.
+    assert parse_settings({"balance": {"threshold": 0.9, "target_removal": 0.3}}).balance.removal == 0.3
 
 
 def test_runtime_fields_do_not_enter_fingerprints() -> None:

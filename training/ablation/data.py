@@ -19,9 +19,9 @@ from pipeline.shards.config import ShardsConfig
 from pipeline.shards.samples import training_samples
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.stage import Output, Stage
+from training.ablation.grid import ALL, BALANCED, RANDOM
 
 FOLDER = "ablation_data"
-ALL, RANDOM, BALANCED = "all", "random", "balanced"
 
 
 def write_ablation_data(root: Path, config: ShardsConfig, query_config: QueryConfig) -> StageResult:

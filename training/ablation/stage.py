@@ -1,22 +1,32 @@
 """The ablation as a stage: each cell of the grid is trained, measured and kept by itself, so a killed grid goes on."""
 
+import dataclasses
 import logging
 import shutil
-import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from pipeline.core import parquet
+from pipeline.core import parquet, schema
 from pipeline.core.query import QueryConfig
 from pipeline.shards.config import ShardsConfig
 from pipeline.storage.result import StageResult, read_result
-from pipeline.storage.stage import Stage
+from pipeline.storage.stage import Output, Stage
 from pipeline.teacher.stage import read_info, teacher_folder
 from training.ablation.data import FOLDER, write_ablation_data
+from training.ablation.earlier import (
+    CELLS,
+    GRID,
+    TABLE,
+    adopt_earlier,
+    cells_stage,
+    fingerprint,
+    measured_now,
+    shard_name,
+)
 from training.ablation.grid import Cell, cells_of
+from training.ablation.measure import measure_cell
 from training.config import TEACHER, AblationConfig, EvaluationConfig, StudentConfig
 from training.evaluation.stage import dataset_identity
 from training.job.training_job import TrainingJob
@@ -26,8 +36,6 @@ from training.losses.active import Needs
 from training.stage import inherited, model_content, with_teacher_temperature
 
 log = logging.getLogger(__name__)
-
-TABLE = "ablation"
 
 
 def run_ablation(
@@ -41,9 +49,10 @@ def run_ablation(
     datasets: list[Path],
     on_cell: Callable[[str, int, int], None] | None = None,
 ) -> StageResult:
-    """Stage ``ablation``: ``ablation/<data>-<losses>-<seed>.parquet``, a row per task, data set and metric of a cell.
+    """Stages ``ablation_cells``, a file for each training run, and ``ablation``, those of this grid as one table.
 
-    Every cell has the same student, batch and number of steps.
+    Every cell has the same student and batch, and the same number of steps or of epochs. A cell that is there is not
+    trained again, whichever grid it was trained for: those of other grids stay in ``ablation_cells``.
 
     Args:
         root: a root with embeddings, balance and clusters.
@@ -56,56 +65,61 @@ def run_ablation(
         on_cell: called with ``name, number, cells`` before each cell that has to be trained.
 
     Returns:
-        The completed stage.
+        The completed stage ``ablation``; its shards are the cells of the grid.
 
     Raises:
         Exception: what training and evaluation raise.
     """
     data = write_ablation_data(root, shards, query)
-    cells = {cell.name: cell for cell in cells_of(config, student)}
     identity = [sorted(config.tasks), [dataset_identity(path) for path in datasets]]
-    inputs = {
-        name: [data.digest, cell.student.content(), model_content(cell.student), *inherited(_job(root, cell, data))]
-        for name, cell in cells.items()
-    }
-    stage = Stage(root, TABLE, version=1, config=identity, inputs=inputs)
+    made_from: dict[str, str] = {}
+    cells: dict[str, Cell] = {}
+    for cell in cells_of(config, student, data.tables):
+        what = [data.digest, cell.student.content(), model_content(cell.student), *inherited(_job(root, cell, data))]
+        found = fingerprint(identity, f"{cell.data}-{cell.losses}-{cell.seed}", what)
+        made_from[shard_name(cell.name, found)] = found
+        cells[shard_name(cell.name, found)] = cell
+    adopt_earlier(root)
+    stage = cells_stage(root, made_from)
 
     def train(pending: list[str]) -> None:
         for number, name in enumerate(pending, start=1):
-            log.info("ablation: %s, %d of %d", name, number, len(pending))
+            cell = cells[name]
+            log.info("ablation: %s, %d of %d", cell.name, number, len(pending))
             if on_cell:
-                on_cell(name, number, len(pending))
-            job = _job(root, cells[name], data)
+                on_cell(cell.name, number, len(pending))
+            job = _job(root, cell, data)
             with kept_elsewhere(root, job):
                 trained = run_training(job)
             with stage.output(name) as output:
-                table = _measure(cells[name], trained.export, config, evaluation, datasets)
-                parquet.write_table(table, output.path(f"{TABLE}/{name}.parquet"))
+                table = measure_cell(cell, job, trained, config=config, evaluation=evaluation, datasets=datasets)
+                parquet.write_table(table, output.path(f"{CELLS}/{name}.parquet"))
                 output.rows = table.num_rows
-                output.stats = {"trained_s": trained.training_s}
+                output.stats = {"trained_s": trained.training_s, **measured_now()}
             shutil.rmtree(job.output, ignore_errors=True)
             forget_elsewhere(root, job)
 
-    return stage.run(train)
+    return _as_grid(root, stage.run(train), cells)
 
 
-def summary(files: list[Path], *, task: str = "zero_shot", metric: str = "top1") -> list[dict[str, Any]]:
-    """``data, losses, mean, spread, seeds`` of one metric; ``spread`` is the standard deviation over seeds."""
-    values: dict[tuple[str, str], list[float]] = {}
-    for path in files:
-        for row in parquet.read_table(path).to_pylist():
-            if (row["task"], row["metric"]) == (task, metric):
-                values.setdefault((row["data"], row["losses"]), []).append(row["value"])
-    return [
-        {
-            "data": data,
-            "losses": losses,
-            "mean": statistics.fmean(found),
-            "spread": statistics.stdev(found) if len(found) > 1 else 0.0,
-            "seeds": len(found),
-        }
-        for (data, losses), found in sorted(values.items())
-    ]
+def _as_grid(root: Path, measured: StageResult, cells: dict[str, Cell]) -> StageResult:
+    """The table of this grid's cells: their rows, on each axis on which they are wanted."""
+    axes = {name: list(cell.axes) for name, cell in cells.items()}
+    stage = Stage(root, TABLE, version=1, config=None, inputs={GRID: [measured.digest, axes]})
+
+    def write(output: Output) -> None:
+        rows = [
+            {"axis": axis, **row}
+            for path in measured.parquet(CELLS)
+            for axis in axes[path.stem]
+            for row in parquet.read_table(path).to_pylist()
+        ]
+        table = pa.Table.from_pylist(rows, schema=schema.ABLATION)
+        parquet.write_table(table, output.path(f"{TABLE}/{TABLE}.parquet"))
+        trained = [mark.stats.get("trained_s", 0.0) for mark in measured.shard_marks().values()]
+        output.rows, output.stats = table.num_rows, {"cells": len(cells), "trained_s": sum(trained)}
+
+    return dataclasses.replace(stage.each(write), shards=measured.shards, computed=measured.computed)
 
 
 def _job(root: Path, cell: Cell, data: StageResult) -> TrainingJob:
@@ -121,17 +135,3 @@ def _job(root: Path, cell: Cell, data: StageResult) -> TrainingJob:
         inputs=f"{data.digest} {cell.data}",
         output=(root / "runs" / TABLE / cell.name).resolve(),
     )
-
-
-def _measure(
-    cell: Cell, export: Path, config: AblationConfig, evaluation: EvaluationConfig, datasets: list[Path]
-) -> pa.Table:
-    from training.evaluation.run import evaluate
-
-    table = evaluate(
-        {cell.name: export}, datasets, config.tasks, batch_size=evaluation.batch_size, device=evaluation.device
-    )
-    facts = {"data": cell.data, "losses": cell.losses, "seed": cell.seed, "steps": cell.student.steps}
-    for place, (name, value) in enumerate(facts.items()):
-        table = table.add_column(place, name, pa.array([value] * table.num_rows))
-    return table.drop_columns(["model"])

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.core.errors import MissingInputError, StorageError
 from pipeline.storage import local
+from pipeline.storage.completion import Mark
 from pipeline.storage.result import read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
@@ -52,6 +53,30 @@ def test_changed_config_redoes_all_and_dropped_shards_are_removed(tmp_path: Path
     write(stage(tmp_path, {"a": 1}, config=2), {"a": 1})
     assert [path.name for path in (tmp_path / "source_pairs").glob("*.parquet")] == ["a.parquet"]
     assert list(read_result(tmp_path, "numbers").shard_digests) == ["a"]
+
+
+def test_shards_of_other_inputs_stay_where_a_stage_says_so_and_are_taken_again(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def keeping(*shards: str) -> Stage:
+        def keep(others: dict[str, Mark]) -> list[str]:
+            asked.append(sorted(others))
+            return [shard for shard in others if shard != "c"]
+
+        inputs = dict.fromkeys(shards, 1)
+        return Stage(tmp_path, "numbers", version=1, config=1, inputs=inputs, keep=keep)
+
+    values = {"a": 1, "b": 2, "c": 3}
+    assert write(keeping("a", "c"), values) == ["a", "c"]
+    assert write(keeping("b"), values) == ["b"]
+    assert asked == [[], ["a", "c"]]
+    assert list(read_result(tmp_path, "numbers").shard_digests) == ["b"]
+    assert sorted(path.stem for path in (tmp_path / "source_pairs").glob("*.parquet")) == ["a", "b"]
+    # What stayed is not made again; what went is.
+    assert write(keeping("a", "b", "c"), values) == ["c"]
+    assert read_result(tmp_path, "numbers").rows == 3
+    write(stage(tmp_path, {"b": 1}), values)
+    assert [path.stem for path in (tmp_path / "source_pairs").glob("*.parquet")] == ["b"]
 
 
 def test_truncated_and_deleted_files_are_noticed(tmp_path: Path) -> None:
