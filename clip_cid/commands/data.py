@@ -129,7 +129,8 @@ def balance(
         float | None, typer.Option(help="Release members that are farther than this from the image that is kept.")
     ] = None,
     rule: Annotated[
-        Literal["connected_components", "semdedup", "random"], typer.Option(help="Which image stands for which.")
+        Literal["connected_components", "bounded", "semdedup", "random"],
+        typer.Option(help="Which image stands for which."),
     ] = "connected_components",
     blocklist: Annotated[
         list[Path] | None, typer.Option(help="A file of ids, URLs, hosts or hashes to leave out; may be given again.")

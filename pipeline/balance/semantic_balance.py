@@ -37,7 +37,7 @@ def semantic_balance(
     threshold: float | None = None,
     target_removal: float | None = None,
     max_distance_to_center: float | None = None,
-    rule: Literal["connected_components", "semdedup", "random"] = "connected_components",
+    rule: Literal["connected_components", "bounded", "semdedup", "random"] = "connected_components",
     keep_by: Sequence[str] = (),
     keep_per_group: int = 1,
     captions: Literal["own", "group"] = "own",
@@ -120,7 +120,10 @@ def semantic_balance(
         curve = sweep(connection, samples=samples, max_distance=problem.reach).to_arrow_table().to_pylist()
         if threshold is None:
             assert target_removal is not None
-            threshold = threshold_for_removal(connection, target_removal, samples=samples, reach=problem.reach)
+            also = _also_bounded(config)
+            threshold = threshold_for_removal(
+                connection, target_removal, samples=samples, reach=problem.reach, also=also
+            )
         label_components(connection, threshold)
         _write_centers(problem, chosen_rule.groups(problem, threshold))
         if keep_by:
@@ -143,6 +146,12 @@ def threshold_sweep(
     with query.connect(query_config, scratch=forest.parent.parent / ".tmp") as connection:
         query.view(connection, "removals", [forest])
         return sweep(connection, samples=samples, max_distance=max_distance, steps=steps).to_arrow_table()
+
+
+def _also_bounded(config: BalanceConfig) -> str:
+    limit = config.max_distance_to_center
+    bounded = config.rule == "bounded" and limit is not None
+    return f", or allow a larger max_distance_to_center than {limit:g}" if bounded else ""
 
 
 def _checked(**values: Any) -> BalanceConfig:
@@ -197,7 +206,8 @@ def _write_centers(problem: Problem, batches: Any) -> None:
 def _write_tables(problem: Problem, output: Path, tables: PairTables | None) -> Path:
     """Returns the file of ``balance_groups`` in which the id is called ``image_id``."""
     config, connection = problem.config, problem.connection
-    limit = config.max_distance_to_center
+    # Rule `bounded` has cut groups by it already.
+    limit = None if config.rule == "bounded" else config.max_distance_to_center
     file = problem.scratch / "balance_groups.parquet"
     limits = {"max_distance_to_center": math.inf if limit is None else limit}
     kept = kept_members(config.keep_per_group, ordered=bool(config.keep_by))
