@@ -126,7 +126,10 @@ def balance(
         float | None, typer.Option(help="Share of the images to remove, for which the threshold is solved.")
     ] = None,
     max_distance_to_center: Annotated[
-        float | None, typer.Option(help="Release members that are farther than this from the image that is kept.")
+        float | None,
+        typer.Option(
+            help="Release members that are farther than this from the image that is kept; rule bounded cuts groups so."
+        ),
     ] = None,
     rule: Annotated[
         Literal["connected_components", "bounded", "semdedup", "random"],

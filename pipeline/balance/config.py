@@ -33,8 +33,9 @@ class BalanceConfig(Section):
     rule: Literal["connected_components", "bounded", "semdedup", "random"] = Field(
         "connected_components",
         description="`connected_components`: CLIP-CID's; `bounded`: these, cut at their longest edges until every "
-        "member lies within max_distance_to_center of the image that is kept; `semdedup`: k-means cells, as in arXiv 2303.09540, to compare "
-        "with; `random`: as many images as the first would remove, drawn by chance, as a control.",
+        "member lies within max_distance_to_center of the image that is kept; `semdedup`: k-means cells, as in arXiv "
+        "2303.09540, to compare with; `random`: as many images as the first would remove, drawn by chance, as a "
+        "control.",
     )
     threshold: float = Field(
         0.2,

@@ -15,9 +15,9 @@ from pipeline.vectors.read import list_matrix
 class Leaves:
     """N rows of width D, one for each different vector.
 
-    ``numbers`` (N,) ascend with the ids, and the smallest of equally central leaves stands for a group. ``weights`` (N,)
-    say how many images have this vector. ``elected`` (N,) are places in an order that is asked for: the first stands
-    for a group, wherever it lies; none means the central one.
+    ``numbers`` (N,) ascend with the ids: of equally central leaves the one with the smallest stands for a group.
+    ``weights`` (N,) say how many images have this vector. ``elected`` (N,) are places in an order that is asked for:
+    the first stands for a group, wherever it lies; none means the central one.
     """
 
     def __init__(

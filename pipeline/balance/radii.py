@@ -95,7 +95,7 @@ def _chains(tree: Dendrogram, nodes: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _first_far(leaves: Leaves, start: int, end: int, bound: float, rows: int) -> int:
-    """The place of the first leaf that is farther than ``bound`` from the one at ``start``; ``end`` if there is none."""
+    """The place of the first leaf that is farther than ``bound`` from the one at ``start``; ``end`` if none is."""
     (first,) = leaves.read(start, start + 1)
     for place, matrix in leaves.chunks(start + 1, end, rows=rows):
         far = np.flatnonzero(distances(matrix, first) > bound)

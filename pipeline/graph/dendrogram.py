@@ -82,4 +82,4 @@ def _join(nodes: int, edges: Edges) -> tuple[np.ndarray, np.ndarray, np.ndarray]
             top[first] = nodes + number
             members[first] += members[second]
             size[number] = members[first]
-    return tuple(np.frombuffer(values, np.int64) for values in (above, offset, size))
+    return np.frombuffer(above, np.int64), np.frombuffer(offset, np.int64), np.frombuffer(size, np.int64)

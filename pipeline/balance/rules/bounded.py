@@ -64,7 +64,7 @@ def _joining_distances(problem: Problem, ids: np.ndarray, edges: Edges) -> np.nd
     ordered = distinct[tree.leaves]
     places = None if not problem.config.keep_by else _places(problem, ids, image)[ordered]
     fixed = problem.config.max_distance_to_center
-    limit = np.float32(problem.reach if fixed is None else fixed)
+    limit = float(np.float32(problem.reach if fixed is None else fixed))
     leaves_table = pa.table({"image_id": ids[ordered], "place": np.arange(len(ordered))})
     problem.connection.register("leaves", leaves_table)
     batches = query.stream(

@@ -59,7 +59,7 @@ def by_the_book(
     center = center or central(ids, matrix)
     place = {int(name): number for number, name in enumerate(ids)}
     edges = [(place[a], place[b]) for a, b, d in brute_force_forest(ids, matrix, REACH) if d <= np.float32(threshold)]
-    found = {}
+    found: dict[int, int] = {}
     left = [(np.arange(len(ids)), edges)]
     while left:
         members, edges = left.pop()
@@ -120,7 +120,8 @@ def test_without_ties_it_is_what_scipys_tree_says(seed: int) -> None:
     ids, matrix = spheres(seed, rows=60)
     ids, matrix = ids[: len(np.unique(matrix, axis=0))], np.unique(matrix, axis=0).astype(np.float64)
     center = central(ids, matrix)
-    found, left = {}, [to_tree(linkage(matrix, "single"))]
+    found: dict[int, int] = {}
+    left = [to_tree(linkage(matrix, "single"))]
     while left:
         node = left.pop()
         members = np.sort(node.pre_order())

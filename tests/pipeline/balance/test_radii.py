@@ -83,7 +83,7 @@ def test_equals_each_group_apart_under_any_division(
     with in_order(tmp_path, matrix, tree, weights, elected) as leaves:
         for few, elements, groups in [(64, 10**6, (256, 8192)), (1, 10**6, (3, 9)), (1, 40, (4, 7)), (5, 3, (4, 7))]:
             monkeypatch.setattr(nested_radii, "_GROUPS", groups)
-            for limit in (np.float32(2), np.float32(0.4), np.float32(0.1)):
+            for limit in (2, 0.4, 0.1):
                 found = radii(leaves, tree, limit=limit, few=few, elements=elements)
                 assert np.array_equal(found, np.where(answer <= limit, answer, np.inf))
 
