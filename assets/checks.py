@@ -166,6 +166,25 @@ def no_group_swallows_all(context: dg.AssetCheckExecutionContext, settings: Sett
     return verdict(context, found | {"at_most": bound}, passed=share <= bound, otherwise=otherwise)
 
 
+@dg.asset_check(asset="balance_groups", blocking=True)
+def removed_near_kept(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
+    """No removed image is farther from the one kept for it than `balance.max_distance_to_center`, or, with rule
+    `bounded`, than that or else the threshold."""
+    from pipeline.storage.result import read_result
+
+    config = settings.resolve()
+    farthest = config.balance.farthest(read_result(config.path, "balance").stats["threshold"])
+    if farthest is None:
+        return dg.AssetCheckResult(passed=True, metadata={"at_most": "no bound"})
+    found = one_row(config, "check_distances", values={"farthest": farthest}, groups="balance_groups")
+    otherwise = (
+        f"{found['too_far']:,} of {found['removed']:,} removed images are farther than {farthest:.4g} from the image "
+        f"that is kept for them, up to {found['max_distance']:.4g}. If balance.rule or balance.max_distance_to_center "
+        f"was changed, run balance_groups again. {made_anew('balance')}"
+    )
+    return verdict(context, found | {"at_most": farthest}, passed=found["too_far"] == 0, otherwise=otherwise)
+
+
 @dg.asset_check(asset="balanced_pairs", blocking=False)
 def no_evaluation_leaks(context: dg.AssetCheckExecutionContext, settings: SettingsResource) -> dg.AssetCheckResult:
     """No kept image is a copy of a test image of `balance.decontaminate.datasets`; how many were left out."""
@@ -246,6 +265,7 @@ CHECKS = [
     views_match_live,
     one_survivor_per_group,
     no_group_swallows_all,
+    removed_near_kept,
     no_evaluation_leaks,
     clusters_filled,
     training_loss_fell,

@@ -32,6 +32,7 @@ BENCHMARKS = (
     "adopt",
     "checksums",
     "leaks",
+    "rules",
     "demo",
 )
 """Modules of this package, each with ``measure() -> list[dict]``."""

@@ -126,10 +126,14 @@ def balance(
         float | None, typer.Option(help="Share of the images to remove, for which the threshold is solved.")
     ] = None,
     max_distance_to_center: Annotated[
-        float | None, typer.Option(help="Release members that are farther than this from the image that is kept.")
+        float | None,
+        typer.Option(
+            help="Release members that are farther than this from the image that is kept; rule bounded cuts groups so."
+        ),
     ] = None,
     rule: Annotated[
-        Literal["connected_components", "semdedup", "random"], typer.Option(help="Which image stands for which.")
+        Literal["connected_components", "bounded", "semdedup", "random"],
+        typer.Option(help="Which image stands for which."),
     ] = "connected_components",
     blocklist: Annotated[
         list[Path] | None, typer.Option(help="A file of ids, URLs, hosts or hashes to leave out; may be given again.")

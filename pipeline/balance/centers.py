@@ -29,7 +29,7 @@ CENTERS = pa.schema(
 ELEMENTS = 4_000_000
 """Floats of embeddings that are worked on at a time; about ten times as many bytes are held for each."""
 
-_GRID = 2.0**28
+GRID = 2.0**28
 
 
 class _Rows:
@@ -99,10 +99,10 @@ def _centers_of(rows: _Rows) -> pa.RecordBatch:
     """Whole groups, many at a time. Members are ordered by id, so the first of the nearest has the smallest."""
     starts = np.flatnonzero(np.r_[True, rows.group[1:] != rows.group[:-1]])
     sizes = np.diff(np.r_[starts, len(rows)])
-    on_grid = _on_grid(rows.matrix)
-    means = np.add.reduceat(on_grid, starts, axis=0) / sizes[:, None]
-    on_grid -= np.repeat(means, sizes, axis=0)
-    to_mean = np.einsum("ij,ij->i", on_grid, on_grid)
+    scaled = on_grid(rows.matrix)
+    means = np.add.reduceat(scaled, starts, axis=0) / sizes[:, None]
+    scaled -= np.repeat(means, sizes, axis=0)
+    to_mean = np.einsum("ij,ij->i", scaled, scaled)
     nearest = to_mean == np.repeat(np.minimum.reduceat(to_mean, starts), sizes)
     center = np.minimum.reduceat(np.where(nearest, np.arange(len(rows)), len(rows)), starts)
     of_row = np.repeat(center, sizes)
@@ -127,7 +127,7 @@ class _Spool:
             return
         if rows.matrix.shape[1] != self._width:
             raise EmbeddingError(f"embeddings of mixed widths {self._width} and {rows.matrix.shape[1]}")
-        self._sum += _on_grid(rows.matrix).sum(axis=0)
+        self._sum += on_grid(rows.matrix).sum(axis=0)
         self._file.write(np.ascontiguousarray(rows.matrix, self._type).data)
         self._ids.append(rows.ids)
         self._parts.append(len(rows))
@@ -137,7 +137,7 @@ class _Spool:
         mean = self._sum / sum(self._parts)
         best, center_id, center = np.inf, 0, np.empty(0)
         for ids, matrix in self._read():
-            difference = _on_grid(matrix) - mean
+            difference = on_grid(matrix) - mean
             to_mean = np.einsum("ij,ij->i", difference, difference)
             nearest = int(np.argmin(to_mean))
             if to_mean[nearest] < best:
@@ -153,12 +153,17 @@ class _Spool:
                 yield ids, np.frombuffer(data, self._type).reshape(len(ids), self._width)
 
 
-def _on_grid(matrix: np.ndarray) -> np.ndarray:
-    scaled = matrix.astype(np.float64) * _GRID
+def on_grid(matrix: np.ndarray) -> np.ndarray:
+    """Vectors (R, D) as integers in float64."""
+    scaled = matrix.astype(np.float64) * GRID
     return np.rint(scaled, out=scaled)
 
 
-def _batch(ids: np.ndarray, center_ids: np.ndarray, matrix: np.ndarray, center: np.ndarray) -> pa.RecordBatch:
+def distances(matrix: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """(R,) float32: how far each row of ``matrix`` (R, D) is from ``center``, (D,) for all or (R, D)."""
     difference = np.subtract(matrix, center, dtype=np.float64)
-    distance = np.sqrt(np.einsum("ij,ij->i", difference, difference)).astype(np.float32)
-    return pa.RecordBatch.from_arrays([ids, center_ids, distance], schema=CENTERS)
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", difference, difference)), np.float32)
+
+
+def _batch(ids: np.ndarray, center_ids: np.ndarray, matrix: np.ndarray, center: np.ndarray) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([ids, center_ids, distances(matrix, center)], schema=CENTERS)

@@ -28,22 +28,25 @@ def open_forest(connection: duckdb.DuckDBPyConnection, forest: Path, *, blocked:
         _leave_out_blocked(connection)
 
 
-def label_components(connection: duckdb.DuckDBPyConnection, threshold: float) -> None:
-    """Make the relation ``components`` (``image_id, component``) of all images with a neighbor within ``threshold``.
+def label_components(
+    connection: duckdb.DuckDBPyConnection, threshold: float, *, forest: str = "forest", name: str = "components"
+) -> None:
+    """Make the relation ``name`` (``image_id, component``) of all images with an edge within ``threshold`` in the
+    relation ``forest``.
 
     ``component`` is the smallest ``image_id`` in it. Holds a few integers for each of these images, no embedding.
     """
-    text = "SELECT id_a, id_b FROM forest WHERE distance <= $threshold::FLOAT"
+    text = f"SELECT id_a, id_b FROM {forest} WHERE distance <= $threshold::FLOAT"
     edges = connection.sql(text, params={"threshold": threshold}).to_arrow_table()
-    ids, a, b = _dense(edges)
+    ids, a, b = dense_ends(edges)
     labels = components(len(ids), Edges(a=a, b=b, distance=np.empty(len(a), np.float32)))
     # Dense indices ascend with the ids, so the smallest node of a component has its smallest id.
-    connection.register("components", pa.table({"image_id": ids, "component": ids[labels]}))
+    connection.register(name, pa.table({"image_id": ids, "component": ids[labels]}))
 
 
 def _leave_out_blocked(connection: duckdb.DuckDBPyConnection) -> None:
     edges = connection.sql("SELECT id_a, id_b, distance FROM forest").to_arrow_table()
-    ids, a, b = _dense(edges)
+    ids, a, b = dense_ends(edges)
     blocked = connection.sql("SELECT image_id FROM blocked").to_arrow_table()["image_id"].to_numpy()
     whole = Edges(a=a, b=b, distance=edges["distance"].to_numpy())
     left = without_nodes(len(ids), whole, np.isin(ids, blocked))
@@ -52,7 +55,7 @@ def _leave_out_blocked(connection: duckdb.DuckDBPyConnection) -> None:
     connection.register("forest", table)
 
 
-def _dense(edges: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def dense_ends(edges: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids that stand in edges, ascending, and both ends of each edge as indices into them."""
     ends = np.concatenate([edges["id_a"].to_numpy(), edges["id_b"].to_numpy()])
     ids, index = np.unique(ends, return_inverse=True)

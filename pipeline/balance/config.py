@@ -33,10 +33,12 @@ class DecontaminateConfig(Section):
 class BalanceConfig(Section):
     """The image semantic balance: one image per group of near-duplicates stays."""
 
-    rule: Literal["connected_components", "semdedup", "random"] = Field(
+    rule: Literal["connected_components", "bounded", "semdedup", "random"] = Field(
         "connected_components",
-        description="`connected_components`: CLIP-CID's; `semdedup`: k-means cells, as in arXiv 2303.09540, to compare "
-        "with; `random`: as many images as the first would remove, drawn by chance, as a control.",
+        description="`connected_components`: CLIP-CID's; `bounded`: these, cut at their longest edges until every "
+        "member lies within max_distance_to_center of the image that is kept; `semdedup`: k-means cells, as in arXiv "
+        "2303.09540, to compare with; `random`: as many images as the first would remove, drawn by chance, as a "
+        "control.",
     )
     threshold: float | None = Field(
         None,
@@ -54,7 +56,8 @@ class BalanceConfig(Section):
     )
     max_distance_to_center: float | None = Field(
         None,
-        description="Members farther than this from their center are released, that is kept. Not with rule `random`.",
+        description="Members farther than this from the image that stands for them are released, that is kept. With "
+        "rule `bounded` groups are cut until none is; there, none means the threshold. Not with rule `random`.",
         gt=0,
         lt=2,
         json_schema_extra=renamed(was="max_distance_to_centre"),
@@ -66,7 +69,7 @@ class BalanceConfig(Section):
         "Not with rule `random`.",
     )
     keep_per_group: int = Field(
-        1, description="How many images of a group stay. More than 1 with rule `connected_components` alone.", ge=1
+        1, description="How many images of a group stay. More than 1 not with rules `semdedup` and `random`.", ge=1
     )
     captions: Literal["own", "group"] = Field(
         "own",
@@ -107,8 +110,10 @@ class BalanceConfig(Section):
             raise ValueError("max_distance_to_center has no meaning with rule random: it would change its removal rate")
         if self.rule == "random" and self.keep_by:
             raise ValueError("keep_by has no meaning with rule random: chance says which images stay")
-        if self.rule != "connected_components" and self.keep_per_group > 1:
-            raise ValueError(f"keep_per_group {self.keep_per_group} is for rule connected_components, not {self.rule}")
+        if self.rule in ("semdedup", "random") and self.keep_per_group > 1:
+            raise ValueError(
+                f"keep_per_group {self.keep_per_group} is for rules connected_components and bounded, not {self.rule}"
+            )
         return self
 
     @property
@@ -118,11 +123,18 @@ class BalanceConfig(Section):
             return _PAPER
         return self.target_removal
 
+    def farthest(self, threshold: float) -> float | None:
+        """The distance within which every removed image has the one that stands for it; none if nothing says so."""
+        if self.max_distance_to_center is None and self.rule == "bounded":
+            return threshold
+        return self.max_distance_to_center
+
     def content(self) -> dict[str, Any]:
         """Without fields that the chosen rule does not read, and without the names of files of lists and of evaluation
         sets: the stage adds a hash of what these hold, or of what was found in them."""
         unused = {
             "connected_components": {"cells", "cell_iterations", "seed"},
+            "bounded": {"cells", "cell_iterations", "seed"},
             "random": {"cells", "cell_iterations"},
             "semdedup": set(),
         }[self.rule]

@@ -15,8 +15,8 @@ from pipeline.core.expressions import check_ordering, evaluating
 
 def repeat_removals(connection: duckdb.DuckDBPyConnection, keep_per_group: int) -> None:
     """Let ``removals`` speak of groups of which ``keep_per_group`` stay: an edge that joins two groups removes as many
-    images as are now too many. Needs the relation ``forest``, whose edges removals were."""
-    text = "SELECT id_a, id_b, distance FROM forest ORDER BY distance, id_a, id_b"
+    images as are now too many. Needs ``removals`` whose rows are edges."""
+    text = "SELECT id_a, id_b, distance FROM removals ORDER BY distance, id_a, id_b"
     edges = connection.sql(text).to_arrow_table()
     ends = np.concatenate([edges["id_a"].to_numpy(), edges["id_b"].to_numpy()])
     ids, places = np.unique(ends, return_inverse=True)
@@ -40,16 +40,23 @@ def repeat_removals(connection: duckdb.DuckDBPyConnection, keep_per_group: int) 
     connection.register("removals", distances)
 
 
+def prioritize(connection: duckdb.DuckDBPyConnection, keep_by: Sequence[str], *, images: str) -> None:
+    """Make ``priorities`` (``image_id, place``) of the ids in the relation ``images``, places being those in the order
+    ``keep_by``."""
+    terms = check_ordering(keep_by, columns_of_facts(connection), what="balance.keep_by")
+    text = query.sql("pipeline.balance", "priorities").format(terms=", ".join(terms), images=images)
+    with evaluating("balance.keep_by"):
+        connection.execute(text)
+
+
 def elect(problem: Problem, keep_by: Sequence[str]) -> None:
     """Let the first image of each group in the order ``keep_by`` (terms of ``ORDER BY``) stand for it.
 
-    Makes ``priorities`` (``image_id, place``), and ``centers`` anew, with distances to the images that stand now.
-    Raises :class:`pipeline.core.errors.ConfigError` for terms that are none.
+    Makes ``priorities``, and ``centers`` anew, with distances to the images that stand now. Raises
+    :class:`pipeline.core.errors.ConfigError` for terms that are none.
     """
     connection = problem.connection
-    terms = check_ordering(keep_by, columns_of_facts(connection), what="balance.keep_by")
-    with evaluating("balance.keep_by"):
-        connection.execute(query.sql("pipeline.balance", "priorities").format(terms=", ".join(terms)))
+    prioritize(connection, keep_by, images="centers")
     connection.execute(query.sql("pipeline.balance", "elected"))
     path = problem.scratch / "elected.parquet"
     query.write(connection, query.sql("pipeline.balance", "assigned_distances"), {}, path, CENTERS)

@@ -37,7 +37,7 @@ def semantic_balance(
     threshold: float | None = None,
     target_removal: float | None = None,
     max_distance_to_center: float | None = None,
-    rule: Literal["connected_components", "semdedup", "random"] = "connected_components",
+    rule: Literal["connected_components", "bounded", "semdedup", "random"] = "connected_components",
     keep_by: Sequence[str] = (),
     keep_per_group: int = 1,
     captions: Literal["own", "group"] = "own",
@@ -54,9 +54,11 @@ def semantic_balance(
     folder ``output``; with ``tables`` also ``balanced_pairs``.
 
     By the default rule a group is a connected component of the forest at the threshold; its center is the member
-    nearest to the mean of its members, ties going to the smallest ``image_id``; the center is kept. Give either
-    ``threshold`` or ``target_removal``. DuckDB works within ``query_config.memory_limit`` and spills to a folder under
-    ``output``; beside it, a few numbers are held per image that has a neighbor.
+    nearest to the mean of its members, ties going to the smallest ``image_id``; the center is kept. By rule ``bounded``
+    components are cut until no removed image is farther than ``max_distance_to_center``, or else the threshold, from
+    the one that is kept. Give either ``threshold`` or ``target_removal``. DuckDB works within
+    ``query_config.memory_limit`` and spills to a folder under ``output``; beside it, a few numbers are held per image
+    that has a neighbor.
 
     Args:
         embeddings: Parquet files, or a folder of them, with ``image_id`` and ``image_embedding`` (unit vectors);
@@ -66,7 +68,8 @@ def semantic_balance(
         id_column: column of the id, a 64-bit integer; the tables that are written call it so too.
         threshold: Euclidean distance in [0, 2) up to which images are near-duplicates.
         target_removal: share of the images to remove, in [0, 1), for which the threshold is solved.
-        max_distance_to_center: members farther than this from their center are released; none means no bound.
+        max_distance_to_center: members farther than this from the image that stands for them are released; none means
+            no bound. Rule ``bounded`` cuts groups by it instead, and takes the threshold for none.
         keep_by: terms of ``ORDER BY`` by which the first of a group stays; none means the center.
         keep_per_group: how many of a group stay.
         captions: whether captions of removed images are given to the one that stands for them; needs ``tables``.
@@ -120,7 +123,9 @@ def semantic_balance(
         curve = sweep(connection, samples=samples, max_distance=problem.reach).to_arrow_table().to_pylist()
         if threshold is None:
             assert target_removal is not None
-            threshold = threshold_for_removal(connection, target_removal, samples=samples, reach=problem.reach)
+            threshold = threshold_for_removal(
+                connection, target_removal, samples=samples, reach=problem.reach, also=_also_possible(config)
+            )
         label_components(connection, threshold)
         _write_centers(problem, chosen_rule.groups(problem, threshold))
         if keep_by:
@@ -143,6 +148,13 @@ def threshold_sweep(
     with query.connect(query_config, scratch=forest.parent.parent / ".tmp") as connection:
         query.view(connection, "removals", [forest])
         return sweep(connection, samples=samples, max_distance=max_distance, steps=steps).to_arrow_table()
+
+
+def _also_possible(config: BalanceConfig) -> str:
+    """What removes more beside a larger forest."""
+    limit = config.max_distance_to_center
+    bounded = config.rule == "bounded" and limit is not None
+    return f", or allow a larger max_distance_to_center than {limit:g}" if bounded else ""
 
 
 def _checked(**values: Any) -> BalanceConfig:
@@ -197,7 +209,8 @@ def _write_centers(problem: Problem, batches: Any) -> None:
 def _write_tables(problem: Problem, output: Path, tables: PairTables | None) -> Path:
     """Returns the file of ``balance_groups`` in which the id is called ``image_id``."""
     config, connection = problem.config, problem.connection
-    limit = config.max_distance_to_center
+    # Rule `bounded` has cut groups by it already.
+    limit = None if config.rule == "bounded" else config.max_distance_to_center
     file = problem.scratch / "balance_groups.parquet"
     limits = {"max_distance_to_center": math.inf if limit is None else limit}
     kept = kept_members(config.keep_per_group, ordered=bool(config.keep_by))

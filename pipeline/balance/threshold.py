@@ -50,9 +50,10 @@ def check_choice(threshold: float | None, target_removal: float | None, *, reach
 
 
 def threshold_for_removal(
-    connection: duckdb.DuckDBPyConnection, target_removal: float, *, samples: int, reach: float
+    connection: duckdb.DuckDBPyConnection, target_removal: float, *, samples: int, reach: float, also: str = ""
 ) -> float:
-    """The smallest distance that removes ``target_removal`` of ``samples`` images, or :class:`ConfigError`."""
+    """The smallest distance that removes ``target_removal`` of ``samples`` images, or :class:`ConfigError`, which names
+    ``also`` what else than a larger forest would help."""
     parameters = {"removed": math.ceil(target_removal * samples)}
     found = query.one(connection, query.sql("pipeline.balance", "threshold_for_removal"), parameters)
     if found is None:
@@ -61,7 +62,7 @@ def threshold_for_removal(
         raise ConfigError(
             f"target_removal {target_removal} of {samples} images is out of reach: at the forest's max_distance "
             f"{reach} {counted['most']} are removed ({counted['most'] / samples:.3f}); make a forest with a larger "
-            "max_distance"
+            f"max_distance{also}"
         )
     return float(found["threshold"])
 

@@ -13,7 +13,7 @@ from assets.page.pictures import balance_pictures, cluster_pictures
 from assets.resources import SettingsResource
 from assets.settings import Settings
 from pipeline.storage.result import read_result
-from tests.conftest import SmallRun, small_settings
+from tests.conftest import SmallRun, run_balance, small_settings
 
 
 def evaluate(check: Any, root: Path, **changes: dict[str, Any]) -> dg.AssetCheckResult:
@@ -60,6 +60,22 @@ def test_a_group_that_is_too_large(copied: SmallRun) -> None:
     balance_pictures(read_result(copied.root, "balance"), copied.settings)
     pictures = re.findall(r"\S+\.png", text)
     assert len(pictures) == 2 and all(Path(picture).is_file() for picture in pictures)
+
+
+def test_a_removed_image_that_is_far_from_the_kept_one(copied: SmallRun) -> None:
+    """Connected components promise nothing; rule `bounded` keeps what it promises; a bound set later is not kept."""
+    check = checks.removed_near_kept
+    assert evaluate(check, copied.root).metadata["at_most"].value == "no bound"
+    bounded = {"rule": "bounded", "target_removal": 0.3}
+    run_balance(small_settings(copied.root, balance=bounded))
+    result = evaluate(check, copied.root, balance=bounded)
+    found = {name: value.value for name, value in result.metadata.items()}
+    threshold = read_result(copied.root, "balance").stats["threshold"]
+    assert result.passed and found["at_most"] == threshold >= found["max_distance"] > 0
+    assert found["removed"] == read_result(copied.root, "balance").stats["removed"]
+    half = found["max_distance"] / 2
+    text = failed(evaluate(check, copied.root, balance={**bounded, "max_distance_to_center": half}))
+    assert f"removed images are farther than {half:.4g} from the image that is kept for them" in text
 
 
 def test_empty_clusters(copied: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:

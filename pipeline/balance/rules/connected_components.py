@@ -17,9 +17,19 @@ class ConnectedComponents:
 
     def removals(self, problem: Problem) -> None:
         # An edge within the threshold joins two groups: one image less is kept.
-        problem.connection.execute("CREATE OR REPLACE TEMP VIEW removals AS SELECT distance FROM forest")
+        problem.connection.execute("CREATE OR REPLACE TEMP VIEW removals AS FROM forest")
 
     def groups(self, problem: Problem, threshold: float) -> Iterator[pa.RecordBatch]:
-        rows = max(_VECTOR_ROWS, ELEMENTS // problem.embeddings.width // _VECTOR_ROWS * _VECTOR_ROWS)
-        text = query.sql("pipeline.balance", "members_by_group")
-        yield from group_centers(query.stream(problem.connection, text, {}, rows=rows), problem.scratch)
+        yield from centers_of(problem, "components")
+
+
+def centers_of(problem: Problem, components: str) -> Iterator[pa.RecordBatch]:
+    """``CENTERS`` of the groups in a relation ``image_id, component``."""
+    text = query.sql("pipeline.balance", "members_by_group").format(components=components)
+    batches = query.stream(problem.connection, text, {}, rows=rows_at_a_time(problem.embeddings.width))
+    yield from group_centers(batches, problem.scratch)
+
+
+def rows_at_a_time(width: int) -> int:
+    """Rows of a batch of embeddings as wide as that."""
+    return max(_VECTOR_ROWS, ELEMENTS // width // _VECTOR_ROWS * _VECTOR_ROWS)

@@ -3,6 +3,6 @@ CREATE OR REPLACE TEMP TABLE priorities AS
 SELECT image_id, min(place) AS place
 FROM (
     SELECT image_id, row_number() OVER (ORDER BY {terms}, image_id, sample_id) AS place
-    FROM (SELECT facts.* FROM facts SEMI JOIN centers USING (image_id) ANTI JOIN filtered USING (sample_id)) AS facts
+    FROM (SELECT facts.* FROM facts SEMI JOIN {images} USING (image_id) ANTI JOIN filtered USING (sample_id)) AS facts
 )
 GROUP BY image_id

@@ -99,7 +99,9 @@ def test_an_order_that_is_none_is_refused(world: World) -> None:
     for terms, message in [(["no_such_column"], "no_such_column"), (["score DESC; DROP TABLE x"], "keep_by")]:
         with pytest.raises(ConfigError, match=message):
             world.balance(threshold=0.3, keep_by=terms)
-    with pytest.raises(ConfigError, match="keep_per_group 2 is for rule connected_components, not semdedup"):
+    with pytest.raises(
+        ConfigError, match="keep_per_group 2 is for rules connected_components and bounded, not semdedup"
+    ):
         world.balance(threshold=0.3, keep_per_group=2, rule="semdedup")
     with pytest.raises(ConfigError, match="keep_by has no meaning with rule random"):
         world.balance(threshold=0.3, keep_by=["score"], rule="random")
