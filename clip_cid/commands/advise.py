@@ -85,8 +85,8 @@ def _table(advice: "Advice") -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     text = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
     notes = [
-        f"{advice.images:,} images. Largest merge: images that a single pair, nearer than this threshold but not than the "
-        "one before, joined to a group as large or larger.",
+        f"{advice.images:,} images. Largest merge: images that a single pair joined to a group as large or larger, of "
+        "the pairs between the threshold of the line before and this one.",
         "Beyond: of the removed images, those farther than the threshold from the one that stands for them.",
     ]
     if any(row.sampled for row in advice.rows):

@@ -3,8 +3,8 @@
 Groups count as chained at a threshold t where one of two things is so:
 
 1. More than ``tolerance`` of the removed images lie farther than t from the image that stands for them. Two images are
-   near-duplicates if they are within t, so each of these has gone by a chain, not by being near to what is kept. Where
-   fewer than 20 images are removed the share says nothing and is not looked at.
+   near-duplicates if they are within t, so each of these has gone by a chain, not by being near to what is kept. Three
+   such images or fewer say nothing.
 2. A pair within t has joined two groups that each hold more than a hundredth of all images, and 20 at least. Copies of
    one image join a group one by one; groups of that size that meet are of different things, or nearly so.
 
@@ -22,8 +22,8 @@ from pipeline.balance.advice.rows import ThresholdRow
 TOLERANCE = 0.1
 """Share of the removed images that may be farther than the threshold from what stands for them."""
 
-_FEW = 20
-_LARGE = 0.01
+_FEW_BEYOND = 3
+_LARGE_SHARE, _LARGE_IMAGES = 0.01, 20
 _BY_DISTANCE, _BY_SHARE = 8, 8
 
 
@@ -50,13 +50,14 @@ def rounded(threshold: float) -> float:
 
 def chaining(row: ThresholdRow, merge: int, images: int, tolerance: float) -> str | None:
     """What shows that groups have chained at a threshold, or none; ``merge``: the largest up to it, from zero on."""
-    if row.removed >= _FEW and row.beyond_share is not None and row.beyond_share > tolerance:
+    beyond = row.beyond_share or 0.0
+    if beyond > tolerance and round(beyond * row.removed) > _FEW_BEYOND:
         about = "about " if row.sampled else ""
         return (
-            f"{about}{row.beyond_share:.1%} of the removed images lie farther than that from the image that stands for "
+            f"{about}{beyond:.1%} of the removed images lie farther than that from the image that stands for "
             f"them, which is more than {100 * tolerance:g}%"
         )
-    if merge >= _FEW and merge > _LARGE * images:
+    if merge >= _LARGE_IMAGES and merge > _LARGE_SHARE * images:
         return f"a single pair has joined {merge:,} images ({merge / images:.1%} of all) to a group as large or larger"
     return None
 
@@ -90,7 +91,7 @@ def propose(rows: Sequence[ThresholdRow], images: int, tolerance: float) -> tupl
         same = "" if row is last else f", of those up to {last.threshold:g}, which remove the same, the smallest"
         return row.threshold, (
             f"{row.threshold:g} is the largest threshold here before groups chain{same}: at "
-            f"{rows[found[0]].threshold:g} {found[1]}"
+            f"{rows[found[0]].threshold:g}, {found[1]}"
         )
     same = "" if row is last else f"; {last.threshold:g} removes no image more"
     return row.threshold, (
