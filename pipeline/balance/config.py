@@ -44,7 +44,8 @@ class BalanceConfig(Section):
     )
     target_removal: float | None = Field(
         None,
-        description="Share of images to remove; if given, the threshold is solved from it. The paper removed 0.437.",
+        description="Share of images to remove; if given, the threshold is solved from it. The paper removed 0.437 of "
+        "LAION-400M: a property of that data and its teacher, no goal for other data (`clip-cid advise` proposes).",
         gt=0,
         lt=1,
     )
