@@ -64,6 +64,7 @@ _DEPS = [near_duplicates, teacher_embeddings, scores, evaluation_leaks]
 )
 def balance(context: dg.AssetExecutionContext, settings: SettingsResource) -> Iterator[dg.MaterializeResult]:
     """Groups of near-duplicates at the threshold, and the image that stands for each."""
+    from assets.page.advice import threshold_advice
     from assets.page.pictures import balance_pictures
     from assets.page.summary import balance_summary
     from pipeline.balance.stage import balance_pairs
@@ -71,6 +72,7 @@ def balance(context: dg.AssetExecutionContext, settings: SettingsResource) -> It
     config = settings.resolve()
     result = balance_pairs(config.path, config.balance, config.query)
     pictures = balance_pictures(result, config)
+    pictures["balanced_pairs"] |= threshold_advice(config)
     context.log.info(balance_summary(result, config))
     for table in _TABLES:
         yield materialization(result, config.path, table, asset_key=table, extra=pictures.get(table))

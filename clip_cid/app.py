@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clip_cid.commands import config, data, doctor, export, purge, push, run, verify
+from clip_cid.commands import advise, config, data, doctor, export, purge, push, run, verify
 from clip_cid.console import PROGRAM, ends_quietly
 
 
@@ -19,6 +19,7 @@ def new_app(help_text: str | None = None) -> typer.Typer:
 app = new_app("From image URLs and captions to a balanced, queryable data set and a small CLIP student.")
 app.command()(data.forest)
 app.command()(data.leaks)
+app.command()(advise.advise)
 app.command()(data.balance)
 app.command()(data.clusters)
 app.command("import")(data.import_)

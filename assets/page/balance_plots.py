@@ -117,6 +117,38 @@ def pair_sheet(pairs: Sequence[tuple[bytes, bytes, str]], *, found: int, full: P
     return render(figure, full)
 
 
+def border_sheet(
+    under: Sequence[tuple[bytes, bytes, str]],
+    over: Sequence[tuple[bytes, bytes, str]],
+    *,
+    threshold: float,
+    full: Path | None = None,
+) -> bytes:
+    """Pairs just under a threshold, framed, in the upper rows, and pairs just over it below; a line of text for each.
+
+    Raises :class:`PIL.UnidentifiedImageError` for bytes that are no image.
+    """
+    rows = [
+        part[start : start + _PAIR_COLUMNS] for part in (under, over) for start in range(0, len(part), _PAIR_COLUMNS)
+    ]
+    figure, axes = new_figure(0.4 + 2.4 * _PAIR_COLUMNS, 0.7 + 1.6 * max(len(rows), 1))
+    if not rows:
+        empty(axes, "no pair is known here")
+        return render(figure, full)
+    framed = -(-len(under) // _PAIR_COLUMNS)
+    for row, pairs in enumerate(rows):
+        for column, (left, right, text) in enumerate(pairs):
+            for place, image in ((2.2 * column, left), (2.2 * column + 1, right)):
+                # Three lines of text need more room between rows than the one of other sheets.
+                _thumbnail(axes, image, "", place=(place, 1.2 * row), framed=row < framed)
+            axes.text(2.2 * column + 1.07, 1.44 * row + 0.97, text, ha="center", va="top", fontsize=6, parse_math=False)
+    axes.set(xlim=(-0.05, 2.2 * _PAIR_COLUMNS), ylim=(len(rows) * 1.44, -0.2))
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    title(axes, f"Pairs just under {threshold:.4g} (framed), which it joins, and just over, which it leaves apart")
+    return render(figure, full)
+
+
 def _thumbnail(axes: "Axes", data: bytes, text: str, *, place: tuple[float, float], framed: bool) -> None:
     """Draw an image, fitted into a square of side 1 at (column, row), with its text below."""
     from PIL import Image

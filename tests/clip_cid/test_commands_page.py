@@ -54,7 +54,17 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
                 Path(target).write_text(said)
             replayed.append(arguments[0])
         assert json.loads(Path("clip-cid.json").read_text())["title"] == "clip-cid run config"
-    assert replayed == ["doctor", "forest", "balance", "leaks", "clusters", *["config"] * 3, "verify", "verify"]
+    assert replayed == [
+        "doctor",
+        "forest",
+        "balance",
+        "leaks",
+        "clusters",
+        *["config"] * 3,
+        *["advise"] * 3,
+        "verify",
+        "verify",
+    ]
     for name in ("forest.parquet", "balanced/balance_groups.parquet", "leaks.parquet", "clusters/centroids.parquet"):
         assert (tmp_path / name).exists()
 
@@ -64,6 +74,7 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
     [
         "forest",
         "leaks",
+        "advise",
         "balance",
         "clusters",
         "import",
