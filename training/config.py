@@ -7,6 +7,8 @@ from pydantic import Field
 from pipeline.core.settings import DEMO, Section, renamed, runtime
 
 SCRATCH = "scratch"
+UNIFORM, GROUP_SIZE, CLUSTER_ERROR = "uniform", "group_size", "cluster_error"
+"""The values of ``student.weights``."""
 
 
 RANKS_WITHOUT_GPU = 2
@@ -176,6 +178,17 @@ class StudentConfig(Section):
         None, "Address of the first machine of `hostfile` for the others; none asks it, by `hostname -I`."
     )
     seed: int = Field(0, description="Seed of initial weights and of the order of samples.")
+    weights: Literal["uniform", "group_size", "cluster_error"] = Field(
+        "uniform",
+        description="How often a sample is seen. `uniform`: once an epoch; `group_size`: in proportion to the images "
+        "that it stands for; `cluster_error`: to its cluster's weight in `weights_file` (unconfirmed). Baseline and "
+        "ablation are uniform.",
+    )
+    weights_file: str | None = Field(
+        None,
+        description="Parquet with `cluster_id` and `weight`, or `gap` as in the table cluster_accuracy of an earlier "
+        "run, for `cluster_error`. Its content decides what is trained anew, not its name.",
+    )
     checkpoint_every: int = runtime(100, "Steps between checkpoints.", ge=1)
     keep_checkpoints: int = runtime(2, "Checkpoints kept; older ones are removed.", ge=1)
     log_every: int = Field(10, description="Steps between two rows of training_metrics.", ge=1)
@@ -194,7 +207,14 @@ class StudentConfig(Section):
     def content(self) -> dict[str, Any]:
         """As of every section. Where the number of ranks is left open, it is the one of a machine without a GPU: one
         result has one fingerprint, whatever machine made it."""
-        return {**super().content(), "ranks": self.ranks or RANKS_WITHOUT_GPU}
+        content = {**super().content(), "ranks": self.ranks or RANKS_WITHOUT_GPU}
+        # The stage adds a hash of what weights are made of. Earlier versions had none.
+        left_out = {"weights_file", *(["weights"] if self.weights == UNIFORM else [])}
+        return {name: value for name, value in content.items() if name not in left_out}
+
+    def unweighted(self) -> "StudentConfig":
+        """The same student, for samples that have no weights."""
+        return self.model_copy(update={"weights": UNIFORM, "weights_file": None})
 
     @property
     def stage(self) -> int:

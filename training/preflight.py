@@ -10,9 +10,10 @@ from pathlib import Path
 from pipeline.clip.checkpoint import check_weights, looks_like_a_path
 from pipeline.clip.model import WEIGHTS_FILE
 from pipeline.clip.model_config import check_text_tower, has_batch_norm, is_hugging_face
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, ShardError
 from training.ablation.grid import cells_of
-from training.config import SCRATCH, TEACHER, AblationConfig, StudentConfig
+from training.config import CLUSTER_ERROR, SCRATCH, TEACHER, AblationConfig, StudentConfig
+from training.data.weights import read_cluster_weights
 from training.job.contradictions import contradictions
 from training.job.training_job import TrainingJob
 from training.launch.hosts import read_hostfile
@@ -41,6 +42,11 @@ def check_student(
     except ConfigError as error:
         lines.append(str(error))
     lines += contradictions(config, ranks=ranks, batch_norm=has_batch_norm(model))
+    if config.weights == CLUSTER_ERROR and config.weights_file:
+        try:
+            read_cluster_weights(Path(config.weights_file))
+        except (ConfigError, ShardError) as error:
+            lines.append(str(error))
     if here and not config.hostfile and config.precision == "fp16" and not count_gpus(_visible()):
         lines.append("student.precision fp16 needs a GPU, of which there is none here: bf16 or fp32")
     if baseline and not config.losses.contrastive.weight:

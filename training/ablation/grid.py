@@ -38,6 +38,7 @@ def cells_of(config: AblationConfig, student: StudentConfig) -> list[Cell]:
 
     Raises :class:`ConfigError` where the student's own settings leave nothing of a term that the grid turns on.
     """
+    student = student.unweighted()
     changes: dict[str, Any] = {"steps": config.steps or student.steps, "log_every": config.steps or student.steps}
     return [
         Cell(

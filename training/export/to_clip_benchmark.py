@@ -72,7 +72,7 @@ def export_evaluation(root: Path, folder: Path, *, language: str = "en") -> Expo
             "metrics": metrics | (_PROBE if task == "linear_probe" else {}),
             "language": language,
         }
-        parts = (dataset, line["pretrained"], line["model"], language, line["task"])
+        parts = [dataset, names[model]["pretrained"], names[model]["model"], language, _TASKS[task]]
         (folder / f"{'_'.join(parts).replace('/', '_')}.json").write_text(json.dumps(line))
     return ExportedEvaluation(files=len(measured), models=list(names), outdated=outdated)
 

@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import open_clip
 import pyarrow.parquet as pq
@@ -29,6 +31,7 @@ from training.evaluation import measure_clusters
 from training.evaluation.cluster_accuracy import by_cluster, cluster_accuracy, first_shards, read_pool
 
 SAMPLES = 60
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def _student(root: Path) -> None:
@@ -106,7 +109,10 @@ def test_accuracies_are_those_of_plain_open_clip_and_of_the_cache(copied: SmallR
     shown = cluster_accuracy_pictures(result, copied.settings)
     assert len(shown["clusters in which the student falls behind"].records) == min(10, table.num_rows)
     assert (root / "pictures" / "cluster_accuracy.png").stat().st_size > 10_000
-    assert "VIEW cluster_accuracy" in write_catalog(root).read_text()
+    connection = duckdb.connect()
+    connection.execute(write_catalog(root).read_text())
+    (asked,) = re.findall(r"```sql\n([^`]*FROM cluster_accuracy[^`]*)```", (PROJECT / "docs" / "tables.md").read_text())
+    assert connection.sql(asked.replace(">= 10", ">= 1")).fetchall()
 
 
 def test_the_table_counts_by_cluster() -> None:
