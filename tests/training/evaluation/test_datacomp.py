@@ -4,10 +4,15 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from assets.page.pictures import _skipped_sets
+from pipeline.core import schema
 from pipeline.core.errors import ConfigError
-from training.evaluation import evaluation_sets, run
+from pipeline.storage.stage import Stage
+from training.config import EvaluationConfig
+from training.evaluation import evaluate_models, evaluation_sets, run
 from training.evaluation.datacomp import BY_FOLDER, SETS
 from training.evaluation.run import evaluate
 
@@ -69,6 +74,30 @@ def test_all_sets_of_the_folder_are_measured_without_train_splits(
     assert {row["metric"] for row in rows} == {"top1", "top5", "mean_per_class_recall"}
     assert {(row["value"], row["samples"]) for row in rows} == {(1.0, 9)}
     assert "skipped: wds_wilds-fmow_test: its main metric is acc_worst_region" in caplog.text
+
+
+def test_the_stage_counts_and_shows_what_it_passed_over(monkeypatch, downloaded, tmp_path) -> None:
+    root = tmp_path / "root"
+    for name in ("teacher", "student"):
+        Stage(root, name, version=1, config={}, inputs={name: 0}).each(
+            lambda output: output.path(f"{output.shard}/weights").write_text("w")
+        )
+    given: list[list[Path]] = []
+
+    def measure(_: object, datasets: list[Path], *__: object, **___: object) -> pa.Table:
+        given.append(datasets)
+        return schema.EVALUATION.empty_table()
+
+    monkeypatch.setattr(run, "evaluate", measure)
+    config = EvaluationConfig(tasks=["zero_shot"])
+    result = evaluate_models(root, config, datasets=[downloaded], baseline=False)
+    assert [len(sets) for sets in given] == [3]
+    assert (result.stats["data_sets"], result.stats["skipped_data_sets"]) == (3, 4)
+    shown = _skipped_sets(result)["not measured"].records
+    assert {row.data["dataset"]: row.data["reason"] for row in shown} == evaluation_sets([downloaded])[1]
+    # As if each had been named.
+    named = evaluate_models(root, config, datasets=given[0], baseline=False)
+    assert named.computed == 0 and named.fingerprint == result.fingerprint
 
 
 def test_the_table_of_the_docs_is_that_of_the_code() -> None:
