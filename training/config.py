@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from pipeline.core.settings import DEMO, PresetSection, Section, renamed, runtime
 
 SCRATCH = "scratch"
+UNIFORM, GROUP_SIZE, CLUSTER_ERROR = "uniform", "group_size", "cluster_error"
+"""The values of ``student.weights``."""
 
 
 RANKS_WITHOUT_GPU = 2
@@ -239,6 +241,17 @@ class StudentConfig(Section):
         None, "Address of the first machine of `hostfile` for the others; none asks it, by `hostname -I`."
     )
     seed: int = Field(0, description="Seed of initial weights and of the order of samples.")
+    weights: Literal["uniform", "group_size", "cluster_error"] = Field(
+        "uniform",
+        description="How often a sample is seen. `uniform`: once an epoch; `group_size`: in proportion to the images "
+        "that it stands for; `cluster_error`: to its cluster's weight in `weights_file` (unconfirmed). Baseline and "
+        "ablation are uniform.",
+    )
+    weights_file: str | None = Field(
+        None,
+        description="Parquet with `cluster_id` and `weight`, or `gap` as in the table cluster_accuracy of an earlier "
+        "run, for `cluster_error`. Its content decides what is trained anew, not its name.",
+    )
     checkpoint_every: int = runtime(100, "Steps between checkpoints.", ge=1)
     keep_checkpoints: int = runtime(2, "Checkpoints kept; older ones are removed.", ge=1)
     log_every: int = Field(10, description="Steps between two rows of training_metrics.", ge=1)
@@ -257,7 +270,14 @@ class StudentConfig(Section):
     def content(self) -> dict[str, Any]:
         """As of every section. Where the number of ranks is left open, it is the one of a machine without a GPU: one
         result has one fingerprint, whatever machine made it."""
-        return {**super().content(), "ranks": self.ranks or RANKS_WITHOUT_GPU}
+        content = {**super().content(), "ranks": self.ranks or RANKS_WITHOUT_GPU}
+        # The stage adds a hash of what weights are made of. Earlier versions had none.
+        left_out = {"weights_file", *(["weights"] if self.weights == UNIFORM else [])}
+        return {name: value for name, value in content.items() if name not in left_out}
+
+    def unweighted(self) -> "StudentConfig":
+        """The same student, for samples that have no weights."""
+        return self.model_copy(update={"weights": UNIFORM, "weights_file": None})
 
     @property
     def stage(self) -> int:
@@ -338,10 +358,16 @@ class EvaluationConfig(Section):
         [DEMO],
         description="`demo`, or folders in the WebDataset layout of CLIP_benchmark: `classnames.txt`, "
         "`zeroshot_classification_templates.txt`, `train/*.tar`, `test/*.tar` (members `jpg`, `cls`, and `txt` for "
-        "retrieval).",
+        "retrieval); or folders of such folders, as DataComp downloads them.",
     )
     tasks: list[Literal["zero_shot", "linear_probe", "retrieval"]] = Field(
         ["zero_shot", "linear_probe", "retrieval"], description="Tasks to run where the data set has what they need."
+    )
+    cluster_samples: int = Field(
+        5000,
+        description="Training images on which student and teacher are compared cluster by cluster (table "
+        "cluster_accuracy), each by its caption among those of all; 0 leaves it out (unconfirmed).",
+        ge=0,
     )
     batch_size: int = runtime(256, "Samples per forward pass.", ge=1)
     device: str = runtime("auto", "torch device; `auto` takes CUDA where there is one.")

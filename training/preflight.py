@@ -10,11 +10,12 @@ from pathlib import Path
 from pipeline.clip.checkpoint import check_weights, looks_like_a_path
 from pipeline.clip.model import WEIGHTS_FILE
 from pipeline.clip.model_config import check_text_tower, has_batch_norm, is_hugging_face
-from pipeline.core.errors import ConfigError, MissingInputError
+from pipeline.core.errors import ConfigError, MissingInputError, ShardError
 from pipeline.storage.result import read_result
 from pipeline.teacher.stage import logit_scale
 from training.ablation.grid import cells_of
-from training.config import SCRATCH, TEACHER, AblationConfig, StudentConfig
+from training.config import CLUSTER_ERROR, SCRATCH, TEACHER, AblationConfig, StudentConfig
+from training.data.weights import read_cluster_weights
 from training.job.contradictions import contradictions
 from training.job.training_job import NO_TEACHER_TEMPERATURE, TrainingJob
 from training.launch.hosts import read_hostfile
@@ -53,6 +54,11 @@ def check_student(
     lines += contradictions(config, ranks=ranks, batch_norm=has_batch_norm(model), clusters=clusters)
     if root and _lacks_teacher_temperature(config, root):
         lines.append(NO_TEACHER_TEMPERATURE)
+    if config.weights == CLUSTER_ERROR and config.weights_file:
+        try:
+            read_cluster_weights(Path(config.weights_file))
+        except (ConfigError, ShardError) as error:
+            lines.append(str(error))
     if here and not config.hostfile and config.precision == "fp16" and not count_gpus(_visible()):
         lines.append("student.precision fp16 needs a GPU, of which there is none here: bf16 or fp32")
     if baseline and not config.losses.contrastive.weight:

@@ -96,6 +96,7 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
     """Everything that needs no other rank, checked as far as can be without training."""
     from training.data.dataset import TrainingSet, preflight
     from training.data.order import SampleOrder
+    from training.data.weights import ShardWeights
     from training.losses.centroid_table import CentroidTable
     from training.model.student import build_student
 
@@ -130,7 +131,8 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         seed=config.seed,
     )
     preflight(samples)
-    order = SampleOrder(samples.shard_rows, batch_size=config.batch_size, seed=config.seed)
+    weights = ShardWeights(job.weights, samples) if job.weights else None
+    order = SampleOrder(samples.shard_rows, batch_size=config.batch_size, seed=config.seed, weights=weights)
     return _Inputs(student=student, samples=samples, order=order, centroids=centroids)
 
 

@@ -15,6 +15,7 @@ from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
 from pipeline.teacher.stage import logit_scale, read_info, teacher_folder
 from training.config import TEACHER, ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
+from training.data.weighing import weighing_of
 from training.job.training_job import TrainingJob
 from training.launch.launcher import run_training
 from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
@@ -36,6 +37,8 @@ def train_student(
     clusters = read_result(root, "clusters")
     storage_of(root).fetch(["training_shards/manifest.json"])
     manifest, teacher = read_manifest(root / "training_shards"), read_info(root)
+    output = (root / "runs" / "student").resolve()
+    weighing = weighing_of(root, config, manifest)
     job = TrainingJob(
         name="student",
         student=with_teacher_temperature(root, config),
@@ -50,12 +53,16 @@ def train_student(
         },
         views=manifest.views,
         inputs=shards.digest,
-        output=(root / "runs" / "student").resolve(),
+        weights=output / "weights" if weighing else None,
+        weights_digest=weighing.digest if weighing else "",
+        output=output,
     )
     job.check_shards()
 
     def prepare() -> None:
-        shards.folder("training_shards/index")
+        index = shards.folder("training_shards/index")
+        if weighing and job.weights:
+            weighing.write(sorted(index.glob("*.parquet")), job.weights, scratch=root / ".tmp" / "weights")
 
     live: dict[str, Any] = {"session": session, "on_metrics": on_metrics}
     return _train(root, job, config, samples=shards, metrics_table="training_metrics", prepare=prepare, **live)
@@ -71,7 +78,7 @@ def train_baseline(
     alone = LossesConfig(
         contrastive=config.losses.contrastive, cluster=ClusterConfig(weight=0), instance=InstanceConfig(weight=0)
     )
-    config = config.model_copy(update={"losses": alone})
+    config = config.unweighted().model_copy(update={"losses": alone})
     unused = unused_pairs(balance)
     job = TrainingJob(
         name="baseline",
@@ -109,7 +116,7 @@ def _train(
         job.name,
         version=1,
         config=config.content(),
-        inputs={job.name: [job.inputs, model_content(config), *inherited(job)]},
+        inputs={job.name: [job.inputs, model_content(config), *inherited(job), *job.weighted_by()]},
     )
 
     def train(pending: list[str]) -> None:

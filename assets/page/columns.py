@@ -42,7 +42,7 @@ _COLUMNS = {
     "task": "zero_shot, linear_probe or retrieval",
     "dataset": "Folder name of the evaluation set; with (clean) its test samples without those in evaluation_leaks",
     "split": "test: what models are asked is there",
-    "metric": "Accuracy or recall, at a rank",
+    "metric": "Accuracy or recall, at a rank or as the mean over classes",
     "value": "Share in 0 to 1",
     "samples": "Queries behind the value",
     "axis": "What is equal in all cells: steps or epochs",
@@ -52,6 +52,10 @@ _COLUMNS = {
     "steps": "Steps of the whole run",
     "epochs": "Passes over its pairs up to the step that was measured",
     "elapsed_s": "Seconds of training up to that step, without start-up and measuring",
+    "images": "How many of the sampled training images are in the cluster",
+    "student_accuracy": "Share of them whose own caption is the nearest of the whole sample, by the student",
+    "teacher_accuracy": "The same by the teacher's cached embeddings",
+    "gap": "The teacher's less the student's",
 }
 
 _OF_ONE_TABLE = {

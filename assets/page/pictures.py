@@ -18,6 +18,7 @@ from assets.page.balance_plots import (
     pair_sheet,
     threshold_curve,
 )
+from assets.page.cluster_accuracy_plot import cluster_accuracy_dots
 from assets.page.remembered import remembered
 from assets.page.run_plots import download_status, evaluation_bars, loss_curves
 from assets.page.style import markdown_image
@@ -31,6 +32,7 @@ from pipeline.storage.roots import storage_of
 from pipeline.storage.samples import stored_sample
 
 _SHEET_GROUPS, _SHEET_COLUMNS, _SHEET_PAIRS = 4, 9, 24
+_GAPS = 10
 
 
 def download_outcomes(result: StageResult, config: Settings) -> dict[str, Any]:
@@ -172,7 +174,30 @@ def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]
     return {
         "figures": dg.MetadataValue.table(records=records),
         "bars": _drawn(config, "evaluation", result.digest, draw),
+        **_skipped_sets(result),
         **numbers,
+    }
+
+
+def _skipped_sets(result: StageResult) -> dict[str, Any]:
+    """Those of a folder of evaluation sets that were not measured, with the reason."""
+    rows = [{"dataset": name, "reason": reason} for name, reason in result.stats.get("skipped", {}).items()]
+    return {"not measured": dg.MetadataValue.table(records=[dg.TableRecord(row) for row in rows])} if rows else {}
+
+
+def cluster_accuracy_pictures(result: StageResult, config: Settings) -> dict[str, Any]:
+    """Student against teacher, cluster by cluster, and the clusters in which most is to be learned."""
+    (path,) = result.parquet("cluster_accuracy")
+
+    def draw(full: Path) -> bytes:
+        return cluster_accuracy_dots(pq.read_table(path), full=full)
+
+    rows = _query(config, "largest_gaps", clusters=query.files([path]), count=_GAPS).to_pylist()
+    worst = [dg.TableRecord({name: _plain(value) for name, value in row.items()}) for row in rows]
+    return {
+        "student and teacher by cluster": _drawn(config, "cluster_accuracy", result.digest, draw),
+        "clusters in which the student falls behind": dg.MetadataValue.table(records=worst),
+        **{f"clusters_{name}": _plain(result.stats[name]) for name in ("student_accuracy", "teacher_accuracy")},
     }
 
 

@@ -20,6 +20,7 @@ _TASK_TITLES = {"zero_shot": "zero-shot", "linear_probe": "linear probe", "retri
 _METRIC_LABELS = {
     "top1": "top-1",
     "top5": "top-5",
+    "mean_per_class_recall": "class\nrecall",
     "image_to_text_recall": "image\nto text",
     "text_to_image_recall": "text\nto image",
 }

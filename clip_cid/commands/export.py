@@ -1,4 +1,4 @@
-"""What a root holds in the form that others load: a data set, a model with its card, a student for other libraries."""
+"""What a root holds in the form that others load: a data set, results, a model with its card, a student elsewhere."""
 
 import dataclasses
 import os
@@ -57,6 +57,28 @@ def dataset(
         "summary": f"{output}: {report.images:,} images with {report.captions:,} captions in {report.files:,} files, "
         f"{report.bytes / 1e6:,.1f} MB, hash {report.kept_hash}{hint}",
     }
+
+
+@reported
+def evaluation(
+    root: Root,
+    output: Annotated[Path, typer.Argument(help="The folder to write: a JSON file per data set, model and task.")],
+    *,
+    language: Annotated[str, typer.Option(help="That of class names and prompts.")] = "en",
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> dict[str, Any]:
+    """What the evaluation measured, as LAION's CLIP_benchmark writes it; `clip_benchmark build` makes a CSV of it."""
+    from pipeline.storage.roots import open_root
+    from training.export.to_clip_benchmark import export_evaluation
+
+    del json_, debug
+    with written_whole(output, overwrite=overwrite) as folder:
+        exported = export_evaluation(open_root(root), folder, language=language)
+    said = f"{output}: {exported.files} results of {', '.join(exported.models)}"
+    hint = f"; {', '.join(exported.outdated)}: made anew since, run the evaluation again" if exported.outdated else ""
+    return {**dataclasses.asdict(exported), "output": str(output), "summary": said + hint}
 
 
 @reported
@@ -156,4 +178,11 @@ def uids(
     return {**dataclasses.asdict(report), "output": str(output), "summary": f"{output}: {report.uids:,} uids"}
 
 
-COMMANDS = {"dataset": dataset, "model": model, "onnx": onnx, "transformers": transformers, "uids": uids}
+COMMANDS = {
+    "dataset": dataset,
+    "evaluation": evaluation,
+    "model": model,
+    "onnx": onnx,
+    "transformers": transformers,
+    "uids": uids,
+}

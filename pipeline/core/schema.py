@@ -124,6 +124,16 @@ ABLATION_CELLS = pa.schema(
 )
 ABLATION = pa.schema([pa.field("axis", pa.string(), nullable=False), *ABLATION_CELLS])
 
+CLUSTER_ACCURACY = pa.schema(
+    [
+        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("student_accuracy", pa.float64(), nullable=False),
+        pa.field("teacher_accuracy", pa.float64(), nullable=False),
+        pa.field("gap", pa.float64(), nullable=False),
+    ]
+)
+
 # Where a sample's bytes lie in its tar; kept beside the tars so that any sample can be read without a scan.
 TAR_INDEX = pa.schema(
     [

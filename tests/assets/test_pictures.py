@@ -47,6 +47,7 @@ def test_every_column_is_described() -> None:
         "cluster_assignments": schema.CLUSTER_ASSIGNMENTS,
         "evaluation": schema.EVALUATION,
         "evaluation_leaks": schema.EVALUATION_LEAKS,
+        "cluster_accuracy": schema.CLUSTER_ACCURACY,
     }
     missing = [
         (table, name) for table, columns in tables.items() for name in columns.names if not describe_column(table, name)

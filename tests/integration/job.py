@@ -30,7 +30,7 @@ atexit.register(lambda: open(f"{os.path.dirname(__file__)}/{os.getpid()}.modules
 MODELS = ("teacher", "student", "baseline")
 TABLES = tuple(
     "source_pairs images teacher_embeddings near_duplicates balance_groups balanced_pairs removed_pairs centroids "
-    "cluster_assignments training_metrics evaluation".split()
+    "cluster_assignments training_metrics evaluation cluster_accuracy".split()
 )
 
 

@@ -40,6 +40,8 @@ def test_the_demos_student_is_fine() -> None:
         ({"batch_size": 255}, "255 is not a multiple of ranks x micro_batches, 2 x 1"),
         ({"model": "ViT-B-32", "precision": "fp16"}, "fp16 needs a GPU"),
         ({"precision": "fp16"}, "'demo' has BatchNorm"),
+        ({"weights": "cluster_error"}, "cluster_error needs student.weights_file"),
+        ({"weights": "cluster_error", "weights_file": "a.parquet"}, "student.weights_file a.parquet: no such file"),
     ],
 )
 def test_what_could_not_be_trained_is_named(

@@ -63,6 +63,7 @@ def cells_of(config: AblationConfig, student: StudentConfig, pairs: Mapping[str,
     ``pairs``: those of each data set, by which epochs become steps; while they are not known, all sets count as equal.
     Raises :class:`ConfigError` where the student's own settings leave nothing of a term that the grid turns on.
     """
+    student = student.unweighted()
     return [
         _cell(
             config,

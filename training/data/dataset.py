@@ -70,6 +70,15 @@ class TrainingSet:
     def __len__(self) -> int:
         return sum(self.shard_rows)
 
+    @property
+    def shards(self) -> list[str]:
+        """Their names, in the order of their numbers."""
+        return [path.stem for path in self._indexes]
+
+    def image_ids(self, shard: int) -> np.ndarray:
+        """``(rows,)`` int64: the images of a shard."""
+        return np.asarray(self._index(shard)[0])
+
     def sample(self, shard: int, row: int, view: int = 0, *, epoch: int = 0) -> dict[str, Any]:
         """One sample: ``image_id``, ``pixels`` (H, W, 3) uint8, ``text`` and what the terms need.
 

@@ -21,6 +21,7 @@ from pipeline.embeddings.config import EmbeddingsConfig
 from pipeline.neighbors import NeighborsConfig, near_pairs_between
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.stage import Output, Stage
+from training.evaluation.collection import evaluation_sets
 from training.evaluation.datasets import TEST, EvaluationSet, read_evaluation_set
 from training.evaluation.stage import dataset_identity, require_datasets
 
@@ -59,6 +60,7 @@ def find_leaks(
         stage = Stage(root, LEAKS, version=1, config=None, inputs={LEAKS: None})
         return stage.each(lambda output: _write(output, [], []))
     require_datasets(datasets, "balance.decontaminate.datasets")
+    datasets, _ = evaluation_sets(datasets, measured=False)
     # What is found does not depend on the order in which they are named.
     datasets = sorted(datasets, key=lambda path: path.resolve().name)
     names = [path.resolve().name for path in datasets]
@@ -99,7 +101,7 @@ def find_leaks(
 def read_test_images(datasets: Iterable[Path], wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
     """Bytes of the images that rows of ``evaluation_leaks`` name by data set and key, those of them that are there."""
     names, found = set(wanted), {}
-    for folder in datasets:
+    for folder in evaluation_sets(list(datasets), measured=False)[0]:
         dataset = read_evaluation_set(folder)
         for image in dataset.test.images:
             if (dataset.name, image.name) in names:

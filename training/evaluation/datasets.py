@@ -16,6 +16,8 @@ CLASSNAMES_FILE = "classnames.txt"
 TEMPLATES_FILE = "zeroshot_classification_templates.txt"
 PLACEHOLDER = "{c}"
 TRAIN, TEST = "train", "test"
+CLEAN = " (clean)"
+"""What follows the name of a set whose test samples are those that did not leak."""
 
 _IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Two zero blocks end an archive; a file without the first one was cut short, which tarfile does not mind.
@@ -231,7 +233,9 @@ def _label(text: bytes, classes: int, where: str) -> int:
         raise ShardError(f"{where}: cls must be a class id, got {text[:40]!r}")
     label = int(text)
     if classes and label >= classes:
-        raise ShardError(f"{where}: class id {label}, expected one below {classes}, the number of class names")
+        raise ShardError(
+            f"{where}: class id {label}, expected one below {classes}, the number of names in {CLASSNAMES_FILE}"
+        )
     return label
 
 

@@ -58,6 +58,20 @@ def retrieval_recall(
     return result | {f"text_to_image_recall@{k}": float((places < k).double().mean()) for k in ranks}
 
 
+def image_hits(
+    image_features: Tensor,
+    text_features: Tensor,
+    images: Tensor,
+    ids: Tensor,
+    *,
+    block_elements: int = _BLOCK_ELEMENTS,
+) -> Tensor:
+    """``(N,)`` bool: which images are hits at 1 among the texts. Arguments, ties and captions that read alike as in
+    :func:`retrieval_recall`, whose ``image_to_text_recall@1`` is the mean."""
+    copies = torch.bincount(ids, minlength=len(text_features))
+    return _places(image_features, text_features, images, ids, copies, block_elements=block_elements) < 1
+
+
 def _places(
     queries: Tensor, candidates: Tensor, query_of: Tensor, right_of: Tensor, copies: Tensor, *, block_elements: int
 ) -> Tensor:

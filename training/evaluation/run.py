@@ -14,9 +14,11 @@ from pipeline.clip.model import CONFIG_FILE, WEIGHTS_FILE, LoadedClip, load_clip
 from pipeline.core import schema
 from pipeline.core.devices import gpu_memory_returned
 from pipeline.core.errors import ConfigError
-from training.evaluation.accuracy import topk_accuracy
+from training.evaluation.accuracy import classification_scores
+from training.evaluation.collection import evaluation_sets
 from training.evaluation.datasets import (
     CLASSNAMES_FILE,
+    CLEAN,
     TEMPLATES_FILE,
     TEST,
     TRAIN,
@@ -48,15 +50,16 @@ def evaluate(
     """Measure every model (name to open_clip folder) on every data set: ``schema.EVALUATION``, one row a metric.
 
     Values are shares in [0, 1]; ``samples`` is the number of queries behind one. A task runs on the data sets that have
-    what it needs. ``leaked`` names, by data set, test samples (:attr:`ImageMember.name`) that training images are near
-    to: all metrics are then also taken as if the test split had the others alone, in rows of ``<name> (clean)``.
+    what it needs; a folder of data sets stands for those in it (:func:`evaluation_sets`). ``leaked`` names, by data
+    set, test samples (:attr:`ImageMember.name`) that training images are near to: all metrics are then also taken as if
+    the test split had the others alone, in rows of ``<name> (clean)``.
 
     Everything that can be is checked before the first model is loaded: raises :class:`ConfigError` for models, data
     sets or tasks that are missing, or do not fit one another, :class:`ShardError` for a damaged data set.
     """
     _check_models(models)
     _check_tasks(tasks)
-    sets = [read_evaluation_set(folder) for folder in datasets]
+    sets = [read_evaluation_set(folder) for folder in evaluation_sets(datasets)[0]]
     plan = _plan(sets, tasks)
     rows = []
     for model, folder in models.items():
@@ -82,7 +85,7 @@ def _parts(dataset: EvaluationSet, leaked: Collection[str]) -> dict[str, list[in
     if not clean:
         log.warning("%s: all %d test samples are near to training images", dataset.name, len(dataset.test))
     elif len(clean) < len(dataset.test):
-        parts[f"{dataset.name} (clean)"] = clean
+        parts[dataset.name + CLEAN] = clean
     return parts
 
 
@@ -151,10 +154,10 @@ class _Measurement:
         rows = self._test[part]
         labels = _labels(self._dataset.test)[part]
         if task == ZERO_SHOT:
-            scores = topk_accuracy(rows, labels, self._prompts)
+            scores = classification_scores(rows, labels, self._prompts)
         else:
             device = self._clip.device
-            scores = topk_accuracy(rows.to(device), labels.to(device), *self._probe)
+            scores = classification_scores(rows.to(device), labels.to(device), *self._probe)
         return {name: (score, len(rows)) for name, score in scores.items()}
 
     def _retrieval(self, part: list[int]) -> dict[str, tuple[float, int]]:

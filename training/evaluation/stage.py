@@ -1,13 +1,19 @@
-"""Evaluation as a stage: teacher, student and, where it was trained, baseline, on the same data sets."""
+"""Evaluation as stages: teacher, student and baseline on the same data sets; the student on its training clusters."""
 
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import parquet
 from pipeline.core.errors import ConfigError
+from pipeline.core.manifest import read_manifest
 from pipeline.storage.result import StageResult, read_result
+from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Output, Stage
 from training.config import EvaluationConfig
+from training.evaluation.collection import evaluation_sets
+
+CLUSTERS = "cluster_accuracy"
+CLUSTERS_DIGEST = "clusters_digest"
 
 
 def evaluate_models(
@@ -18,6 +24,7 @@ def evaluate_models(
 
     Raises :class:`ConfigError` for a data set that is not there before any model is loaded."""
     require_datasets(datasets)
+    datasets, skipped = evaluation_sets(datasets)
     models = ["teacher", "student", *(["baseline"] if baseline else [])]
     results = {name: read_result(root, name) for name in models}
     digests = [result.digest for result in results.values()]
@@ -25,7 +32,8 @@ def evaluate_models(
     # Without a leak the figures are those that there were before anybody looked for one.
     digests += [leaks.digest] if leaks and leaks.rows else []
     content = {"tasks": config.tasks, "datasets": [dataset_identity(path) for path in datasets]}
-    stage = Stage(root, "evaluation", version=1, config=content, inputs={"evaluation": [models, digests]})
+    # Version 2: with mean_per_class_recall.
+    stage = Stage(root, "evaluation", version=2, config=content, inputs={"evaluation": [models, digests]})
 
     def write(output: Output) -> None:
         from training.evaluation.run import evaluate
@@ -41,7 +49,39 @@ def evaluate_models(
             leaked=_leaked(leaks),
         )
         parquet.write_table(table, output.path("evaluation/evaluation.parquet"))
-        output.rows, output.stats = table.num_rows, {"models": dict(zip(models, digests))}
+        output.rows = table.num_rows
+        output.stats = {"models": dict(zip(models, digests)), "data_sets": len(datasets)}
+        output.stats |= {"skipped_data_sets": len(skipped), "skipped": skipped}
+
+    return stage.each(write)
+
+
+def measure_clusters(root: Path, config: EvaluationConfig) -> StageResult:
+    """Stage ``cluster_accuracy``: on up to ``config.cluster_samples`` training images, student and teacher by cluster.
+
+    The file's metadata has ``clusters_digest``, so that a file of other clusters is known where weights are made of it.
+    """
+    student, shards = read_result(root, "student"), read_result(root, "training_shards")
+    content, made_of = {"samples": config.cluster_samples}, [student.digest, shards.digest]
+    stage = Stage(root, CLUSTERS, version=1, config=content, inputs={CLUSTERS: made_of})
+
+    def write(output: Output) -> None:
+        from training.evaluation.cluster_accuracy import cluster_accuracy, first_shards, read_pool
+
+        student.check()
+        storage, folder = storage_of(root), shards.folder("training_shards/index").parent
+        storage.fetch(["training_shards/manifest.json"])
+        names = first_shards(folder, config.cluster_samples)
+        with storage.borrowed(f"training_shards/{name}.tar" for name in names):
+            pool = read_pool(folder, config.cluster_samples)
+            model = student.folder("student")
+            table = cluster_accuracy(model, pool, batch_size=config.batch_size, device=config.device)
+        made_with = {CLUSTERS_DIGEST: read_manifest(folder).clusters_digest}
+        parquet.write_table(table.replace_schema_metadata(made_with), output.path(f"{CLUSTERS}/{CLUSTERS}.parquet"))
+        images = table["images"].to_numpy()
+        output.rows, output.stats = table.num_rows, {"clusters": table.num_rows, "images": int(images.sum())}
+        for name in ("student_accuracy", "teacher_accuracy"):
+            output.stats[name] = float(table[name].to_numpy() @ images / images.sum())
 
     return stage.each(write)
 

@@ -73,7 +73,7 @@ def model_card(job: TrainingJob, *, samples: int, rows: list[dict[str, Any]], re
 
 def _settings(job: TrainingJob) -> dict[str, Any]:
     """Without the names of machines, and of paths, which are of one machine, their ends."""
-    settings = job.student.model_dump(mode="json", exclude={"hostfile", "master_address"})
+    settings = job.student.model_dump(mode="json", exclude={"hostfile", "master_address", "weights_file"})
     return settings | {name: short_name(settings[name]) for name in ("model", "initial")}
 
 

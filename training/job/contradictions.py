@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from training.config import StudentConfig
+from training.config import CLUSTER_ERROR, StudentConfig
 from training.losses.active import weights_of
 
 
@@ -33,6 +33,11 @@ def contradictions(
         )
     if student.average_decay and student.stage == 3:
         yield "student.average_decay needs whole weights on every rank: student.zero_stage 0, 1 or 2"
+    if (student.weights == CLUSTER_ERROR) != (student.weights_file is not None):
+        yield (
+            "student.weights cluster_error needs student.weights_file, and no other reads it: got "
+            f"{student.weights} with {student.weights_file or 'none'}"
+        )
     yield from _of_losses(student, ranks, clusters)
 
 

@@ -11,7 +11,7 @@ from pipeline.core.errors import ConfigError, ShardError
 from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.core.manifest import read_manifest
 from pipeline.core.settings import Section
-from training.config import TEACHER, StudentConfig
+from training.config import TEACHER, UNIFORM, StudentConfig
 from training.job.contradictions import contradictions
 from training.losses.active import Needs
 
@@ -30,6 +30,10 @@ class TrainingJob(Section):
     shards: Path = Field(description="Folder of `<shard>.tar`.")
     index: Path | None = Field(None, description="Folder of `<shard>.parquet` (TAR_INDEX); default `<shards>/index`.")
     centroids: Path | None = Field(None, description="Parquet file with `cluster_id, centroid`, for the cluster term.")
+    weights: Path | None = Field(
+        None, description="Folder of `<shard>.parquet` with `image_id, weight`, where `student.weights` asks for them."
+    )
+    weights_digest: str = Field("", description="Digest of what the weights are made of; none means of the folder.")
     teacher: Path | None = Field(
         None, description="The teacher's open_clip folder, where the student inherits from it."
     )
@@ -68,6 +72,8 @@ class TrainingJob(Section):
             )
         if needs.teacher_temperature and student.losses.relation.teacher_temperature is None:
             raise ConfigError(NO_TEACHER_TEMPERATURE)
+        if (student.weights == UNIFORM) != (self.weights is None):
+            raise ConfigError(f"student.weights {student.weights}, but the folder of weights is {self.weights}")
         if needs.centroids and self.centroids is None:
             raise ConfigError("the cluster term needs centroids: the path of a Parquet file must be given")
 
@@ -138,7 +144,15 @@ class TrainingJob(Section):
         start = self.teacher if self.teacher and self.student.initial == TEACHER else Path(self.student.initial)
         weights = start / WEIGHTS_FILE if start.is_dir() else start
         digests = [file_digest(path) for path in (weights,) if path.is_file()]
+        digests += self.weighted_by()
         return fingerprint_of(content, model_file, self.teacher_dim, self.inputs or self._data(), self.views, digests)
+
+    def weighted_by(self) -> list[str]:
+        """A digest of the weights, where there are some."""
+        if self.weights is None:
+            return []
+        files = sorted(self.weights.glob("*.parquet")) if not self.weights_digest else []
+        return [self.weights_digest or fingerprint_of([[path.name, file_digest(path)] for path in files])]
 
     def _data(self) -> list[Any]:
         """What a job of a plain command trains on, of which nobody has said what it is."""

@@ -26,7 +26,7 @@ def test_real_models_fill_the_table(clip_folder, make_set, samples):
     folder = make_set("colors", test=[samples(3)], train=[samples(4)])
     table = evaluate({"a": clip_folder, "b": clip_folder}, [folder], TASKS, batch_size=4, device="cpu")
     assert table.schema == schema.EVALUATION
-    assert table.num_rows == 2 * (2 + 2 + 6)
+    assert table.num_rows == 2 * (3 + 3 + 6)
     assert set(table["samples"].to_pylist()) == {9}
     assert all(0 <= value <= 1 for value in table["value"].to_pylist())
     assert _values(table, "a") == _values(table, "b")
@@ -44,6 +44,7 @@ def test_known_answers(known_clip, make_set, one_sample):
     values = _values(evaluate({"m": known_clip}, [make_set("colors", test=[shard])], ["zero_shot", "retrieval"]))
     assert values["colors", "zero_shot", "top1"] == 0.75
     assert values["colors", "zero_shot", "top5"] == 1
+    assert values["colors", "zero_shot", "mean_per_class_recall"] == pytest.approx((1 / 2 + 1 + 1) / 3)
     # b and c are hits. a's captions tie with d's, which the model cannot tell from them; d's own is far from its image.
     assert values["colors", "retrieval", "image_to_text_recall@1"] == 0.5
     assert values["colors", "retrieval", "image_to_text_recall@5"] == 1
@@ -61,7 +62,7 @@ def test_clean_rows_are_those_of_a_set_without_what_leaked(known_clip, make_set,
     found = {
         name: [row for row in table.to_pylist() if row["dataset"] == name] for name in ("colors", "colors (clean)")
     }
-    assert sum(map(len, found.values())) == table.num_rows == 20 and table.schema == schema.EVALUATION
+    assert sum(map(len, found.values())) == table.num_rows == 24 and table.schema == schema.EVALUATION
     assert found["colors"] == evaluate({"m": known_clip}, [whole], TASKS).to_pylist()
     rest = make_set("rest", test=[samples(2), samples(1)[1:]], train=train)
     without = evaluate({"m": known_clip}, [rest], TASKS).to_pylist()

@@ -102,7 +102,12 @@ def test_not_a_tar(make_set, samples):
 
 
 @pytest.mark.parametrize(
-    "label, said", [("3", "class id 3, expected one below 3"), ("red", "got b'red'"), ("-1", "-1")]
+    "label, said",
+    [
+        ("3", r"0\.tar, key a: class id 3, expected one below 3, the number of names in classnames\.txt"),
+        ("red", "got b'red'"),
+        ("-1", "-1"),
+    ],
 )
 def test_bad_class_ids(make_set, one_sample, label, said):
     with pytest.raises(ShardError, match=said):

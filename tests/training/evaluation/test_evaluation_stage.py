@@ -63,7 +63,7 @@ def test_leaks_add_rows_and_change_none(
     result = measured(decontaminated=True)
     clean = [row for row in rows(result) if row["dataset"] == "colors (clean)"]
     assert result.computed == 1 and [row for row in rows(result) if row not in clean] == first
-    assert len(clean) == len(first) == 4 and {row["samples"] for row in clean} == {4}
+    assert len(clean) == len(first) == 6 and {row["samples"] for row in clean} == {4}
     assert measured(decontaminated=True).computed == 0
     _leaks(root, "test/0.tar/00")
     assert measured(decontaminated=True).computed == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.evaluation.retrieval import RANKS, retrieval_recall, unique_texts
+from training.evaluation.retrieval import RANKS, image_hits, retrieval_recall, unique_texts
 
 
 def _by_loop(scores: dict[tuple[int, str], float], captions: list[list[str]]) -> dict[str, float]:
@@ -44,6 +44,8 @@ def test_agrees_with_a_loop(block_elements):
     )
     assert found == pytest.approx(_by_loop(scores, captions))
     assert 0.05 < found["image_to_text_recall@1"] < 0.95
+    hits = image_hits(image_features.double(), text_features.double(), images, ids, block_elements=block_elements)
+    assert hits.shape == (50,) and float(hits.double().mean()) == found["image_to_text_recall@1"]
 
 
 def test_perfect_model():
