@@ -4,31 +4,40 @@ Everything here is read from settings, small files and the first bytes of large 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.clip.checkpoint import check_weights, looks_like_a_path
 from pipeline.clip.model import WEIGHTS_FILE
 from pipeline.clip.model_config import check_text_tower, has_batch_norm, is_hugging_face
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, PipelineError
+from pipeline.core.settings import DEMO
 from training.ablation.grid import cells_of
 from training.config import SCRATCH, TEACHER, AblationConfig, StudentConfig
-from training.job.contradictions import contradictions
+from training.evaluation.small import open_small_set
+from training.job.contradictions import contradictions, unknown_measure
 from training.job.training_job import TrainingJob
 from training.launch.hosts import read_hostfile
 from training.launch.ranks import with_ranks
 from training.model.config import read_model_config, student_tokenizer
 from training.ranks import count_gpus
+from training.stage import contrastive_alone
 
 _GPU_FILES = ("nvidiactl", "nvidia0", "kfd", "dxg")
 
 
 def check_student(
-    config: StudentConfig, *, here: bool, baseline: bool = False, ablation: AblationConfig | None = None
+    config: StudentConfig,
+    *,
+    here: bool,
+    baseline: bool = False,
+    ablation: AblationConfig | None = None,
+    datasets: Sequence[str] = (),
 ) -> None:
     """Raise :class:`ConfigError` with a line for everything about a student that could not be trained.
 
     ``here``: on this machine, whose GPUs decide what is left open. ``baseline``, ``ablation``: what else is trained.
+    ``datasets``: evaluation sets that the student is measured on while it trains.
     """
     model = read_model_config(config.model)
     lines = list(_of_model(config, model))
@@ -43,6 +52,7 @@ def check_student(
     lines += contradictions(config, ranks=ranks, batch_norm=has_batch_norm(model))
     if here and not config.hostfile and config.precision == "fp16" and not count_gpus(_visible()):
         lines.append("student.precision fp16 needs a GPU, of which there is none here: bf16 or fp32")
+    lines += _of_evaluation(config, datasets, baseline)
     if baseline and not config.losses.contrastive.weight:
         lines.append(
             "baseline.enabled trains with the contrastive term alone, and student.losses.contrastive.weight is 0"
@@ -94,6 +104,28 @@ def _visible() -> str | None:
     """``CUDA_VISIBLE_DEVICES``; empty on a machine without any file of a GPU, so that nobody imports torch to count."""
     there = any(Path("/dev", name).exists() for name in _GPU_FILES)
     return os.environ.get("CUDA_VISIBLE_DEVICES") if there else ""
+
+
+def _of_evaluation(config: StudentConfig, datasets: Sequence[str], baseline: bool) -> Iterator[str]:
+    """What the ranks would find wrong with sets and measures once all stages before them have ended."""
+    if not config.evaluate_every:
+        return
+    evaluate, tasks = config.evaluate, dict[str, Sequence[str]]()
+    for name in datasets:
+        if name == DEMO:
+            # Not made yet. It has all that any task needs.
+            tasks[DEMO] = evaluate.tasks
+            continue
+        try:
+            one = open_small_set(Path(name), evaluate.tasks, samples=evaluate.samples)
+            tasks[one.data.name] = one.tasks
+        except PipelineError as error:
+            yield f"student.evaluate.datasets: {error}"
+            tasks[Path(name).name] = evaluate.tasks
+    lines = list(unknown_measure(config, tasks))
+    if baseline and not lines:
+        lines = [f"baseline.enabled: {line}" for line in unknown_measure(contrastive_alone(config), tasks)]
+    yield from lines
 
 
 def _of_ablation(ablation: AblationConfig, student: StudentConfig, ranks: int | None) -> Iterator[str]:

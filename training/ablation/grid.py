@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from pipeline.core.errors import ConfigError
-from training.config import AblationConfig, LossesConfig, StudentConfig
+from training.config import AblationConfig, EvaluateConfig, LossesConfig, StudentConfig
 
 # What each entry of the grid turns off, or makes of the student's own settings.
 _OFF: dict[str, Any] = {"weight": 0.0}
@@ -39,6 +39,8 @@ def cells_of(config: AblationConfig, student: StudentConfig) -> list[Cell]:
     Raises :class:`ConfigError` where the student's own settings leave nothing of a term that the grid turns on.
     """
     changes: dict[str, Any] = {"steps": config.steps or student.steps, "log_every": config.steps or student.steps}
+    # Nobody looks on: each cell has all samples, and gives the weights of its last step.
+    changes |= {"evaluate_every": 0, "evaluate": EvaluateConfig(), "keep_best": None}
     return [
         Cell(
             data=data,
