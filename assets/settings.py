@@ -81,6 +81,12 @@ class Settings(Section):
         return self
 
     @property
+    def watched_datasets(self) -> list[str]:
+        """Evaluation sets, by name, that students are measured on while they train; none if they are not."""
+        named = self.student.evaluate.datasets
+        return (self.evaluation.datasets if named is None else named) if self.student.evaluate_every else []
+
+    @property
     def path(self) -> Path:
         """The root, or for a URL the folder for its local copies."""
         path = open_root(self.root, self.storage)
@@ -119,6 +125,7 @@ def check_run(settings: Settings, assets: Iterable[str] | None = None, *, here: 
             settings.student,
             here=here,
             baseline=settings.baseline.enabled and "baseline" in wanted,
+            datasets=settings.watched_datasets,
             ablation=settings.ablation if "ablation_results" in wanted else None,
             clusters=settings.clusters.clusters,
             root=Path(settings.root) if Path(settings.root).is_dir() else None,

@@ -43,8 +43,14 @@ def student(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg
     from training.stage import train_student
 
     config = _ready(settings)
-    result = _observed(context, config, "student", lambda **live: train_student(config.path, config.student, **live))
-    return _trained(result, config, "student", "training_metrics")
+    datasets = _watched(config)
+    result = _observed(
+        context,
+        config,
+        "student",
+        lambda **live: train_student(config.path, config.student, datasets=datasets, **live),
+    )
+    return _trained(result, config, "student", "training")
 
 
 @dg.asset(group_name="distillation", kinds={"deepspeed", "pytorch"}, deps=["images", "blocked_pairs"], pool="gpu")
@@ -55,8 +61,14 @@ def baseline(context: dg.AssetExecutionContext, settings: SettingsResource) -> d
     config = _ready(settings)
     if not config.baseline.enabled:
         return dg.MaterializeResult(metadata={"enabled": False})
-    result = _observed(context, config, "baseline", lambda **live: train_baseline(config.path, config.student, **live))
-    return _trained(result, config, "baseline", "baseline_metrics")
+    datasets = _watched(config)
+    result = _observed(
+        context,
+        config,
+        "baseline",
+        lambda **live: train_baseline(config.path, config.student, datasets=datasets, **live),
+    )
+    return _trained(result, config, "baseline", "baseline")
 
 
 def _ready(settings: SettingsResource) -> Settings:
@@ -68,16 +80,22 @@ def _ready(settings: SettingsResource) -> Settings:
     return config
 
 
+def _watched(config: Settings) -> list[Path]:
+    """The evaluation sets that the student is measured on while it trains."""
+    return resolve_datasets(config.watched_datasets, config.path, config.demo)
+
+
 def _observed(
     context: dg.AssetExecutionContext, config: Settings, name: str, train: Callable[..., StageResult]
 ) -> StageResult:
     """Train, inside a Pipes session if there is anything to train: Dagster warns of a session that nobody has joined.
 
-    Rows of metrics become observations of the asset while the ranks run.
+    Rows of metrics, now and then, and of evaluations, all, become observations of the asset while the ranks run.
     """
+    from training.job.metrics import is_evaluation
 
     def on_metrics(row: dict[str, Any]) -> None:
-        if row["step"] % _STEPS_BETWEEN_OBSERVATIONS == 0:
+        if row["step"] % _STEPS_BETWEEN_OBSERVATIONS == 0 or is_evaluation(row):
             numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
             context.log_event(dg.AssetObservation(asset_key=name, metadata=numbers))
 
@@ -103,8 +121,13 @@ def _observed(
     return train(session=session, on_metrics=on_metrics)
 
 
-def _trained(result: StageResult, config: Settings, name: str, metrics_table: str) -> dg.MaterializeResult:
+def _trained(result: StageResult, config: Settings, name: str, tables: str) -> dg.MaterializeResult:
     from assets.page.pictures import training_pictures
 
-    extra = {"metrics": dg.MetadataValue.path(storage_of(config.path).uri(metrics_table))}
-    return materialization(result, config.path, name, extra=extra | training_pictures(config, metrics_table))
+    made = [f"{tables}_metrics", f"{tables}_evaluations"]
+    extra = {
+        table.removeprefix(f"{tables}_"): dg.MetadataValue.path(storage_of(config.path).uri(table))
+        for table in made
+        if result.paths(table)
+    }
+    return materialization(result, config.path, name, extra=extra | training_pictures(config, name))

@@ -1,5 +1,6 @@
 """Settings of training and evaluation. Every default is the demo's."""
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -188,6 +189,37 @@ class OptimizerConfig(Section):
     clip_gradient_norm: float = Field(1.0, description="Largest gradient norm; 0 turns clipping off.", ge=0)
 
 
+class EvaluateConfig(Section):
+    """What a student is measured on while it trains, every `student.evaluate_every` steps and at the last one. All but
+    `held_out_samples` is runtime, unless a measure decides which weights are exported (`student.keep_best`)."""
+
+    datasets: list[str] | None = Field(
+        None,
+        description="Evaluation sets, as in `evaluation.datasets`: `demo`, or folders; none means those of "
+        "`evaluation.datasets`, an empty list none.",
+    )
+    tasks: list[Literal["zero_shot", "retrieval"]] = Field(
+        ["zero_shot"], description="Tasks to run where the set has what they need."
+    )
+    samples: int = Field(
+        1000,
+        description="Test samples of each set that are measured on, drawn with a fixed seed. The ranks keep their "
+        "pixels, each a share: 150 KB a sample at 224 x 224.",
+        ge=1,
+    )
+    held_out_samples: int = Field(
+        0,
+        description="Training samples that are not trained on, and of which the loss is taken: whole batches, so a "
+        "multiple of `student.batch_size`. Each shard gives its share, by a hash of `student.seed` and image id.",
+        ge=0,
+    )
+
+    def content(self) -> dict[str, Any]:
+        """Sets by their names: where their folders lie decides nothing."""
+        names = None if self.datasets is None else [Path(name).name for name in self.datasets]
+        return {**super().content(), "datasets": names}
+
+
 class StudentConfig(Section):
     """The student and how it is trained."""
 
@@ -255,10 +287,22 @@ class StudentConfig(Section):
     checkpoint_every: int = runtime(100, "Steps between checkpoints.", ge=1)
     keep_checkpoints: int = runtime(2, "Checkpoints kept; older ones are removed.", ge=1)
     log_every: int = Field(10, description="Steps between two rows of training_metrics.", ge=1)
-    loggers: list[Literal["tensorboard", "wandb"]] = runtime(
+    evaluate_every: int = runtime(
+        0,
+        "Steps between two evaluations while the student trains; 0 makes none. Weights are the same with and without.",
+        ge=0,
+    )
+    evaluate: EvaluateConfig = EvaluateConfig()
+    keep_best: str | None = Field(
+        None,
+        description="Export the weights of the evaluated step that was best by this measure, the first of equal ones: "
+        "`<task>/<set>/<metric>` such as `zero_shot/demo/top1`, the highest, or `held_out/loss` or `held_out/<term>`, "
+        "the lowest. None exports those of the last step. A checkpoint then holds the best weights so far too.",
+    )
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = runtime(
         [],
-        "Where metrics go besides their table: TensorBoard files in `runs/`, Weights & Biases. Each needs its extra, "
-        "`pip install 'clip-cid[tensorboard]'`.",
+        "Where metrics go besides their table: TensorBoard files or an MLflow database in `runs/`, Weights & Biases. "
+        "Each needs its extra, `pip install 'clip-cid[tensorboard]'`. `MLFLOW_TRACKING_URI` names another place.",
     )
     loader_workers: int | None = runtime(
         None,
@@ -269,11 +313,22 @@ class StudentConfig(Section):
 
     def content(self) -> dict[str, Any]:
         """As of every section. Where the number of ranks is left open, it is the one of a machine without a GPU: one
-        result has one fingerprint, whatever machine made it."""
+        result has one fingerprint, whatever machine made it. Of what is measured meanwhile only that which decides the
+        exported weights is in it."""
         content = {**super().content(), "ranks": self.ranks or RANKS_WITHOUT_GPU}
+        evaluate, best = content.pop("evaluate"), content.pop("keep_best")
+        if best is not None:
+            content |= {"keep_best": best, "evaluate_every": self.evaluate_every, "evaluate": evaluate}
+        elif held_out := evaluate["held_out_samples"]:
+            content["held_out_samples"] = held_out
         # The stage adds a hash of what weights are made of. Earlier versions had none.
         left_out = {"weights_file", *(["weights"] if self.weights == UNIFORM else [])}
         return {name: value for name, value in content.items() if name not in left_out}
+
+    @property
+    def measured_on(self) -> list[Path]:
+        """Folders of the evaluation sets of a run, whose stage has filled in those that were left open."""
+        return [Path(name) for name in self.evaluate.datasets or ()] if self.evaluate_every else []
 
     def unweighted(self) -> "StudentConfig":
         """The same student, for samples that have no weights."""

@@ -4,25 +4,28 @@ Everything here is read from settings, small files and the first bytes of large 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.clip.checkpoint import check_weights, looks_like_a_path
 from pipeline.clip.model import WEIGHTS_FILE
 from pipeline.clip.model_config import check_text_tower, has_batch_norm, is_hugging_face
-from pipeline.core.errors import ConfigError, MissingInputError, ShardError
+from pipeline.core.errors import ConfigError, MissingInputError, PipelineError, ShardError
+from pipeline.core.settings import DEMO
 from pipeline.storage.result import read_result
 from pipeline.teacher.stage import logit_scale
 from training.ablation.grid import cells_of
 from training.config import CLUSTER_ERROR, SCRATCH, TEACHER, AblationConfig, StudentConfig
 from training.data.weights import read_cluster_weights
-from training.job.contradictions import contradictions
+from training.evaluation.small import open_small_set
+from training.job.contradictions import contradictions, unknown_measure
 from training.job.training_job import NO_TEACHER_TEMPERATURE, TrainingJob
 from training.launch.hosts import read_hostfile
 from training.launch.ranks import with_ranks
 from training.losses.active import Needs
 from training.model.config import read_model_config, student_tokenizer
 from training.ranks import count_gpus
+from training.stage import contrastive_alone
 
 _GPU_FILES = ("nvidiactl", "nvidia0", "kfd", "dxg")
 
@@ -35,11 +38,13 @@ def check_student(
     ablation: AblationConfig | None = None,
     clusters: int | None = None,
     root: Path | None = None,
+    datasets: Sequence[str] = (),
 ) -> None:
     """Raise :class:`ConfigError` with a line for everything about a student that could not be trained.
 
     ``here``: on this machine, whose GPUs decide what is left open. ``baseline``, ``ablation``: what else is trained.
     ``clusters``: how many there will be. ``root``: where something may be already.
+    ``datasets``: evaluation sets that the student is measured on while it trains.
     """
     model = read_model_config(config.model)
     lines = list(_of_model(config, model))
@@ -61,6 +66,7 @@ def check_student(
             lines.append(str(error))
     if here and not config.hostfile and config.precision == "fp16" and not count_gpus(_visible()):
         lines.append("student.precision fp16 needs a GPU, of which there is none here: bf16 or fp32")
+    lines += _of_evaluation(config, datasets, baseline)
     if baseline and not config.losses.contrastive.weight:
         lines.append(
             "baseline.enabled trains with the contrastive term alone, and student.losses.contrastive.weight is 0"
@@ -126,6 +132,28 @@ def _lacks_teacher_temperature(config: StudentConfig, root: Path) -> bool:
         return logit_scale(root) is None
     except MissingInputError:
         return True
+
+
+def _of_evaluation(config: StudentConfig, datasets: Sequence[str], baseline: bool) -> Iterator[str]:
+    """What the ranks would find wrong with sets and measures once all stages before them have ended."""
+    if not config.evaluate_every:
+        return
+    evaluate, tasks = config.evaluate, dict[str, Sequence[str]]()
+    for name in datasets:
+        if name == DEMO:
+            # Not made yet. It has all that any task needs.
+            tasks[DEMO] = evaluate.tasks
+            continue
+        try:
+            one = open_small_set(Path(name), evaluate.tasks, samples=evaluate.samples)
+            tasks[one.data.name] = one.tasks
+        except PipelineError as error:
+            yield f"student.evaluate.datasets: {error}"
+            tasks[Path(name).name] = evaluate.tasks
+    lines = list(unknown_measure(config, tasks))
+    if baseline and not lines:
+        lines = [f"baseline.enabled: {line}" for line in unknown_measure(contrastive_alone(config), tasks)]
+    yield from lines
 
 
 def _of_ablation(

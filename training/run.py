@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import time
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from training.data.dataset import TrainingSet
     from training.data.order import SampleOrder
     from training.engine.deepspeed_engine import Engine
+    from training.evaluation.small import SmallSet
     from training.job.checkpoints import Checkpoints
+    from training.loop.best import Best
+    from training.loop.evaluation import StudentEvaluation
     from training.loop.task import DistillationTask
     from training.loop.training_loop import LoopSettings
     from training.losses.centroid_table import CentroidTable
@@ -52,11 +56,12 @@ def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | Non
 
     init_distributed()
     tie = tie or tie_between_ranks(stop.raise_flag)
-    engine, task, checkpoints = _connect(job, inputs)
+    engine, task, checkpoints, best = _connect(job, inputs)
     # One rank looks for all: listings of a network file system may differ.
     start = int(engine.gather(checkpoints.newest_undamaged() if engine.rank == 0 else 0)[0])
     if start:
         checkpoints.load(engine, start)
+    evaluation = _evaluation(job, inputs, engine, task)
     loop = Loop(
         engine=engine,
         task=task,
@@ -64,6 +69,8 @@ def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | Non
         metrics_file=job.metrics_file,
         settings=_loop_settings(job),
         loggers=open_loggers(job, resume_step=start) if engine.rank == 0 else (),
+        evaluation=evaluation,
+        best=best,
     )
     startup_s, training_started = time.monotonic() - started, time.monotonic()
     with _progress(job, logger, engine) as progress:
@@ -74,13 +81,16 @@ def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | Non
         except StopRequested:
             release(tie)
             raise
+    if best:
+        engine.replace_weights(best.weights)
     write_probe(job.export_folder, engine, inputs.samples)
     state = engine.state()
     # From here on no rank waits for another.
     release(tie)
     if engine.rank == 0:
         seconds = {"startup_s": startup_s, "training_s": time.monotonic() - training_started}
-        _write_results(job, inputs, state, {"steps": job.student.steps, "resumed_from": start, **seconds})
+        steps = {"steps": job.student.steps, "exported_step": best.step if best else job.student.steps}
+        _write_results(job, inputs, state, {**steps, "resumed_from": start, **seconds})
     engine.close()
 
 
@@ -88,6 +98,8 @@ def run(job: TrainingJob, logger: logging.Logger, stop: StopFlag, tie: Tie | Non
 class _Inputs:
     student: "BuiltStudent"
     samples: "TrainingSet"
+    held_out: "TrainingSet | None"
+    sets: "list[SmallSet]"
     order: "SampleOrder"
     centroids: "CentroidTable | None"
 
@@ -119,7 +131,8 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         raise EmbeddingError(f"centroids are {centroids.width} wide, the teacher's embeddings {job.teacher_dim}")
     for line in contradictions(config, ranks=config.ranks, clusters=centroids.total if centroids else None):
         raise ConfigError(line)
-    samples = TrainingSet(
+    open_set = functools.partial(
+        TrainingSet,
         job.shards,
         job.index_folder,
         needs=needs,
@@ -129,16 +142,39 @@ def _open_inputs(job: TrainingJob) -> _Inputs:
         clusters=centroids.total if centroids else None,
         views=job.views,
         seed=config.seed,
+        held_out_samples=config.evaluate.held_out_samples,
     )
+    samples = open_set()
     preflight(samples)
     weights = ShardWeights(job.weights, samples) if job.weights else None
     order = SampleOrder(samples.shard_rows, batch_size=config.batch_size, seed=config.seed, weights=weights)
-    return _Inputs(student=student, samples=samples, order=order, centroids=centroids)
+    return _Inputs(
+        student=student,
+        samples=samples,
+        held_out=open_set(held_out=True) if config.evaluate_every and config.evaluate.held_out_samples else None,
+        sets=_open_small_sets(job),
+        order=order,
+        centroids=centroids,
+    )
 
 
-def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTask, Checkpoints]":
+def _open_small_sets(job: TrainingJob) -> "list[SmallSet]":
+    from training.evaluation.small import open_small_sets
+    from training.job.contradictions import unknown_measure
+
+    evaluate = job.student.evaluate
+    sets = open_small_sets(job.student.measured_on, evaluate.tasks, samples=evaluate.samples)
+    if job.student.evaluate_every and not sets and not evaluate.held_out_samples:
+        raise ConfigError("student.evaluate_every: no evaluation set is given, and no sample is held out")
+    for line in unknown_measure(job.student, {one.data.name: one.tasks for one in sets}):
+        raise ConfigError(line)
+    return sets
+
+
+def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTask, Checkpoints, Best | None]":
     from training.engine.deepspeed_engine import Engine
     from training.job.checkpoints import Checkpoints
+    from training.loop.best import Best
     from training.loop.task import DistillationTask
     from training.losses.centroid_table import load_centroids
 
@@ -152,7 +188,37 @@ def _connect(job: TrainingJob, inputs: _Inputs) -> "tuple[Engine, DistillationTa
     checkpoints = Checkpoints(job.checkpoints, fingerprint=job.fingerprint(), keep=config.keep_checkpoints)
     if task.centroid_optimizer:
         engine.keep(task.centroid_optimizer)
-    return engine, task, checkpoints
+    best = Best(engine, config.keep_best) if config.keep_best is not None else None
+    if best:
+        engine.keep(best)
+    return engine, task, checkpoints, best
+
+
+def _evaluation(
+    job: TrainingJob, inputs: _Inputs, engine: "Engine", task: "DistillationTask"
+) -> "StudentEvaluation | None":
+    from training.data.loader import held_out_batches
+    from training.loop.evaluation import StudentEvaluation
+
+    config, held_out = job.student, inputs.held_out
+    if not config.evaluate_every:
+        return None
+    return StudentEvaluation(
+        engine=engine,
+        task=task,
+        student=inputs.student,
+        sets=inputs.sets,
+        held_out=held_out
+        and functools.partial(
+            held_out_batches,
+            held_out,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=engine.rank,
+            ranks=engine.world,
+        ),
+        rows=config.batch_size // engine.world // config.micro_batches,
+    )
 
 
 def _loop_settings(job: TrainingJob) -> "LoopSettings":
@@ -167,6 +233,7 @@ def _loop_settings(job: TrainingJob) -> "LoopSettings":
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,
+        evaluate_every=config.evaluate_every,
     )
 
 
@@ -190,14 +257,24 @@ def _batches(job: TrainingJob, inputs: _Inputs, engine: "Engine", start: int) ->
 def _write_results(job: TrainingJob, inputs: _Inputs, state: "dict[str, Tensor]", result: dict[str, float]) -> None:
     """Export, metrics table, and the result file, last."""
     from training.export.model_card import CARD_FILE, model_card
-    from training.job.metrics import read_rows, write_table
+    from training.job.metrics import is_evaluation, read_rows, write_evaluations, write_table
     from training.model.student import export_student
 
     rows = read_rows(job.metrics_file)
     export_student(job.export_folder, inputs.student, state)
-    card = model_card(job, samples=len(inputs.samples), rows=rows, resumed_from=int(result["resumed_from"]))
+    evaluated = [row for row in rows if is_evaluation(row)]
+    card = model_card(
+        job,
+        samples=len(inputs.samples),
+        rows=[row for row in rows if not is_evaluation(row)],
+        evaluated=next((row for row in evaluated if row["step"] == result["exported_step"]), None),
+        resumed_from=int(result["resumed_from"]),
+    )
     write_text_atomically(job.export_folder / CARD_FILE, card)
-    write_table(rows, job.metrics_table)
+    write_table([row for row in rows if not is_evaluation(row)], job.metrics_table)
+    job.evaluations_table.unlink(missing_ok=True)
+    if evaluated:
+        write_evaluations(evaluated, job.evaluations_table)
     write_text_atomically(job.result_file, json.dumps(result))
 
 

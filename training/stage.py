@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,16 @@ Session = Callable[[], AbstractContextManager[dict[str, str] | None]]
 
 
 def train_student(
-    root: Path, config: StudentConfig, *, session: Session = nullcontext, on_metrics: MetricsCallback | None = None
+    root: Path,
+    config: StudentConfig,
+    *,
+    datasets: Sequence[Path] | None = None,
+    session: Session = nullcontext,
+    on_metrics: MetricsCallback | None = None,
 ) -> StageResult:
     """Stage ``student``: trained on the training shards; ``student/`` is an open_clip folder.
 
+    ``datasets``: folders of the sets of ``config.evaluate``, whose names are taken for them where there are none.
     Raises :class:`ShardError` if the shards were made with another teacher than the one under this root.
     """
     shards = read_result(root, "training_shards")
@@ -41,7 +47,7 @@ def train_student(
     weighing = weighing_of(root, config, manifest)
     job = TrainingJob(
         name="student",
-        student=with_teacher_temperature(root, config),
+        student=with_teacher_temperature(root, _measured_on(config, datasets)),
         shards=(root / "training_shards").resolve(),
         centroids=clusters.parquet("centroids")[0].resolve(),
         teacher=_teacher(root, config),
@@ -65,24 +71,26 @@ def train_student(
             weighing.write(sorted(index.glob("*.parquet")), job.weights, scratch=root / ".tmp" / "weights")
 
     live: dict[str, Any] = {"session": session, "on_metrics": on_metrics}
-    return _train(root, job, config, samples=shards, metrics_table="training_metrics", prepare=prepare, **live)
+    return _train(root, job, config, samples=shards, tables="training", prepare=prepare, **live)
 
 
 def train_baseline(
-    root: Path, config: StudentConfig, *, session: Session = nullcontext, on_metrics: MetricsCallback | None = None
+    root: Path,
+    config: StudentConfig,
+    *,
+    datasets: Sequence[Path] | None = None,
+    session: Session = nullcontext,
+    on_metrics: MetricsCallback | None = None,
 ) -> StageResult:
     """Stage ``baseline``: the same student, steps and batch, contrastive loss alone, on every downloaded image with all
-    its captions, but for what is blocked or filtered."""
+    its captions, but for what is blocked or filtered. ``datasets``: as of :func:`train_student`."""
     images, source, balance = (read_result(root, name) for name in ("images", "source_pairs", "balance"))
     output = (root / "runs" / "baseline").resolve()
-    alone = LossesConfig(
-        contrastive=config.losses.contrastive, cluster=ClusterConfig(weight=0), instance=InstanceConfig(weight=0)
-    )
-    config = config.unweighted().model_copy(update={"losses": alone})
+    config = contrastive_alone(config.unweighted())
     unused = unused_pairs(balance)
     job = TrainingJob(
         name="baseline",
-        student=config,
+        student=_measured_on(config, datasets),
         shards=(root / "images").resolve(),
         # The tars hold blocked images too, but what is not in the index is never read.
         index=output / "index",
@@ -97,7 +105,7 @@ def train_baseline(
         write_captioned_index(images.parquet("index"), source.parquet("source_pairs"), unused, job.index)
 
     live: dict[str, Any] = {"session": session, "on_metrics": on_metrics}
-    return _train(root, job, config, samples=images, metrics_table="baseline_metrics", prepare=prepare, **live)
+    return _train(root, job, config, samples=images, tables="baseline", prepare=prepare, **live)
 
 
 def _train(
@@ -106,7 +114,7 @@ def _train(
     config: StudentConfig,
     *,
     samples: StageResult,
-    metrics_table: str,
+    tables: str,
     session: Session,
     on_metrics: MetricsCallback | None,
     prepare: Callable[[], None],
@@ -116,7 +124,7 @@ def _train(
         job.name,
         version=1,
         config=config.content(),
-        inputs={job.name: [job.inputs, model_content(config), *inherited(job), *job.weighted_by()]},
+        inputs={job.name: [job.inputs, model_content(config), *inherited(job), *job.weighted_by(), *job.chosen_on()]},
     )
 
     def train(pending: list[str]) -> None:
@@ -129,10 +137,13 @@ def _train(
                 # Whatever there is: some text towers have a tokenizer of several files.
                 for path in sorted(path for path in trained.export.rglob("*") if path.is_file()):
                     path.replace(output.path(f"{job.name}/{path.relative_to(trained.export)}"))
-                trained.metrics.replace(output.path(f"{metrics_table}/metrics.parquet"))
+                trained.metrics.replace(output.path(f"{tables}_metrics/metrics.parquet"))
+                if trained.evaluations:
+                    trained.evaluations.replace(output.path(f"{tables}_evaluations/evaluations.parquet"))
                 output.rows = trained.steps
                 output.stats = {"steps": trained.steps, "samples_seen": trained.steps * config.batch_size}
                 output.stats |= {"model": config.model, "initial": config.initial}
+                output.stats |= {"exported_step": trained.exported_step} if config.keep_best else {}
             shutil.rmtree(job.output, ignore_errors=True)
             forget_elsewhere(root, job)
 
@@ -150,6 +161,22 @@ def with_teacher_temperature(root: Path, config: StudentConfig) -> StudentConfig
     scale = logit_scale(root)
     relation = losses.relation.model_copy(update={"teacher_temperature": 1 / scale if scale else None})
     return config.model_copy(update={"losses": losses.model_copy(update={"relation": relation})})
+
+
+def contrastive_alone(config: StudentConfig) -> StudentConfig:
+    """The student as the baseline trains it."""
+    alone = LossesConfig(
+        contrastive=config.losses.contrastive, cluster=ClusterConfig(weight=0), instance=InstanceConfig(weight=0)
+    )
+    return config.model_copy(update={"losses": alone})
+
+
+def _measured_on(config: StudentConfig, datasets: Sequence[Path] | None) -> StudentConfig:
+    """The same student with the folders of its evaluation sets in place of their names."""
+    if datasets is None:
+        return config
+    folders = [str(path.resolve()) for path in datasets]
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"datasets": folders})})
 
 
 def inherited(job: TrainingJob) -> list[str]:

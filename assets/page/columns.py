@@ -61,6 +61,11 @@ _COLUMNS = {
 _OF_ONE_TABLE = {
     ("ablation", "step"): "The step after which it was measured",
     ("cluster_assignments", "distance"): "Euclidean distance to the nearest centroid",
+    ("training_evaluations", "step"): "After how many optimizer steps",
+    ("training_evaluations", "task"): "zero_shot, retrieval, or held_out for losses of samples that are not trained on",
+    ("training_evaluations", "dataset"): "Folder name of the evaluation set; null for samples held out",
+    ("training_evaluations", "metric"): "Accuracy or recall, at a rank, or the loss or one of its terms",
+    ("training_evaluations", "value"): "Share in 0 to 1, or the loss",
     ("evaluation_leaks", "dataset"): "Folder name of the evaluation set",
     ("evaluation_leaks", "key"): "Of the test image: split, tar and key of the sample in it",
     ("evaluation_leaks", "image_id"): "The training image that is near to it",

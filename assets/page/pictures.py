@@ -139,23 +139,39 @@ def cluster_pictures(result: StageResult, config: Settings) -> dict[str, dict[st
     }
 
 
-def training_pictures(config: Settings, metrics_table: str) -> dict[str, Any]:
-    """Loss curves of the runs that are there, and the last row of this run's metrics as plottable numbers."""
-    tables, last, digests = {}, {}, []
-    for name, table in (("student", "training_metrics"), ("baseline", "baseline_metrics")):
+def training_pictures(config: Settings, run: str) -> dict[str, Any]:
+    """Curves of the runs that are there; of this one, ``student`` or ``baseline``, the last row of metrics and what the
+    exported step was measured by as plottable numbers."""
+    tables, evaluated, digests = {}, {}, []
+    numbers: dict[str, Any] = {}
+    for name, kind in (("student", "training"), ("baseline", "baseline")):
         with contextlib.suppress(MissingInputError):
             trained = read_result(config.path, name)
-            (path,) = trained.parquet(table)
+            (path,) = trained.parquet(f"{kind}_metrics")
             tables[name] = pq.read_table(path)
+            for path in trained.parquet(f"{kind}_evaluations"):
+                evaluated[name] = pq.read_table(path)
             digests.append([name, trained.digest])
-            if table == metrics_table:
-                last = tables[name].to_pylist()[-1]
+            if name == run:
+                numbers = {f"last {key}": value for key, value in tables[name].to_pylist()[-1].items()}
+                numbers |= _exported_step(trained, evaluated.get(name))
 
     def draw(full: Path) -> bytes:
-        return loss_curves(tables, full=full)
+        return loss_curves(tables, evaluations=evaluated, full=full)
 
-    numbers = {f"last {name}": float(f"{value:.4g}") for name, value in last.items() if isinstance(value, float)}
-    return {"loss curves": _drawn(config, "loss_curves", digests, draw), **numbers}
+    plotted = {name: float(f"{value:.4g}") for name, value in numbers.items() if isinstance(value, float)}
+    return {"loss curves": _drawn(config, "loss_curves", digests, draw), **plotted}
+
+
+def _exported_step(trained: StageResult, evaluations: pa.Table | None) -> dict[str, float]:
+    """What the weights that were exported were measured by, of a run that was evaluated."""
+    rows = evaluations.to_pylist() if evaluations else []
+    step = trained.stats.get("exported_step", trained.stats["steps"])
+    return {
+        "/".join(part for part in (row["task"], row["dataset"], row["metric"]) if part): row["value"]
+        for row in rows
+        if row["step"] == step
+    }
 
 
 def evaluation_pictures(result: StageResult, config: Settings) -> dict[str, Any]:

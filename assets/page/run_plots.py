@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _REASONS = 10
 _REASON_LETTERS = 90
 _DATASETS = 6
+_HELD_OUT = "held_out"
+_Measure = tuple[str, str | None, str]
 _TASK_TITLES = {"zero_shot": "zero-shot", "linear_probe": "linear probe", "retrieval": "retrieval"}
 _METRIC_LABELS = {
     "top1": "top-1",
@@ -79,14 +81,24 @@ def _failures(counts: Mapping[tuple[str, str | None], int], success: str) -> lis
     return ranked
 
 
-def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> bytes:
-    """The loss and each of its terms over the steps, a panel a term and a line a run.
+def loss_curves(
+    runs: Mapping[str, pa.Table],
+    *,
+    evaluations: Mapping[str, pa.Table] | None = None,
+    full: Path | None = None,
+) -> bytes:
+    """The loss and each of its terms over the steps, then what was measured meanwhile: a panel each, a line a run.
 
     ``runs``: tables of training metrics (``step``, ``loss``, one column per term) by name, e.g. student and baseline.
+    ``evaluations``: of those that were evaluated, ``schema.TRAINING_EVALUATIONS``. Losses of held-out samples are
+    dashed lines in the panels of the losses.
     """
     terms = list(dict.fromkeys(name for table in runs.values() for name in table.column_names if _is_term(name)))
-    columns = min(3, len(terms) + 1)
-    rows = -(-(len(terms) + 1) // columns)
+    measured = {name: _series(table) for name, table in (evaluations or {}).items()}
+    sets = list(dict.fromkeys(key for series in measured.values() for key in series if key[1] is not None))
+    count = 1 + len(terms) + len(sets)
+    columns = min(3, count)
+    rows = -(-count // columns)
     figure, grid = new_figure(3.6 * max(columns, 2), 2.9 * rows, nrows=rows, ncols=columns, squeeze=False, sharex=True)
     panels = grid.ravel().tolist()
     colors = model_colors(list(runs))
@@ -100,19 +112,44 @@ def loss_curves(runs: Mapping[str, pa.Table], *, full: Path | None = None) -> by
             steps = runs[name]["step"].to_pylist()
             axes.plot(steps, values, color=colors[name], label=name, linewidth=1.6)
             _last_value(axes, steps[-1], values[-1], color=colors[name], above=name == highest)
+            held_out = measured.get(name, {}).get((_HELD_OUT, None, term))
+            if held_out:
+                axes.plot(*zip(*held_out), color=colors[name], linestyle="--", linewidth=1.2, label=f"{name}, held out")
         title(axes, "loss, weighted sum" if term == "loss" else term.replace("_", " "), panel=True)
-        axes.set_xlabel("step")
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-        # Room for the numbers at the ends of the lines.
-        axes.margins(x=0.14)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_tick_params(labelbottom=True)
-        thousands(axes.xaxis)
-    for axes in panels[len(terms) + 1 :]:
+        _over_steps(axes)
+    for axes, key in zip(panels[1 + len(terms) :], sets):
+        ends = {name: series[key][-1] for name, series in measured.items() if key in series}
+        highest = max(ends, key=lambda name: ends[name][1])
+        for name, (step, value) in ends.items():
+            axes.plot(*zip(*measured[name][key]), color=colors[name], linewidth=1.6, marker=".")
+            _last_value(axes, step, value, color=colors[name], above=name == highest)
+        task, dataset, metric = key
+        title(axes, f"{dataset}: {_TASK_TITLES.get(task, task)} {_label(metric)}".replace("\n", " "), panel=True)
+        _over_steps(axes)
+        percent(axes.yaxis)
+    for axes in panels[count:]:
         axes.set_axis_off()
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False)
     return render(figure, full)
+
+
+def _series(table: pa.Table) -> dict[_Measure, list[tuple[int, float]]]:
+    """Steps and values by task, data set and metric."""
+    found: dict[_Measure, list[tuple[int, float]]] = {}
+    for row in table.to_pylist():
+        found.setdefault((row["task"], row["dataset"], row["metric"]), []).append((row["step"], row["value"]))
+    return found
+
+
+def _over_steps(axes: "Axes") -> None:
+    axes.set_xlabel("step")
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    # Room for the numbers at the ends of the lines.
+    axes.margins(x=0.14)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_tick_params(labelbottom=True)
+    thousands(axes.xaxis)
 
 
 def _last_value(axes: "Axes", step: int, value: float, *, color: str, above: bool) -> None:

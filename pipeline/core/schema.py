@@ -157,6 +157,17 @@ TRAINING_METRICS = (
 # Those that no two runs share.
 MACHINE_METRICS = ("samples_per_second", "data_stall", "memory_gb")
 
+# What a student was measured by while it was trained; ``dataset`` is null for samples held out of its own training set.
+TRAINING_EVALUATIONS = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("dataset", pa.string()),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+
 # Rows per Parquet row group where there are embeddings: 1,048,576 rows (the default of pyarrow) of a
 # 1280-dimensional float16 embedding would be 2.7 GB that a reader must hold at once.
 EMBEDDING_ROW_GROUP = 8192

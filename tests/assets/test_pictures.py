@@ -45,6 +45,7 @@ def test_every_column_is_described() -> None:
         "filtered_pairs": schema.FILTERED_PAIRS,
         "centroids": schema.centroids(4),
         "cluster_assignments": schema.CLUSTER_ASSIGNMENTS,
+        "training_evaluations": schema.TRAINING_EVALUATIONS,
         "evaluation": schema.EVALUATION,
         "evaluation_leaks": schema.EVALUATION_LEAKS,
         "cluster_accuracy": schema.CLUSTER_ACCURACY,

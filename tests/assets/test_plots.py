@@ -141,6 +141,26 @@ def test_loss_curves():
     _check(loss_curves({"baseline": _metrics(contrastive=[5.0])}))
 
 
+def test_evaluations_stand_beside_the_losses() -> None:
+    """Two more panels, and dashed lines in those of the losses; a run that was not evaluated is left out of them."""
+    runs = {name: _metrics(contrastive=[5.0, 2.0, 1.0]) for name in ("student", "baseline")}
+    rows = [
+        (step, task, dataset, metric, 0.4 * step)
+        for step in (1, 2)
+        for task, dataset, metric in (
+            ("zero_shot", "demo", "top1"),
+            ("retrieval", "demo", "image_to_text_recall@1"),
+            ("held_out", None, "loss"),
+            ("held_out", None, "contrastive"),
+        )
+    ]
+    names = schema.TRAINING_EVALUATIONS.names
+    table = pa.Table.from_pylist([dict(zip(names, row)) for row in rows], schema=schema.TRAINING_EVALUATIONS)
+    plain = _check(loss_curves(runs))
+    assert _check(loss_curves(runs, evaluations={"student": table})).height > plain.height
+    _check(loss_curves(runs, evaluations={"student": table, "baseline": table}))
+
+
 def test_evaluation():
     tasks = {
         "zero_shot": ["top1", "top5"],

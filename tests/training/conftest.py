@@ -20,6 +20,7 @@ from training.launch.launcher import TrainingResult, run_training
 
 TEACHER_DIM = 24
 CLUSTERS = 4
+CLASSES = ("one", "two", "three")
 STEPS = 40
 MODEL = {
     "embed_dim": 16,
@@ -134,3 +135,21 @@ def whole_run(job: TrainingJob, uninterrupted: dict[str, Any]) -> TrainingResult
         run = with_steps(job, uninterrupted["folder"] / "run")
         uninterrupted |= {"result": run_training(run, on_metrics=rows.append), "rows": rows}
     return uninterrupted["result"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """An evaluation set of 20 images in three classes, each with a caption."""
+    random, folder = np.random.default_rng(3), tmp_path / "shapes"
+    samples: list[dict[str, object]] = []
+    for number in range(20):
+        picture = io.BytesIO()
+        Image.fromarray(random.integers(0, 255, (40, 32, 3), dtype=np.uint8)).save(picture, "PNG")
+        label = number % len(CLASSES)
+        members = {"png": picture.getvalue(), "cls": str(label).encode(), "txt": f"{CLASSES[label]} {number}".encode()}
+        samples.append({"__key__": f"{number:03d}", **members})
+    (folder / "test").mkdir(parents=True)
+    write_tar(folder / "test" / "0.tar", samples)
+    (folder / "classnames.txt").write_text("\n".join(CLASSES))
+    (folder / "zeroshot_classification_templates.txt").write_text("a picture of {c}\n{c}\n")
+    return folder

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.tars import write_tar
 from pipeline.storage.stage import Stage
 from training.config import AblationConfig, StudentConfig
 from training.preflight import check_student
@@ -98,3 +99,49 @@ def test_baseline_and_ablation_need_their_terms() -> None:
     assert "ablation contrastive: " in _refusal(values, ablation=AblationConfig())
     values = {"losses": {"cluster": {"weight": 0}}}
     assert "student.losses.cluster.weight above 0" in _refusal(values, ablation=AblationConfig())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"keep_best": "zero_shot/demo/top1"}, "student.keep_best 'zero_shot/demo/top1' needs evaluations"),
+        (
+            {"evaluate_every": 5, "keep_best": "zero_shot/demo/top3"},
+            "'zero_shot/demo/top3' is not measured; what is: zero_shot/demo/top1, zero_shot/demo/top5",
+        ),
+        ({"evaluate_every": 5, "keep_best": "held_out/loss"}, "student.keep_best 'held_out/loss' is not measured"),
+        ({"evaluate": {"held_out_samples": 300}}, "held_out_samples 300 is not a multiple of student.batch_size 256"),
+        ({"evaluate_every": 5, "evaluate": {"datasets": []}}, "neither datasets nor held_out_samples"),
+    ],
+)
+def test_measures_that_there_would_not_be(values: dict, message: str) -> None:
+    (line,) = _refusal(values, datasets=["demo"]).split("\n")
+    assert message in line
+
+
+def test_sets_that_could_not_be_measured_on(tmp_path: Path) -> None:
+    """A missing folder, and classes that no name is given for; each in a line."""
+    values = {"evaluate_every": 5}
+    assert f"student.evaluate.datasets: evaluation set {tmp_path / 'no'}: no such folder" in _refusal(
+        values, datasets=[str(tmp_path / "no")]
+    )
+    folder = tmp_path / "letters"
+    (folder / "test").mkdir(parents=True)
+    write_tar(folder / "test" / "0.tar", [{"__key__": "0", "png": b"0", "cls": b"2"}])
+    (folder / "zeroshot_classification_templates.txt").write_text("{c}\n")
+    refusal = _refusal(values, datasets=[str(folder)])
+    assert "nothing can be measured on it: zero_shot needs classnames.txt" in refusal
+    (folder / "classnames.txt").write_text("a\nb\n")
+    assert "key 0: class id 2, expected one below 2" in _refusal(values, datasets=[str(folder)])
+    (folder / "classnames.txt").write_text("a\nb\nc\n")
+    check_student(
+        StudentConfig(evaluate_every=5, keep_best="zero_shot/letters/top1"), here=False, datasets=[str(folder)]
+    )
+
+
+def test_the_baseline_measures_the_contrastive_term_alone() -> None:
+    values = {"evaluate_every": 5, "evaluate": {"held_out_samples": 256}, "keep_best": "held_out/cluster_divergence"}
+    check_student(StudentConfig.model_validate(values), here=False)
+    (line,) = _refusal(values, baseline=True).split("\n")
+    assert line.startswith("baseline.enabled: student.keep_best 'held_out/cluster_divergence' is not measured")
+    assert line.endswith("what is: held_out/loss, held_out/contrastive")

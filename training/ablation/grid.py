@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings import overlaid
-from training.config import LOSS_PRESETS, AblationConfig, LossesConfig, StudentConfig
+from training.config import LOSS_PRESETS, AblationConfig, EvaluateConfig, LossesConfig, StudentConfig
 
 ALL, RANDOM, BALANCED = "all", "random", "balanced"
 
@@ -63,7 +63,9 @@ def cells_of(config: AblationConfig, student: StudentConfig, pairs: Mapping[str,
     ``pairs``: those of each data set, by which epochs become steps; while they are not known, all sets count as equal.
     Raises :class:`ConfigError` where the student's own settings leave nothing of a term that the grid turns on.
     """
-    student = student.unweighted()
+    # Nobody looks on: each cell has all samples, and gives the weights of its last step.
+    alone = {"evaluate_every": 0, "evaluate": EvaluateConfig(), "keep_best": None}
+    student = student.unweighted().model_copy(update=alone)
     return [
         _cell(
             config,

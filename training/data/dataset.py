@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from pipeline.core import parquet
 from pipeline.core.errors import EmbeddingError, ShardError
 from pipeline.core.remote_tar import image_of, open_tar
 from pipeline.core.tars import TarReader, read_index
+from training.data.held_out import HeldOut
 from training.data.order import WINDOW_SHARDS
 from training.losses.active import Needs
 
@@ -36,7 +38,8 @@ class TrainingSet:
     embeddings must have; ``clusters``: number that labels must stay below; none leaves them unchecked. ``views``: views
     that each sample has, of which one at a time stands for its image; 1 for the image as it is. ``seed`` is that of the
     draw among an image's captions, which are those of the index (a column ``captions``), else of the member ``json``,
-    else the member ``txt``. Raises :class:`ShardError` if an index or tar is missing.
+    else the member ``txt``, and decides which ``held_out_samples`` the set is without, or has alone if ``held_out``.
+    Raises :class:`ShardError` if an index or tar is missing, :class:`ConfigError` if there are not as many samples.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class TrainingSet:
         clusters: int | None = None,
         views: int = 1,
         seed: int = 0,
+        held_out_samples: int = 0,
+        held_out: bool = False,
     ):
         self._indexes = sorted(index.glob("*.parquet"))
         if not self._indexes:
@@ -59,7 +64,9 @@ class TrainingSet:
         missing = [path for path, at in zip(self._tars, self._indexes) if not path.is_file() and not _elsewhere(at)]
         if missing:
             raise ShardError(f"{len(missing)} of {len(self._tars)} training shards are missing, e.g. {missing[0]}")
-        self.shard_rows = [self._rows(path) for path in self._indexes]
+        rows = [self._rows(path) for path in self._indexes]
+        self._held_out, self._is_held_out = HeldOut(rows, samples=held_out_samples, seed=seed), held_out
+        self.shard_rows = self._held_out.rows(held_out)
         self.preprocessing, self._needs, self._tokenizer = preprocessing, needs, tokenizer
         self._teacher_dim, self._clusters, self.views, self._seed = teacher_dim, clusters, views, seed
         self._index = functools.lru_cache(maxsize=2 * WINDOW_SHARDS)(self._read_index)
@@ -165,6 +172,8 @@ class TrainingSet:
         ids = table["image_id"].to_numpy()
         if len(np.unique(ids)) != len(ids):
             raise ShardError(f"{self._indexes[shard]}: an image_id occurs more than once in this shard")
+        table = table.filter(pa.array(self._held_out.mask(shard, ids) == self._is_held_out))
+        ids = table["image_id"].to_numpy()
         places = table["offset"].to_numpy(), table["size"].to_numpy(), table["crc32"].to_pylist()
         captions = table["captions"].to_pylist() if "captions" in table.column_names else [None] * len(ids)
         return ids, table["key"].to_pylist(), *places, captions

@@ -44,6 +44,16 @@ def batches(
     return _raised(iter(loader))
 
 
+def held_out_batches(samples: TrainingSet, *, batch_size: int, seed: int, rank: int, ranks: int) -> Iterator[Batch]:
+    """This rank's part of the whole batches of a held-out set, always in one order, samples as in a first epoch."""
+    places = np.array([(shard, row) for shard, rows in enumerate(samples.shard_rows) for row in range(rows)])
+    places = np.random.default_rng(seed).permutation(places)
+    size = batch_size // ranks
+    for start in range(0, len(places) - batch_size + 1, batch_size):
+        part = places[start + rank * size :][:size]
+        yield collate(samples.samples([(int(shard), int(row), 0) for shard, row in part]))
+
+
 def _raised(loaded: Iterable[Batch | PipelineError]) -> Iterator[Batch]:
     for batch in loaded:
         if isinstance(batch, PipelineError):

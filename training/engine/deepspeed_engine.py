@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -165,6 +165,11 @@ class Engine:
         Where weights are averaged, their averages.
         """
         return self._state() | self._averages()
+
+    def replace_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """For good: the module is as :meth:`state` was once, on rank 0, and no step follows. Averages are forgotten."""
+        self._average = None
+        state.set_weights(self._deepspeed, self._parameters, lambda name: self.gather(weights.get(name))[0])
 
     def keep(self, part: "Stateful") -> None:
         """Save and load something with every checkpoint, on each rank."""

@@ -4,6 +4,7 @@ DeepSpeed's own checkpoints are divided by rank and open only for as many. Here 
 gathered under their parameters' names, rank 0 writes them, and any number of ranks takes them up again, bit for bit.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,21 @@ def collect(engine: Any, parameters: dict[str, Tensor], weights: dict[str, Tenso
     return {**tensors, _COUNT: _count(engine).reshape(1), _SCALER: torch.tensor(numbers, dtype=torch.float64)}
 
 
+def set_weights(engine: Any, parameters: dict[str, Tensor], value_of: Callable[[str], Tensor]) -> None:
+    """Give the module another state; ``value_of`` is asked for the same names in the same order on all ranks."""
+    with torch.no_grad():
+        for name, buffer in engine.module.state_dict().items():
+            if name in parameters:
+                _set_weight(engine, parameters[name], value_of(name).to(parameters[name].device))
+            else:
+                buffer.copy_(value_of(name))
+
+
 def restore(engine: Any, parameters: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
     """Bring a fresh engine to the state that :func:`collect` found; all ranks call it together."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-    module = engine.module
-    with torch.no_grad():
-        for name, buffer in module.named_buffers():
-            if f"{_WEIGHT}/{name}" in tensors:
-                buffer.copy_(tensors[f"{_WEIGHT}/{name}"])
-        for name, parameter in parameters.items():
-            _set_weight(engine, parameter, tensors[f"{_WEIGHT}/{name}"].to(parameter.device))
+    set_weights(engine, parameters, lambda name: tensors[f"{_WEIGHT}/{name}"])
     _start_moments(engine, tensors[_COUNT])
     for name, parameter in parameters.items():
         for key in _MOMENTS:

@@ -34,8 +34,18 @@ _TASKS = {
 _METRICS = {"top1": ("accuracy", "Accuracy"), "top5": ("top_5_accuracy", "Top 5 accuracy")}
 
 
-def model_card(job: TrainingJob, *, samples: int, rows: list[dict[str, Any]], resumed_from: int) -> str:
-    """The card as training leaves it. ``samples``: of the training set. ``rows``: of metrics; the last is quoted."""
+def model_card(
+    job: TrainingJob,
+    *,
+    samples: int,
+    rows: list[dict[str, Any]],
+    resumed_from: int,
+    evaluated: dict[str, Any] | None = None,
+) -> str:
+    """The card as training leaves it. ``samples``: of the training set. ``rows``: of metrics; the last is quoted.
+
+    ``evaluated``: what the exported step was measured by meanwhile, if it was.
+    """
     from huggingface_hub import ModelCardData
 
     student, last = job.student, rows[-1]
@@ -56,6 +66,7 @@ def model_card(job: TrainingJob, *, samples: int, rows: list[dict[str, Any]], re
             table(("", ""), data.items()),
             _METRICS_HEADING,
             table(("metric", "value"), [(name, f"{value:.6g}") for name, value in last.items()]),
+            *_evaluated(job, evaluated),
             f"\n{_NOT_MEASURED}",
             "\n## Settings\n",
             f"```json\n{json.dumps(_settings(job), indent=1)}\n```\n",
@@ -71,9 +82,21 @@ def model_card(job: TrainingJob, *, samples: int, rows: list[dict[str, Any]], re
     )
 
 
+def _evaluated(job: TrainingJob, row: dict[str, Any] | None) -> list[str]:
+    """What was measured on small sets while it was trained."""
+    if row is None:
+        return []
+    best = f", the best by `{job.student.keep_best}`" if job.student.keep_best else ""
+    values = [(f"`{name}`", f"{value:.6g}") for name, value in row.items() if name != "step"]
+    few = f"At most {job.student.evaluate.samples:,} samples of a set."
+    return [f"\n## Weights of step {row['step']}{best}\n", table(("measure", "value"), values), f"\n{few}"]
+
+
 def _settings(job: TrainingJob) -> dict[str, Any]:
     """Without the names of machines, and of paths, which are of one machine, their ends."""
     settings = job.student.model_dump(mode="json", exclude={"hostfile", "master_address", "weights_file"})
+    datasets = settings["evaluate"]["datasets"]
+    settings["evaluate"]["datasets"] = datasets and [short_name(name) for name in datasets]
     return settings | {name: short_name(settings[name]) for name in ("model", "initial")}
 
 

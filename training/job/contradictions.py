@@ -1,8 +1,9 @@
 """What the settings of a student cannot mean together, whatever data it is trained on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from training.config import CLUSTER_ERROR, StudentConfig
+from training.evaluation.small import measures
 from training.losses.active import weights_of
 
 
@@ -39,6 +40,27 @@ def contradictions(
             f"{student.weights} with {student.weights_file or 'none'}"
         )
     yield from _of_losses(student, ranks, clusters)
+    yield from _of_evaluation(student)
+
+
+def _of_evaluation(student: StudentConfig) -> Iterator[str]:
+    evaluate = student.evaluate
+    if evaluate.held_out_samples % student.batch_size:
+        yield (
+            f"student.evaluate.held_out_samples {evaluate.held_out_samples} is not a multiple of student.batch_size "
+            f"{student.batch_size}"
+        )
+    if student.keep_best is not None and not student.evaluate_every:
+        yield f"student.keep_best {student.keep_best!r} needs evaluations: student.evaluate_every above 0"
+    if student.evaluate_every and evaluate.datasets == [] and not evaluate.held_out_samples:
+        yield "student.evaluate_every: student.evaluate has neither datasets nor held_out_samples to measure on"
+
+
+def unknown_measure(student: StudentConfig, tasks: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line if the weights to export are chosen by what is not measured. ``tasks``: those of each evaluation set."""
+    known = measures(tasks, weights_of(student.losses) if student.evaluate.held_out_samples else ())
+    if student.evaluate_every and student.keep_best is not None and student.keep_best not in known:
+        yield f"student.keep_best {student.keep_best!r} is not measured; what is: {', '.join(known) or 'nothing'}"
 
 
 def _of_losses(student: StudentConfig, ranks: int | None, clusters: int | None) -> Iterator[str]:

@@ -1,7 +1,9 @@
-"""The rows of ``training_metrics``: appended while the run goes on, a Parquet table once it has ended."""
+"""The rows of ``training_metrics`` and ``training_evaluations``: appended to one file while the run goes on, a Parquet
+table each once it has ended."""
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.core import parquet, schema
 from pipeline.core.files import move_into_place, write_text_atomically
+from training.evaluation.small import parts_of
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,23 @@ def _parse(line: str, where: str) -> dict[str, Any] | None:
         return None
 
 
+def is_evaluation(row: Mapping[str, Any]) -> bool:
+    """Whether a row has measures of evaluation, whose names are paths, rather than the terms of a step."""
+    return any("/" in name for name in row)
+
+
+def write_evaluations(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the rows of evaluations as Parquet, ``schema.TRAINING_EVALUATIONS``."""
+    found = []
+    for row in rows:
+        for measure, value in row.items():
+            if measure != "step":
+                task, dataset, metric = parts_of(measure)
+                found.append((row["step"], task, dataset, metric, value))
+    names = schema.TRAINING_EVALUATIONS.names
+    _write([dict(zip(names, one)) for one in found], schema.TRAINING_EVALUATIONS, path)
+
+
 def write_table(rows: list[dict[str, Any]], path: Path) -> None:
     """Write the rows as Parquet, terms after the loss; the file appears whole or not at all."""
     first = schema.TRAINING_METRICS[:3]
@@ -65,8 +85,12 @@ def write_table(rows: list[dict[str, Any]], path: Path) -> None:
         pa.field(name, pa.int64() if name in _INTEGERS else pa.float64(), nullable=name == "gradient_norm")
         for name in (*first, *terms, *last)
     ]
+    _write(rows, pa.schema(fields), path)
+
+
+def _write(rows: list[dict[str, Any]], columns: pa.Schema, path: Path) -> None:
     temporary = path.with_name(f".{path.name}")
-    parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), temporary)
+    parquet.write_table(pa.Table.from_pylist(rows, schema=columns), temporary)
     move_into_place({path: temporary})
 
 

@@ -12,6 +12,7 @@ from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.core.manifest import read_manifest
 from pipeline.core.settings import Section
 from training.config import TEACHER, UNIFORM, StudentConfig
+from training.evaluation.stage import dataset_identity
 from training.job.contradictions import contradictions
 from training.losses.active import Needs
 
@@ -107,6 +108,16 @@ class TrainingJob(Section):
         return self.output / "metrics.parquet"
 
     @property
+    def evaluations_table(self) -> Path:
+        """What the student was measured by meanwhile, as Parquet, where it was."""
+        return self.output / "evaluations.parquet"
+
+    @property
+    def mlflow_file(self) -> Path:
+        """MLflow's database, for all runs, beside their output folders."""
+        return self.output.with_name("mlflow.db")
+
+    @property
     def tensorboard_folder(self) -> Path:
         """Event files, kept beside the output folder, which is removed once its results were taken."""
         return self.output.with_name(f"{self.output.name}-tensorboard")
@@ -118,7 +129,7 @@ class TrainingJob(Section):
 
     @property
     def result_file(self) -> Path:
-        """Written last by a run that ended well: `steps`, `resumed_from`, `startup_s`, `training_s`."""
+        """Written last by a run that ended well: what :class:`training.launch.launcher.TrainingResult` has of it."""
         return self.output / "result.json"
 
     @property
@@ -143,8 +154,8 @@ class TrainingJob(Section):
         content = {name: value for name, value in self.student.content().items() if name not in _DIVISION}
         start = self.teacher if self.teacher and self.student.initial == TEACHER else Path(self.student.initial)
         weights = start / WEIGHTS_FILE if start.is_dir() else start
-        digests = [file_digest(path) for path in (weights,) if path.is_file()]
-        digests += self.weighted_by()
+        digests: list[Any] = [file_digest(path) for path in (weights,) if path.is_file()]
+        digests += [*self.weighted_by(), *self.chosen_on()]
         return fingerprint_of(content, model_file, self.teacher_dim, self.inputs or self._data(), self.views, digests)
 
     def weighted_by(self) -> list[str]:
@@ -153,6 +164,10 @@ class TrainingJob(Section):
             return []
         files = sorted(self.weights.glob("*.parquet")) if not self.weights_digest else []
         return [self.weights_digest or fingerprint_of([[path.name, file_digest(path)] for path in files])]
+
+    def chosen_on(self) -> list[Any]:
+        """What the sets are that decide which weights are exported, where they do."""
+        return [dataset_identity(path) for path in self.student.measured_on] if self.student.keep_best else []
 
     def _data(self) -> list[Any]:
         """What a job of a plain command trains on, of which nobody has said what it is."""

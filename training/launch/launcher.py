@@ -39,7 +39,9 @@ class TrainingResult:
 
     export: Path
     metrics: Path
+    evaluations: Path | None
     steps: int
+    exported_step: int
     resumed_from: int
     startup_s: float
     training_s: float
@@ -81,7 +83,10 @@ def run_training(
     rows.poll()
     _raise_failure(job, process, log_file)
     return TrainingResult(
-        export=job.export_folder, metrics=job.metrics_table, **json.loads(job.result_file.read_text())
+        export=job.export_folder,
+        metrics=job.metrics_table,
+        evaluations=job.evaluations_table if job.evaluations_table.exists() else None,
+        **json.loads(job.result_file.read_text()),
     )
 
 

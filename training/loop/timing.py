@@ -1,5 +1,6 @@
 """Where the time of a run goes: steps, and waiting for data."""
 
+import contextlib
 import resource
 import sys
 import time
@@ -25,6 +26,13 @@ class Clock:
             if batch is None:
                 return
             yield batch
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What is done meanwhile is no part of a lap."""
+        stopped = time.monotonic()
+        yield
+        self._since += time.monotonic() - stopped
 
     def lap(self, step: int, batch_size: int) -> dict[str, float]:
         """Since the last lap: samples per second, the share of the time that went into waiting for data; peak memory.

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,12 +16,20 @@ from pipeline.core.errors import NonFiniteLossError
 from pipeline.core.progress import Progress
 from training.job.checkpoints import Checkpoints
 from training.job.metrics import MetricsWriter
+from training.loop.best import Best
 from training.loop.loggers import RowLogger
 from training.loop.stop import StopFlag, StopRequested
 from training.loop.task import Task
 from training.loop.timing import Clock
 
 log = logging.getLogger(__name__)
+
+
+class Evaluation(Protocol):
+    """What the loop asks of an evaluation; all ranks call it together, and all get the same."""
+
+    def measure(self) -> dict[str, float]:
+        """Measures of the weights as they are, by name. Nothing that is trained or drawn may be touched by it."""
 
 
 class LoopEngine(Protocol):
@@ -54,7 +63,10 @@ class LoopEngine(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """``batch_size`` is that of the global batch; ``schedule`` gives the learning rate of a step, counted from 1."""
+    """``batch_size`` is that of the global batch; ``schedule`` gives the learning rate of a step, counted from 1.
+
+    ``evaluate_every``: steps between two evaluations, the last step being one in any case; 0 for none.
+    """
 
     steps: int
     batch_size: int
@@ -62,10 +74,18 @@ class LoopSettings:
     seed: int
     checkpoint_every: int
     log_every: int
+    evaluate_every: int = 0
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows this step."""
+        return self.evaluate_every > 0 and (step % self.evaluate_every == 0 or step == self.steps)
 
 
 class Loop:
-    """Runs a task's steps on an engine. Steps are counted from 1 in metrics and checkpoints."""
+    """Runs a task's steps on an engine. Steps are counted from 1 in metrics and checkpoints.
+
+    ``evaluation`` measures what ``settings.evaluate_every`` asks for, and ``best`` is offered what it has found.
+    """
 
     def __init__(
         self,
@@ -76,8 +96,11 @@ class Loop:
         metrics_file: Path,
         settings: LoopSettings,
         loggers: Sequence[RowLogger] = (),
+        evaluation: Evaluation | None = None,
+        best: Best | None = None,
     ):
         self._engine, self._task, self._checkpoints, self._loggers = engine, task, checkpoints, loggers
+        self._evaluation, self._best = evaluation, best
         self._metrics_file, self._settings = metrics_file, settings
 
     def run(self, batches: Iterable[Any], *, start: int, stop: StopFlag, progress: Progress | None = None) -> None:
@@ -112,6 +135,9 @@ class Loop:
                 row = self._row(step, terms, measured | clock.lap(step, settings.batch_size))
                 for writer in writers:
                     writer.write(row)
+            if settings.evaluates(step):
+                with clock.stopped():
+                    self._evaluate(step, writers)
             saved = False
             if stopping or step % settings.checkpoint_every == 0 or step == settings.steps:
                 saved = self._checkpoints.save(self._engine, step)
@@ -143,6 +169,20 @@ class Loop:
                 f"not taken; image ids: {', '.join(map(str, ids))}"
             )
         return means, taken, stops > 0
+
+    def _evaluate(self, step: int, writers: list[RowLogger]) -> None:
+        """A row of measures of its own, before the checkpoint of this step, which has what was best so far."""
+        assert self._evaluation
+        started = time.monotonic()
+        device = self._engine.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            measures = self._evaluation.measure()
+        if self._best:
+            self._best.offer(step, measures)
+        for writer in writers:
+            writer.write({"step": step, **measures})
+        if writers:
+            log.info("step %d, evaluated in %.1f s: %s", step, time.monotonic() - started, _text(measures))
 
     def _row(self, step: int, terms: dict[str, float], extra: dict[str, float]) -> dict[str, Any]:
         return {

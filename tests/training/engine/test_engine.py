@@ -62,18 +62,43 @@ def _config(world: int, stage: int, **changes: Any) -> StudentConfig:
     return StudentConfig(batch_size=BATCH, ranks=world, zero_stage=stage, optimizer=optimizer, **changes)
 
 
-def _steps(engine: Engine, first: int, last: int) -> dict[str, torch.Tensor]:
-    """Steps of one run; returns what the engine said of the last one: the bounded value, and the gradient's norm."""
+def _steps(engine: Engine, first: int, last: int, *, looked_at: bool = False) -> dict[str, torch.Tensor]:
+    """Steps of one run; returns what the engine said of the last one: the bounded value, and the gradient's norm.
+
+    ``looked_at``: before and after each the module is called as it would be exported.
+    """
     rows, said = torch.randn(4, BATCH, DIM, generator=torch.Generator().manual_seed(1)), dict[str, torch.Tensor]()
     part = slice(engine.rank * BATCH // engine.world, (engine.rank + 1) * BATCH // engine.world)
     for step_rows in rows[first:last]:
+        if looked_at:
+            _look_at(engine, step_rows)
         image, text, scale, _ = engine.model(step_rows[part])
         loss = ContrastiveLoss()(image, text, scale)["contrastive"] - 10 * scale.log()
         engine.backward(loss)
         assert engine.step(learning_rate=1e-2)
         value = engine.clamp_parameter("logit_scale", BOUND)
         said = {"clamped": value.clone(), "norm": torch.tensor(engine.gradient_norm())}
+        if looked_at:
+            _look_at(engine, step_rows)
     return said
+
+
+def _look_at(engine: Engine, rows: torch.Tensor) -> list[torch.Tensor]:
+    """Twice, with other numbers of rows than in training, the same on all ranks."""
+    with torch.no_grad(), engine.exported() as model:
+        return [model(rows[:count]).image.clone() for count in (1, BATCH)]
+
+
+def _put_back(engine: Engine) -> None:
+    """Weights of an earlier step take the place of the last ones, in forward passes too, for good."""
+    kept = {name: value.clone().cpu() for name, value in engine.state().items()}
+    rows = torch.randn(BATCH, DIM, generator=torch.Generator().manual_seed(2))
+    seen = _look_at(engine, rows)
+    _steps(engine, 2, 4)
+    assert not torch.equal(engine.state()["map.weight"], kept["map.weight"])
+    engine.replace_weights(kept if engine.rank == 0 else {})
+    assert all(torch.equal(value.cpu(), kept[name]) for name, value in engine.state().items())
+    assert all(torch.equal(one, other) for one, other in zip(_look_at(engine, rows), seen))
 
 
 def _refuse_nan(engine: Engine) -> None:
@@ -98,6 +123,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "average": {"stage": 1, "average_decay": 0.9},
     "bf16": {"stage": 1, "precision": "bf16"},
 }
+LOOKED_AT = ("stage 0", "parts, stage 0", "stage 2", "stage 3", "average", "bf16")
 
 
 def _train(rank: int, world: int, port: int, folder: str) -> None:
@@ -115,6 +141,12 @@ def _train(rank: int, world: int, port: int, folder: str) -> None:
             engine.save(Path(folder) / name / f"ranks-{world}")
             said = _steps(engine, 2, 4)
             states[name] = engine.state() | said
+            if world == 2 and name in LOOKED_AT and not (Path(folder) / name / "ranks-1").is_dir():
+                engine = Engine(Toy(), _config(world, **variant))
+                _steps(engine, 0, 2, looked_at=True)
+                said = _steps(engine, 2, 4, looked_at=True)
+                states[f"{name}, looked at"] = {key: value.clone() for key, value in (engine.state() | said).items()}
+                _put_back(engine)
         for stage in (0, 1, 2, 3):
             engine = Engine(Toy(), _config(world, stage))
             _refuse_nan(Engine(Toy(), _config(world, stage, precision="bf16")))
@@ -165,6 +197,14 @@ def test_ranks_stages_parts_and_resuming_elsewhere_do_not_change_the_weights(sta
         tolerance = 2e-2 if "bf16" in key[1] else 1e-5
         for name, value in expected.items():
             torch.testing.assert_close(state[name], value, atol=tolerance, rtol=tolerance, msg=f"{key} {name}")
+
+
+@pytest.mark.slow
+def test_looking_at_a_module_changes_nothing(states: dict) -> None:
+    """Weights, statistics, averages and the last norm, bit for bit."""
+    for name in LOOKED_AT:
+        alone, looked_at = states[2, name], states[2, f"{name}, looked at"]
+        assert all(torch.equal(alone[key], looked_at[key]) for key in alone), name
 
 
 @pytest.mark.slow

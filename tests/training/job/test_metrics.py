@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from training.job.metrics import MetricsWriter, read_rows
+from pipeline.core import schema
+from training.job.metrics import MetricsWriter, is_evaluation, read_rows, write_evaluations, write_table
 
 
 def test_a_damaged_row_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -12,3 +14,19 @@ def test_a_damaged_row_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogC
     assert f"{path}, line 2: damaged" in caplog.text
     MetricsWriter(path, resume_step=3).close()
     assert path.read_text() == '{"step": 1}\n'
+
+
+def test_evaluations_have_a_table_of_their_own(tmp_path: Path) -> None:
+    steps = [{"step": step, "samples_seen": 4 * step, "loss": 1.0, "contrastive": 1.0} for step in (1, 2)]
+    measures = {"step": 2, "zero_shot/demo/top1": 0.25, "held_out/loss": 3.0}
+    rows = [*steps, measures]
+    assert [is_evaluation(row) for row in rows] == [False, False, True]
+    write_evaluations([measures], tmp_path / "evaluations.parquet")
+    table = pq.read_table(tmp_path / "evaluations.parquet")
+    assert table.schema.equals(schema.TRAINING_EVALUATIONS)
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        (2, "zero_shot", "demo", "top1", 0.25),
+        (2, "held_out", None, "loss", 3.0),
+    ]
+    write_table(steps, tmp_path / "metrics.parquet")
+    assert pq.read_table(tmp_path / "metrics.parquet").column_names == ["step", "samples_seen", "loss", "contrastive"]

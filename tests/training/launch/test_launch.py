@@ -20,6 +20,10 @@ from pipeline.core import schema
 from pipeline.core.errors import ConfigError, NonFiniteLossError, ShardError, StorageError, TrainingError
 from tests.training.conftest import STEPS, with_steps
 from training import train
+from training.config import EvaluateConfig
+from training.evaluation.run import evaluate as evaluate_models
+from training.export.check import export_cosine
+from training.job.metrics import is_evaluation
 from training.job.training_job import TrainingJob
 from training.launch.launcher import TrainingResult, _devices, _raise_failure, run_training
 
@@ -115,6 +119,55 @@ def test_a_killed_run_leaves_no_orphan_and_ends_like_an_uninterrupted_one(
     expected, found = load_file(whole_run.export / weights), load_file(result.export / weights)
     assert expected.keys() == found.keys()
     assert all(expected[name].equal(found[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_measured_killed_and_resumed_trains_the_same_weights(
+    job: TrainingJob, whole_run: TrainingResult, images: Path, tmp_path: Path
+) -> None:
+    """On two ranks; what is exported are those of its best step, though a later one was trained."""
+    evaluate = EvaluateConfig(datasets=[str(images)], tasks=["zero_shot", "retrieval"])
+    measure = "retrieval/shapes/image_to_text_recall@10"
+    run = with_steps(job, tmp_path / "run", evaluate=evaluate, evaluate_every=4, keep_best=measure)
+    seen: list[dict[str, Any]] = []
+
+    def kill_launcher(row: dict[str, Any]) -> None:
+        seen.append(row)
+        if is_evaluation(row) and row["step"] >= 20:
+            for process in _processes(run):
+                with contextlib.suppress(psutil.Error):
+                    if "deepspeed.launcher.launch" in process.cmdline():
+                        process.send_signal(signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match="status -9"):
+        run_training(run, on_metrics=kill_launcher)
+    assert _all_end(run, within_s=25)
+    result = run_training(run, on_metrics=seen.append)
+    assert 16 <= result.resumed_from < STEPS
+
+    trained = load_file(run.checkpoints / f"step-{STEPS}" / "state.safetensors")
+    expected = load_file(whole_run.export / "open_clip_model.safetensors")
+    for name, value in expected.items():
+        assert trained[f"weight/model.{name}"].reshape(value.shape).equal(value), name
+    assert _metrics(result) == _metrics(whole_run)
+
+    assert result.evaluations
+    rows = pq.read_table(result.evaluations).to_pylist()
+    assert sorted({row["step"] for row in rows}) == list(range(4, STEPS + 1, 4))
+    assert {row["step"] for row in seen if is_evaluation(row)} == set(range(4, STEPS + 1, 4)), "handed on live"
+    values = {row["step"]: row["value"] for row in rows if row["metric"] == measure.rpartition("/")[2]}
+    assert result.exported_step == max(values, key=lambda step: (values[step], -step))
+    for row in evaluate_models({"student": result.export}, [images], evaluate.tasks).to_pylist():
+        (one,) = [
+            other["value"]
+            for other in rows
+            if other["step"] == result.exported_step
+            and (other["task"], other["metric"]) == (row["task"], row["metric"])
+        ]
+        assert row["value"] == pytest.approx(one), row["metric"]
+    assert export_cosine(result.export) > 0.9999
+    card = (result.export / "README.md").read_text()
+    assert f"Weights of step {result.exported_step}, the best by `{measure}`" in card and str(images.parent) not in card
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """How many ranks and loader processes there are where nobody says."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,22 @@ def test_an_open_number_has_the_fingerprint_that_two_ranks_had() -> None:
     of = {ranks: fingerprint_of(StudentConfig(ranks=ranks).content()) for ranks in (None, 1, 2, 8)}
     assert of[None] == of[2] and len(set(of.values())) == 3
     assert fingerprint_of(StudentConfig(loader_workers=4).content()) == of[None]
+
+
+def test_looking_on_changes_no_result_but_choosing_and_holding_out_do() -> None:
+    """And what is chosen by is a matter of the sets' names and settings, not of where their folders lie."""
+
+    def of(**student: Any) -> str:
+        return fingerprint_of(StudentConfig.model_validate(student).content())
+
+    looking = {"evaluate_every": 5, "evaluate": {"datasets": ["a/cats"], "samples": 9}}
+    assert of(**looking) == of()
+    best = {**looking, "keep_best": "zero_shot/cats/top1"}
+    moved = {**best, "evaluate": {"datasets": ["b/cats"], "samples": 9}}
+    assert of(**best) == of(**moved) != of()
+    others = [{**best, "evaluate_every": 6}, {**best, "evaluate": {"datasets": ["a/cats"], "samples": 8}}]
+    others += [looking | {"evaluate": {"held_out_samples": 256}}, {**best, "keep_best": "zero_shot/cats/top5"}]
+    assert len({of(), of(**best), *(of(**other) for other in others)}) == 6
 
 
 def test_no_gpu_is_counted_where_none_is_visible() -> None:
