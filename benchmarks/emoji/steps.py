@@ -22,7 +22,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 DATA = PROJECT / "data" / "emoji"
 """Where the configs look for it, from the project's folder."""
 
-_STYLES = {"emoji_openmoji": "openmoji", "emoji_fluent": "@iconify-json/fluent-emoji-flat"}
+STYLES = {
+    "emoji_openmoji": ("openmoji", "color/svg", styles.openmoji),
+    "emoji_fluent": ("@iconify-json/fluent-emoji-flat", "", styles.iconify),
+}
+"""Of each evaluation set that is a style: its package, the folder in it, and what reads that."""
+
 # Of how the evaluation sets are drawn; a new one draws them anew.
 _DRAWING = 1
 
@@ -86,10 +91,8 @@ def _evaluation_sets(catalog: list[Emoji], packages: dict[str, Package]) -> tabl
     fingerprint = fingerprint_of(_DRAWING, REQUIREMENT, pinned)
     if not mark.exists() or mark.read_text() != fingerprint:
         drawings = {
-            "emoji_openmoji": styles.openmoji(
-                _unpacked(packages[_STYLES["emoji_openmoji"]], DATA / "unpacked" / "openmoji", "color/svg")
-            ),
-            "emoji_fluent": styles.iconify(_unpacked(packages[_STYLES["emoji_fluent"]], DATA / "unpacked" / "fluent")),
+            name: read(_unpacked(packages[package], DATA / "unpacked" / name, part))
+            for name, (package, part, read) in STYLES.items()
         }
         write_evaluation_sets(folder, catalog, drawings, draw)
         write_text_atomically(mark, fingerprint)

@@ -6,17 +6,11 @@ from typing import Any
 
 import duckdb
 
+from pipeline.storage.result import read_result
+
 Rows = list[dict[str, Any]]
 
-_DATA = """
-SELECT (SELECT count(*) FROM images WHERE status = 'success') AS images,
-  (SELECT count(*) FROM source_pairs) AS pairs,
-  count(*) FILTER (kept) AS kept_images,
-  round(100 * avg((NOT kept)::INT), 2) AS removed_percent,
-  count(DISTINCT group_id) FILTER (group_size > 1) AS groups,
-  max(group_size) AS largest_group
-FROM balance_groups
-"""
+_COUNTS = ("samples", "pairs", "kept", "removed", "threshold", "groups", "largest_group", "removed_beyond_threshold")
 
 _ACCURACIES = """
 SELECT dataset, model,
@@ -35,8 +29,9 @@ GROUP BY ALL ORDER BY ALL
 
 
 def data(root: Path) -> Rows:
-    """One row: how many images and pairs there are, and what the balance kept."""
-    return _rows(root, _DATA)
+    """One row: what the balance reports of itself."""
+    stats = read_result(root, "balance").stats
+    return [{name: round(stats[name], 4) for name in _COUNTS}]
 
 
 def accuracies(root: Path, models: Sequence[str]) -> Rows:

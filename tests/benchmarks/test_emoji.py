@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks.emoji import packages, styles, tables
+from assets.run_config import read_run_config
+from benchmarks.emoji import packages, steps, styles, tables
 from benchmarks.emoji.captions import PROMPTS, captions_of
 from benchmarks.emoji.catalog import Emoji, code_of, read_catalog
 from benchmarks.emoji.corpus import write_metadata
-from benchmarks.emoji.evaluation_sets import SIZE, trimmed, write_evaluation_sets
+from benchmarks.emoji.evaluation_sets import SIZE, SUBGROUPS, trimmed, write_evaluation_sets
 from benchmarks.emoji.packages import Package, fetch, integrity_of, read_packages, unpack
+from pipeline.balance.report import BalanceReport
 from pipeline.core.errors import ConfigError, DownloadError, SourceError
 from pipeline.core.query import QueryConfig
 from pipeline.own_images import OwnImages, import_own_pairs
@@ -284,12 +286,6 @@ def test_evaluation_sets_hold_what_both_styles_have_and_are_read_back(tmp_path: 
 
 def test_tables_are_those_of_the_roots(tmp_path: Path) -> None:
     rows = {
-        "images": [{"image_id": n, "status": "success"} for n in range(4)] + [{"image_id": 9, "status": "failed"}],
-        "source_pairs": [{"sample_id": n} for n in range(6)],
-        "balance_groups": [
-            {"group_id": group, "group_size": size, "kept": kept}
-            for group, size, kept in ((0, 3, True), (0, 3, False), (0, 3, False), (3, 1, True))
-        ],
         "evaluation": [
             {"dataset": "one", "model": model, "task": task, "metric": metric, "value": value}
             for model in ("student", "teacher")
@@ -305,12 +301,26 @@ def test_tables_are_those_of_the_roots(tmp_path: Path) -> None:
         for table, content in rows.items():
             pq.write_table(pa.Table.from_pylist(content), output.path(f"{table}/all.parquet"))
 
-    Stage(tmp_path, "everything", version=1, config=None, inputs={"all": 1}).each(write)
-    assert tables.data(tmp_path) == [
-        {"images": 4, "pairs": 6, "kept_images": 2, "removed_percent": 50.0, "groups": 1, "largest_group": 3}
-    ]
+    def balance(output: Output) -> None:
+        write(output)
+        output.stats = dict.fromkeys(BalanceReport.__dataclass_fields__, 4) | {"threshold": 0.43216}
+
+    Stage(tmp_path, "balance", version=4, config=None, inputs={"all": 1}).each(balance)
+    assert tables.data(tmp_path) == [dict.fromkeys(tables._COUNTS, 4) | {"threshold": 0.4322}]
     assert tables.accuracies(tmp_path, ["student"]) == [
         {"dataset": "one", "model": "student", "top1_percent": 25.0, "top5_percent": 50.0}
     ]
     cell = {"dataset": "one", "data": "all", "losses": "both", "top1_percent": 20.0, "deviation": 14.14, "seeds": 2}
     assert tables.ablation(tmp_path) == [cell]
+
+
+def test_the_configs_fit_one_another_and_the_steps() -> None:
+    teacher, student = (
+        read_run_config(steps.PROJECT / f"benchmarks/emoji/{name}.yaml") for name in ("teacher", "student")
+    )
+    assert Path(student.teacher.model) == Path(teacher.root) / "student"
+    assert student.source == teacher.source and student.evaluation == teacher.evaluation
+    for path in (teacher.root, student.root, *teacher.source.images, *teacher.evaluation.datasets):
+        assert (steps.PROJECT / path).is_relative_to(steps.DATA)
+    names = [Path(path).name for path in teacher.evaluation.datasets]
+    assert names == [*steps.STYLES, SUBGROUPS]
