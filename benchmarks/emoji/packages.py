@@ -42,7 +42,7 @@ def read_packages() -> dict[str, Package]:
 def fetch(package: Package, folder: Path) -> Path:
     """The package's tarball in ``folder``, from there or else from npm.
 
-    Raises :class:`ConfigError` without npm, :class:`DownloadError` with its last line where it fails, and
+    Raises :class:`ConfigError` without npm, :class:`DownloadError` with its own words where it fails, and
     :class:`SourceError` for a tarball with another hash, which is removed.
     """
     target = folder / package.file
@@ -53,11 +53,10 @@ def fetch(package: Package, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         # Where npm is ended, only this folder has a part of the tarball.
         with tempfile.TemporaryDirectory(dir=folder) as partial:
-            command = [npm, "pack", f"{package.name}@{package.version}", "--silent", "--pack-destination", partial]
-            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            command = [npm, "pack", f"{package.name}@{package.version}", "--json", "--pack-destination", partial]
+            done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             if done.returncode or not Path(partial, package.file).exists():
-                reason = (done.stderr.strip().splitlines() or ["it wrote no tarball"])[-1]
-                raise DownloadError(f"npm pack {package.name}@{package.version}: {reason}")
+                raise DownloadError(f"npm pack {package.name}@{package.version}: {_reason(done)}")
             Path(partial, package.file).rename(target)
     found = integrity_of(target)
     if found != package.integrity:
@@ -71,6 +70,14 @@ def integrity_of(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, _ALGORITHM).digest()
     return f"{_ALGORITHM}-{base64.b64encode(digest).decode()}"
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """What npm says of its failure, in its own JSON."""
+    try:
+        return str(json.loads(done.stdout)["error"]["summary"])
+    except (ValueError, LookupError, TypeError):
+        return f"status {done.returncode}, and no word of why"
 
 
 def unpack(tarball: Path, target: Path, folder: str = "") -> None:

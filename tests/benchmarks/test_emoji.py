@@ -195,10 +195,11 @@ def test_what_npm_cannot_do_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     ):
         fetch(_package(), tmp_path)
     monkeypatch.setattr(packages.shutil, "which", lambda name: name)
-    failed = subprocess.CompletedProcess([], 1, "", "npm error code E404\nnpm error 404 No match found\n")
-    monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(DownloadError, match=r"^npm pack @scope/set@1\.2\.3: npm error 404 No match found$"):
-        fetch(_package(), tmp_path)
+    for output, reason in (('{"error": {"summary": "No match"}}', "No match"), ("", "status 1, and no word of why")):
+        failed = subprocess.CompletedProcess([], 1, output)
+        monkeypatch.setattr(packages.subprocess, "run", lambda *_, done=failed, **__: done)
+        with pytest.raises(DownloadError, match=rf"^npm pack @scope/set@1\.2\.3: {reason}$"):
+            fetch(_package(), tmp_path)
 
 
 def test_one_folder_of_a_package_is_unpacked_whole_with_its_times(tmp_path: Path) -> None:
