@@ -1,13 +1,13 @@
-"""The rules of the balance side by side, at the same shares of removed images: what each groups, and how far it reaches.
+"""The rules of the balance side by side, at equal shares of removed images: what each groups, and how far it reaches.
 
-On a finished root, which is only read: ``make demo``'s, or another by ``python -m benchmarks.rules ROOT``. The demo knows
+On a finished root, which is only read: ``make demo``, or another by ``python -m benchmarks.rules ROOT``. The demo knows
 what each image shows; for other roots a Parquet file of ``image_id`` or ``url`` and of labels may be given by
 ``--truth FILE --labels COLUMN...``.
 """
 
 import argparse
+import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -39,12 +39,20 @@ FROM verdicts
 # What an image shows; a near-duplicate of the demo shows what its origin does.
 _DEMO = """
 CREATE TEMP TABLE truth AS
-SELECT image_id, class_id AS concept, coalesce(origin_url, url) AS scene
-FROM read_parquet($truth) AS truth JOIN (SELECT image_id, url FROM images) AS named USING (url)
+SELECT named.image_id, class_id AS concept, coalesce(origin_url, truth.url) AS scene,
+       CASE WHEN kind = 'near_duplicate' THEN origin.image_id END AS origin_id
+FROM read_parquet($truth) AS truth
+JOIN (SELECT image_id, url FROM images) AS named USING (url)
+LEFT JOIN (SELECT image_id, url FROM images) AS origin ON origin.url = origin_url
 """
 
-# As in benchmarks/demo.py: the share of the images in groups of two or more that belong with the commonest label of
-# theirs. `removed_with_another` is the share of removed images whose label is not that of the image kept for them.
+_RECALL = """
+SELECT avg((verdicts.group_id = origin.group_id)::INT) AS near_duplicate_recall
+FROM truth JOIN verdicts USING (image_id) JOIN verdicts AS origin ON origin.image_id = origin_id
+"""
+
+# Purity as in benchmarks/demo.py: the share of the images in groups of two or more that belong with the commonest label
+# of theirs. `removed_with_another` is the share of removed images whose label is not that of the image kept for them.
 _PURITY = """
 WITH counts AS (
   SELECT group_id, count(*) AS images
@@ -65,11 +73,14 @@ def measure(root: Path = _ROOT, *, truth: Path | None = None, labels: Sequence[s
     one."""
     with tempfile.TemporaryDirectory(prefix="rules-") as folder, duckdb.connect() as connection:
         names = _open_truth(connection, root, truth, labels)
-        return [
-            {"target": target, "rule": rule, **_row(connection, root, Path(folder), target, rule, names)}
-            for target in _REMOVALS
-            for rule in _RULES
-        ]
+        rows: list[dict[str, Any]] = []
+        for target, rule in itertools.product(_REMOVALS, _RULES):
+            row = {"target": target, "rule": rule, **_balanced(root, Path(folder), rule, target)}
+            if "threshold" in row:
+                row |= _figures(connection, Path(folder) / "balance_groups.parquet", row["threshold"], names)
+                row["threshold"] = round(row["threshold"], 4)
+            rows.append(row)
+        return rows
 
 
 def _open_truth(
@@ -82,7 +93,7 @@ def _open_truth(
         if not demo.is_file():
             return ()
         connection.execute(_DEMO, {"truth": str(demo)})
-        return ("concept", "scene")
+        return ("concept", "scene", "origin_id")
     query.view(connection, "given", [truth])
     missing = {*labels} - {*connection.table("given").columns}
     if missing or not labels:
@@ -96,27 +107,30 @@ def _open_truth(
     return labels
 
 
-def _row(
-    connection: duckdb.DuckDBPyConnection, root: Path, folder: Path, target: float, rule: Any, labels: Sequence[str]
-) -> dict[str, Any]:
+def _balanced(root: Path, output: Path, rule: Any, target: float) -> dict[str, Any]:
+    """The threshold and the seconds that it took; the tables are in ``output``."""
     (forest,) = read_result(root, "near_duplicates").parquet("near_duplicates")
     embeddings = read_result(root, "teacher_embeddings").parquet("teacher_embeddings")
     started = time.perf_counter()
     try:
-        report = semantic_balance(embeddings, forest, folder, id_column="image_id", rule=rule, target_removal=target)
+        report = semantic_balance(embeddings, forest, output, id_column="image_id", rule=rule, target_removal=target)
     except ConfigError as error:
         return {"failed": str(error)}
-    seconds = time.perf_counter() - started
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE verdicts AS FROM read_parquet($groups)",
-        {"groups": str(folder / "balance_groups.parquet")},
-    )
-    found = query.one(connection, _DISTANCES, {"threshold": report.threshold}) or {}
+    return {"threshold": report.threshold, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _figures(
+    connection: duckdb.DuckDBPyConnection, groups: Path, threshold: float, labels: Sequence[str]
+) -> dict[str, Any]:
+    connection.execute("CREATE OR REPLACE TEMP TABLE verdicts AS FROM read_parquet($groups)", {"groups": str(groups)})
+    found = query.one(connection, _DISTANCES, {"threshold": threshold}) or {}
+    if "origin_id" in labels:
+        found |= query.one(connection, _RECALL, {}) or {}
     for label in labels:
-        pure = query.one(connection, _PURITY.format(label=query.identifier(label)), {}) or {}
-        found |= {f"{label}_{name}": value for name, value in pure.items()}
-    found = {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
-    return {"threshold": round(report.threshold, 4), **found, "seconds": round(seconds, 1)}
+        if label != "origin_id":
+            pure = query.one(connection, _PURITY.format(label=query.identifier(label)), {}) or {}
+            found |= {f"{label}_{name}": value for name, value in pure.items()}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
 
 
 def main() -> None:
@@ -129,7 +143,7 @@ def main() -> None:
     rows = measure(given.root, truth=given.truth, labels=given.labels)
     for row in rows:
         print("  " + ", ".join(f"{key} {value}" for key, value in row.items()))
-    content = {"machine": machine(), "command": " ".join(["python -m benchmarks.rules", *sys.argv[1:]]), "rows": rows}
+    content = {"machine": machine(), "command": "python -m benchmarks.rules ROOT", "rows": rows}
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(content, indent=1) + "\n")
 

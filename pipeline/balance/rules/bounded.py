@@ -2,16 +2,16 @@
 of a group lies within the bound of the image that stands for it.
 
 Kruskal's order makes the forest a dendrogram: each edge joins two groups. Cutting takes the topmost nodes, on the way
-down from the component, whose radius is within the bound. Neither the radius of a node nor that of another depends on
-the threshold t, so a node is a group that may stay whole from
+down from the component, whose radius is within the bound. A radius does not depend on the threshold t, so a node is a
+group that may stay whole from
 
     c = max(its longest edge, its radius)   if the bound is the threshold itself,
     c = its longest edge                    if the bound is fixed and holds its radius; else never,
 
-and images at the ends of an edge are in one group as soon as some node that holds both may be one. So each edge has a
-distance of its own from which on it joins, the least c of its node and all above it; with these the forest says of this
-rule all that it says of connected components with its own: groups at any t, which only grow as t does, how many images
-each t removes, and the smallest t that removes a share.
+on, and the ends of an edge are in one group as soon as a node that holds the edge may stay whole. So each edge joins
+from a distance of its own on, the least c of its node and all above it. With these the forest says of this rule all
+that it says of connected components with its own distances: the groups at any t, which only grow as t does, how many
+images each t removes, and the smallest t that removes a share.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from pipeline.balance.radii import radii
 from pipeline.balance.rules.base import Problem
 from pipeline.balance.rules.connected_components import centers_of, rows_at_a_time
 from pipeline.core import query, schema
-from pipeline.graph.dendrogram import along_ancestors, dendrogram
+from pipeline.graph.dendrogram import Dendrogram, along_ancestors, dendrogram
 from pipeline.graph.forest import Edges, components
 
 
@@ -59,24 +59,35 @@ def _joining_distances(problem: Problem, ids: np.ndarray, edges: Edges) -> np.nd
     image = components(len(ids), edges.take(copies))
     apart = edges.take(~copies)
     distinct = np.unique(image[np.concatenate([apart.a, apart.b])])
-    ends = {name: np.searchsorted(distinct, image[getattr(apart, name)]) for name in ("a", "b")}
-    tree = dendrogram(len(distinct), Edges(**ends, distance=apart.distance))
-    ordered = distinct[tree.leaves]
-    places = None if not problem.config.keep_by else _places(problem, ids, image)[ordered]
-    fixed = problem.config.max_distance_to_center
-    limit = float(np.float32(problem.reach if fixed is None else fixed))
-    leaves_table = pa.table({"image_id": ids[ordered], "place": np.arange(len(ordered))})
-    problem.connection.register("leaves", leaves_table)
-    batches = query.stream(
-        problem.connection, query.sql("pipeline.balance", "leaves"), {}, rows=rows_at_a_time(problem.embeddings.width)
-    )
-    path, weights = problem.scratch / "leaves.bin", np.bincount(image)[ordered]
-    with Leaves(path, batches, numbers=tree.leaves, weights=weights, elected=places) as leaves:
-        radius = radii(leaves, tree, limit=limit)
-    path.unlink()
-    whole = np.maximum(apart.distance, radius) if fixed is None else np.where(radius < np.inf, apart.distance, radius)
+    a, b = (np.searchsorted(distinct, image[ends]) for ends in (apart.a, apart.b))
+    tree = dendrogram(len(distinct), Edges(a=a, b=b, distance=apart.distance))
+    first = distinct[tree.leaves]
+    elected = _places(problem, ids, image)[first] if problem.config.keep_by else None
+    radius = _radii(problem, tree, ids[first], weights=np.bincount(image)[first], elected=elected)
+    whole = np.where(radius < np.inf, apart.distance, radius)
+    if problem.config.max_distance_to_center is None:
+        whole = np.maximum(whole, radius)
     joins[~copies] = along_ancestors(whole, tree.above, np.minimum)
     return joins
+
+
+def _radii(
+    problem: Problem, tree: Dendrogram, ids: np.ndarray, *, weights: np.ndarray, elected: np.ndarray | None
+) -> np.ndarray:
+    """(E,) float32: the radius of each node where it is within the bound, or within all that may be asked for;
+    ``ids`` (N,) are those of the leaves in their order."""
+    fixed = problem.config.max_distance_to_center
+    # Distances are float32, and what they are compared with is rounded to it.
+    limit = float(np.float32(problem.reach if fixed is None else fixed))
+    problem.connection.register("leaves", pa.table({"image_id": ids, "place": np.arange(len(ids))}))
+    text, rows = query.sql("pipeline.balance", "leaves"), rows_at_a_time(problem.embeddings.width)
+    path = problem.scratch / "leaves.bin"
+    batches = query.stream(problem.connection, text, {}, rows=rows)
+    with Leaves(path, batches, numbers=tree.leaves, weights=weights, elected=elected) as leaves:
+        radius = radii(leaves, tree, limit=limit)
+    path.unlink()
+    problem.connection.unregister("leaves")
+    return radius
 
 
 def _places(problem: Problem, ids: np.ndarray, image: np.ndarray) -> np.ndarray:

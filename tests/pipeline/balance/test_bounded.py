@@ -16,11 +16,16 @@ from pipeline.core import schema
 from pipeline.core.errors import ConfigError
 from tests.oracles import brute_force_forest, unit, write_embeddings
 from tests.pipeline.balance.test_balance import planted
-from tests.pipeline.balance.world import planted_world
+from tests.pipeline.balance.world import World, planted_world
 
 REACH = 0.6
+_FORESTS: dict[tuple[bytes, bytes], list[tuple[int, int, float]]] = {}
 Center = Callable[[np.ndarray], int]
 Data = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
+def groups(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return planted(seed, groups=40)
 
 
 def spheres(seed: int, *, rows: int = 150, width: int = 4, spread: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +56,14 @@ def central(ids: np.ndarray, matrix: np.ndarray) -> Center:
     return center
 
 
+def forest_of(ids: np.ndarray, matrix: np.ndarray) -> list[tuple[int, int, float]]:
+    """All edges, found once for the same data."""
+    key = ids.tobytes(), matrix.astype(np.float64).tobytes()
+    if key not in _FORESTS:
+        _FORESTS[key] = brute_force_forest(ids, matrix, REACH)
+    return _FORESTS[key]
+
+
 def by_the_book(
     ids: np.ndarray, matrix: np.ndarray, threshold: float, bound: float, center: Center | None = None
 ) -> dict[int, int]:
@@ -58,7 +71,7 @@ def by_the_book(
     matrix = matrix.astype(np.float64)
     center = center or central(ids, matrix)
     place = {int(name): number for number, name in enumerate(ids)}
-    edges = [(place[a], place[b]) for a, b, d in brute_force_forest(ids, matrix, REACH) if d <= np.float32(threshold)]
+    edges = [(place[a], place[b]) for a, b, d in forest_of(ids, matrix) if d <= np.float32(threshold)]
     found: dict[int, int] = {}
     left = [(np.arange(len(ids)), edges)]
     while left:
@@ -91,8 +104,7 @@ def parted(members: np.ndarray, edges: list[tuple[int, int]]) -> list[tuple[np.n
 def balance(folder: Path, ids: np.ndarray, matrix: np.ndarray, **options: Any) -> tuple[BalanceReport, dict[int, int]]:
     """The report, and for each id that of the image that stands for it."""
     embeddings = options.pop("embeddings", None) or write_embeddings(folder / "embeddings.parquet", ids, matrix)
-    edges = brute_force_forest(ids, matrix, REACH)
-    columns = [np.array(column) for column in zip(*edges)]
+    columns = [np.array(column) for column in zip(*forest_of(ids, matrix))]
     forest_schema = schema.NEAR_DUPLICATES.with_metadata({"max_distance": str(REACH)})
     columns[2] = columns[2].astype(np.float32)
     pq.write_table(pa.Table.from_arrays(columns, schema=forest_schema), folder / "forest.parquet")
@@ -103,7 +115,7 @@ def balance(folder: Path, ids: np.ndarray, matrix: np.ndarray, **options: Any) -
     return report, {row["sample_id"]: row["group_id"] for row in rows}
 
 
-@pytest.mark.parametrize("make", [planted, spheres, lattice])
+@pytest.mark.parametrize("make", [groups, spheres, lattice])
 @pytest.mark.parametrize("seed", range(2))
 def test_equals_cutting_by_the_book(tmp_path: Path, make: Data, seed: int) -> None:
     ids, matrix = make(seed)
@@ -167,8 +179,12 @@ def test_groups_only_grow_and_the_curve_is_exact(tmp_path: Path, bound: float | 
     assert removed(float(np.nextafter(np.float32(solved.threshold), np.float32(0)))) < target * len(ids)
 
 
-def test_the_image_that_an_order_elects_is_the_one_that_the_bound_is_about(tmp_path: Path) -> None:
-    world = planted_world(tmp_path, groups=15)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return planted_world(tmp_path_factory.mktemp("world"), seed=3, groups=15)
+
+
+def test_the_image_that_an_order_elects_is_the_one_that_the_bound_is_about(world: World) -> None:
     places = {
         pair["image_id"]: number
         for number, pair in enumerate(sorted(world.pairs, key=lambda pair: (-pair["width"], pair["image_id"])))
@@ -189,9 +205,8 @@ def test_several_of_a_group_stay(tmp_path: Path) -> None:
     assert report.removed == removed >= 0.2 * len(ids)
 
 
-def test_images_that_are_not_used_do_not_count(tmp_path: Path) -> None:
+def test_images_that_are_not_used_do_not_count(world: World, tmp_path: Path) -> None:
     """Filtered ones are as if they had never been there; a blocked one still links, but nothing is far for its sake."""
-    world = planted_world(tmp_path, seed=3, groups=15)
     where = "width > 100"
     wide = {pair["image_id"] for pair in world.pairs if pair["width"] > 100}
     left = np.isin(world.ids, list(wide))
