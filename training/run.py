@@ -200,23 +200,24 @@ def _evaluation(
     from training.data.loader import held_out_batches
     from training.loop.evaluation import StudentEvaluation
 
-    config, held_out = job.student, inputs.held_out
+    config, held_out = job.student, None
     if not config.evaluate_every:
         return None
+    if inputs.held_out:
+        held_out = functools.partial(
+            held_out_batches,
+            inputs.held_out,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=engine.rank,
+            ranks=engine.world,
+        )
     return StudentEvaluation(
         engine=engine,
         task=task,
         student=inputs.student,
         sets=inputs.sets,
-        held_out=held_out
-        and functools.partial(
-            held_out_batches,
-            held_out,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            rank=engine.rank,
-            ranks=engine.world,
-        ),
+        held_out=held_out,
         rows=config.batch_size // engine.world // config.micro_batches,
     )
 

@@ -90,12 +90,12 @@ def loss_curves(
     """The loss and each of its terms over the steps, then what was measured meanwhile: a panel each, a line a run.
 
     ``runs``: tables of training metrics (``step``, ``loss``, one column per term) by name, e.g. student and baseline.
-    ``evaluations``: of those that were evaluated, ``schema.TRAINING_EVALUATIONS``. Losses of held-out samples are
-    dashed lines in the panels of the losses.
+    ``evaluations``: of those that were evaluated, ``schema.TRAINING_EVALUATIONS``, of which top-1 and recall at 1 are
+    shown. Losses of held-out samples are dashed lines in the panels of the losses.
     """
     terms = list(dict.fromkeys(name for table in runs.values() for name in table.column_names if _is_term(name)))
     measured = {name: _series(table) for name, table in (evaluations or {}).items()}
-    sets = list(dict.fromkeys(key for series in measured.values() for key in series if key[1] is not None))
+    sets = list(dict.fromkeys(key for series in measured.values() for key in series if _is_shown(key)))
     count = 1 + len(terms) + len(sets)
     columns = min(3, count)
     rows = -(-count // columns)
@@ -122,7 +122,7 @@ def loss_curves(
         highest = max(ends, key=lambda name: ends[name][1])
         for name, (step, value) in ends.items():
             axes.plot(*zip(*measured[name][key]), color=colors[name], linewidth=1.6, marker=".")
-            _last_value(axes, step, value, color=colors[name], above=name == highest)
+            _last_value(axes, step, value, color=colors[name], above=name == highest, text=f"{100 * value:.1f}")
         task, dataset, metric = key
         title(axes, f"{dataset}: {_TASK_TITLES.get(task, task)} {_label(metric)}".replace("\n", " "), panel=True)
         _over_steps(axes)
@@ -152,10 +152,16 @@ def _over_steps(axes: "Axes") -> None:
     thousands(axes.xaxis)
 
 
-def _last_value(axes: "Axes", step: int, value: float, *, color: str, above: bool) -> None:
+def _is_shown(measure: _Measure) -> bool:
+    """Of several ranks the first; all are in the table."""
+    _, dataset, metric = measure
+    return dataset is not None and (metric == "top1" or metric.endswith("@1"))
+
+
+def _last_value(axes: "Axes", step: int, value: float, *, color: str, above: bool, text: str | None = None) -> None:
     """Write the last value of a line at its end."""
     axes.annotate(
-        f"{value:.3g}",
+        text or f"{value:.3g}",
         (step, value),
         xytext=(3, 1 if above else -1),
         textcoords="offset points",

@@ -85,7 +85,8 @@ def _set_weight(engine: Any, parameter: Any, value: Tensor) -> None:
     set_stepped_on(engine, parameter, value)
     if _is_divided(parameter):
         parameter.ds_tensor.data.copy_(_own_part(parameter, value))
-    else:
+    # ZeRO 3 leaves small ones whole on every rank once it has gathered them.
+    if parameter.shape == value.shape:
         parameter.data.copy_(value)
 
 

@@ -4,6 +4,7 @@ them are called: ``<task>/<set>/<metric>``, and ``held_out/<term>`` for losses o
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,7 @@ def _drawn(split: Split, samples: int) -> Split:
         return split
     chosen = np.sort(np.random.default_rng(_SEED).choice(len(split), samples, replace=False)).tolist()
     fields = {name: getattr(split, name) for name in ("images", "labels", "captions")}
-    return dataclasses.replace(
-        split, **{name: tuple(values[number] for number in chosen) for name, values in fields.items() if values}
-    )
+    drawn: dict[str, Any] = {
+        name: tuple(values[number] for number in chosen) for name, values in fields.items() if values
+    }
+    return dataclasses.replace(split, **drawn)

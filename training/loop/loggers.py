@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,7 +104,7 @@ def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-_LOGGERS = {"wandb": WeightsAndBiases, "mlflow": MLflow}
+_LOGGERS: dict[str, Callable[[TrainingJob], RowLogger]] = {"wandb": WeightsAndBiases, "mlflow": MLflow}
 
 
 def open_loggers(job: TrainingJob, *, resume_step: int) -> list[RowLogger]:

@@ -172,8 +172,8 @@ def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 def test_weights_are_the_same_with_and_without_and_after_a_kill(job: TrainingJob, images: Path, tmp_path: Path) -> None:
     """Also statistics of BatchNorm, negatives drawn by chance, every row of metrics, and the best weights."""
     plain, watched, killed, resumed = (Training(job, tmp_path / name) for name in ("plain", "seen", "killed", "killed"))
-    for training in (plain, watched, killed):
-        training.folder.mkdir()
+    for trained in (plain, watched, killed):
+        trained.folder.mkdir()
     plain.run(None)
     watched.run(watched.evaluation(images), keep_best="held_out/loss")
     assert _equal(watched.engine.state(), plain.engine.state())
@@ -193,31 +193,31 @@ def test_weights_are_the_same_with_and_without_and_after_a_kill(job: TrainingJob
 
 def test_the_last_row_is_what_the_export_gives(job: TrainingJob, images: Path, tmp_path: Path) -> None:
     """Measured by plain open_clip on the same samples; losses by the task on the module itself."""
-    training = Training(job, tmp_path)
-    training.run(training.evaluation(images))
-    row = training.rows(evaluated=True)[-1]
-    export_student(tmp_path / "export", training.student, training.engine.state())
+    trained = Training(job, tmp_path)
+    trained.run(trained.evaluation(images))
+    row = trained.rows(evaluated=True)[-1]
+    export_student(tmp_path / "export", trained.student, trained.engine.state())
     table = evaluate({"student": tmp_path / "export"}, [images], ["zero_shot", "retrieval"]).to_pylist()
     expected = {f"{one['task']}/shapes/{one['metric']}": one["value"] for one in table}
     assert len(expected) == 8 and {name: row[name] for name in expected} == pytest.approx(expected)
 
-    module, losses = training.student.module.eval(), []
-    for number, batch in enumerate(held_out_batches(training.held_out, batch_size=BATCH, seed=0, rank=0, ranks=1)):
+    module, losses = trained.student.module.eval(), []
+    for number, batch in enumerate(held_out_batches(trained.held_out, batch_size=BATCH, seed=0, rank=0, ranks=1)):
         torch.manual_seed(number)
         with torch.no_grad():
-            losses.append(training.task.losses(module, batch))
+            losses.append(trained.task.losses(module, batch))
     assert len(losses) == HELD_OUT // BATCH
     for term in losses[0]:
         assert row[f"held_out/{term}"] == pytest.approx(float(sum(loss[term] for loss in losses)) / len(losses))
     assert row["held_out/loss"] == pytest.approx(
-        sum(training.task.weights[term] * row[f"held_out/{term}"] for term in losses[0])
+        sum(trained.task.weights[term] * row[f"held_out/{term}"] for term in losses[0])
     )
 
 
 def test_ranks_share_the_work_and_find_the_same(job: TrainingJob, images: Path, tmp_path: Path) -> None:
     """As each of three ranks would see it: what the others give is what they would have computed."""
-    training = Training(job, tmp_path)
-    whole = training.evaluation(images)
+    trained = Training(job, tmp_path)
+    whole = trained.evaluation(images)
     alone = whole.measure()
     given: dict[int, list[Any]] = {}
 
@@ -236,9 +236,9 @@ def test_ranks_share_the_work_and_find_the_same(job: TrainingJob, images: Path, 
     for attempt in range(2):
         # The second time all parts of the features are known.
         for rank in range(3):
-            training.engine = Rank(training.student.module, rank)
-            training.held_out = training.samples
-            evaluation = training.evaluation(images)
+            trained.engine = Rank(trained.student.module, rank)
+            trained.held_out = trained.samples
+            evaluation = trained.evaluation(images)
             evaluation._held_out = None
             found = evaluation.measure()
         if attempt:
@@ -247,14 +247,14 @@ def test_ranks_share_the_work_and_find_the_same(job: TrainingJob, images: Path, 
 
 
 def test_held_out_samples_are_not_trained_on(job: TrainingJob, tmp_path: Path) -> None:
-    training = Training(job, tmp_path)
+    trained = Training(job, tmp_path)
     ids = [
         {part.sample(shard, row)["image_id"] for shard, rows in enumerate(part.shard_rows) for row in range(rows)}
-        for part in (training.samples, training.held_out)
+        for part in (trained.samples, trained.held_out)
     ]
     assert not ids[0] & ids[1] and ids[0] | ids[1] == set(range(96)) and len(ids[1]) == HELD_OUT
     parts = [
-        [batch.image_ids for batch in held_out_batches(training.held_out, batch_size=16, seed=0, rank=rank, ranks=2)]
+        [batch.image_ids for batch in held_out_batches(trained.held_out, batch_size=16, seed=0, rank=rank, ranks=2)]
         for rank in (0, 1)
     ]
     assert sorted(number for part in parts for batch in part for number in batch) == sorted(ids[1])
@@ -262,9 +262,9 @@ def test_held_out_samples_are_not_trained_on(job: TrainingJob, tmp_path: Path) -
         TrainingSet(
             job.shards,
             job.index_folder,
-            needs=Needs.of(training.losses),
-            preprocessing=training.samples.preprocessing,
-            tokenizer=training.student.tokenizer,
+            needs=Needs.of(trained.losses),
+            preprocessing=trained.samples.preprocessing,
+            tokenizer=trained.student.tokenizer,
             held_out_samples=97,
         )
 
@@ -282,10 +282,10 @@ def test_a_set_is_made_small_by_chance_and_always_alike(images: Path) -> None:
 def test_what_cannot_be_measured_is_refused(job: TrainingJob, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="different names, got \\['shapes', 'shapes'\\]"):
         open_small_sets([images, images], ["zero_shot"], samples=3)
-    training = Training(job, tmp_path)
+    trained = Training(job, tmp_path)
     with torch.no_grad():
-        training.student.module.model.visual.conv1.weight[:] = torch.nan
-    evaluation = training.evaluation(images)
+        trained.student.module.model.visual.conv1.weight[:] = torch.nan
+    evaluation = trained.evaluation(images)
     evaluation._sets, evaluation._pixels = [], []
     with pytest.raises(NonFiniteLossError, match="the loss of held-out samples is not finite"):
         evaluation.measure()
