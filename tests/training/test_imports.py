@@ -32,7 +32,10 @@ for name in sys.argv[2:]:
     ("refused", "modules"),
     [
         ("duckdb,dagster,fsspec,faiss,ray,img2dataset,deepspeed,pyarrow", BARE),
-        ("duckdb,dagster,faiss,ray,img2dataset,deepspeed", ("training.train", "training.run", "training.data.dataset")),
+        (
+            "duckdb,dagster,faiss,ray,img2dataset,deepspeed",
+            ("training.train", "training.run", "training.data.dataset", "training.data.weights"),
+        ),
     ],
 )
 def test_ranks_import_no_more_than_they_use(refused: str, modules: tuple[str, ...]) -> None:

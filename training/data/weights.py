@@ -1,26 +1,26 @@
 """How often each training image is seen: what its weight is, and where the ranks of a run find it.
 
 Beside the index of every shard of training shards stands a Parquet file of the same name in another folder, with
-``image_id, weight``. It is written when a run is started, so shards need not know of weights; weights are joined by
-``image_id``, and only those of the shards that are read are in memory.
+``image_id, weight``. :mod:`training.data.weighing` writes it when a run is started, so shards need not know of weights;
+weights are joined by ``image_id``, and only those of the shards that are read are in memory.
 """
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.core import parquet, query
+from pipeline.core import parquet
 from pipeline.core.errors import ConfigError, ShardError
-from pipeline.core.query import QueryConfig
 
 if TYPE_CHECKING:
     from training.data.dataset import TrainingSet
 
-_SCHEMA = pa.schema([pa.field("image_id", pa.int64()), pa.field("weight", pa.float64())])
+SCHEMA = pa.schema([pa.field("image_id", pa.int64()), pa.field("weight", pa.float64())])
+"""Of the file of a shard."""
+
 _SETTING = "student.weights_file"
 
 
@@ -44,7 +44,7 @@ class ShardWeights:
             return np.empty(0)
         if not path.is_file():
             raise ShardError(f"{path}: the weights of this shard of training images are missing")
-        table = parquet.read_table(path, columns=_SCHEMA.names)
+        table = parquet.read_table(path, columns=SCHEMA.names)
         known, weights = table["image_id"].to_numpy(), table["weight"].to_numpy()
         order = np.argsort(known)
         place = np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)
@@ -56,28 +56,6 @@ class ShardWeights:
         if len(wrong):
             raise ConfigError(f"{path}: {weights[wrong[0]]:g} of image {known[wrong[0]]} is no weight, 0 or above")
         return np.asarray(weights[found])
-
-
-def write_group_weights(index: list[Path], groups: list[Path], folder: Path, *, scratch: Path) -> None:
-    """Weights by the size of the group of near-duplicates that an image stands for.
-
-    ``index``: of the training shards; ``groups``: files of the table ``balance_groups``. Raises :class:`ShardError` if
-    an image of the shards stands for no group.
-    """
-    parameters = {"index": query.files(index), "groups": query.files(groups)}
-    _write("group_weights", parameters, folder, scratch, wanting="a group in balance_groups")
-
-
-def write_cluster_weights(
-    index: list[Path], assignments: list[Path], weights: NDArray[np.float64], folder: Path, *, scratch: Path
-) -> None:
-    """Weights ``(K,)`` of clusters, as :func:`read_cluster_weights` gives them, for the images of each.
-
-    ``assignments``: files of the table ``cluster_assignments``. Raises as :func:`write_group_weights`.
-    """
-    by_cluster = pa.table({"cluster_id": np.arange(len(weights)), "weight": weights})
-    parameters = {"index": query.files(index), "assignments": query.files(assignments)}
-    _write("cluster_weights", parameters, folder, scratch, wanting="a cluster", by_cluster=by_cluster)
 
 
 def read_cluster_weights(
@@ -141,44 +119,3 @@ def _values(column: pa.ChunkedArray, name: str, where: str) -> NDArray[np.float6
         bound = ", 0 or above" if name == "weight" else ""
         raise ConfigError(f"{where}: {len(wrong)} of {len(values)} are no {name}{bound}, e.g. {wrong[0]:g}")
     return values
-
-
-def _write(
-    name: str, parameters: dict[str, Any], folder: Path, scratch: Path, *, wanting: str, **tables: pa.Table
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with query.connect(QueryConfig(), scratch=scratch) as connection:
-        for table_name, table in tables.items():
-            connection.register(table_name, table)
-        rows = query.stream(connection, query.sql("training.data", name), parameters)
-        for shard, table in _by_shard(rows):
-            lacking = table.filter(table["weight"].is_null())
-            if lacking.num_rows:
-                example = lacking["image_id"][0].as_py()
-                raise ShardError(
-                    f"training shard {shard}: {lacking.num_rows} images have no {wanting.removeprefix('a ')}, "
-                    f"e.g. {example}"
-                )
-            parquet.write_table(table, folder / f"{shard}.parquet")
-
-
-def _by_shard(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.Table]]:
-    """Of rows ordered by shard those of one shard after another."""
-    held: list[pa.RecordBatch] = []
-    name = ""
-    for batch in batches:
-        shards = batch.column("shard").dictionary_encode()
-        runs = np.flatnonzero(np.diff(shards.indices.to_numpy())) + 1
-        for start, stop in zip([0, *runs], [*runs, len(batch)]):
-            shard = batch.column("shard")[int(start)].as_py()
-            if held and shard != name:
-                yield name, _table(held)
-                held = []
-            name = shard
-            held.append(batch.slice(int(start), int(stop - start)))
-    if held:
-        yield name, _table(held)
-
-
-def _table(batches: list[pa.RecordBatch]) -> pa.Table:
-    return pa.Table.from_batches(batches).select(_SCHEMA.names).cast(_SCHEMA)

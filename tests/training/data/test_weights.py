@@ -17,8 +17,8 @@ from tests.conftest import SmallRun
 from training import stage
 from training.ablation.grid import cells_of
 from training.config import AblationConfig, StudentConfig
-from training.data.weighing import weighing_of
-from training.data.weights import ShardWeights, read_cluster_weights, write_group_weights
+from training.data.weighing import weighing_of, write_group_weights
+from training.data.weights import ShardWeights, read_cluster_weights
 from training.job.contradictions import contradictions
 from training.job.training_job import TrainingJob
 
