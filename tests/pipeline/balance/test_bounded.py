@@ -119,7 +119,7 @@ def balance(folder: Path, ids: np.ndarray, matrix: np.ndarray, **options: Any) -
 @pytest.mark.parametrize("seed", range(2))
 def test_equals_cutting_by_the_book(tmp_path: Path, make: Data, seed: int) -> None:
     ids, matrix = make(seed)
-    for threshold, bound in [(0.1, None), (0.3, None), (0.6, None), (0.6, 0.25), (0.2, 0.4)]:
+    for threshold, bound in [(0.3, None), (0.6, 0.25), (0.2, 0.4)]:
         report, found = balance(tmp_path, ids, matrix, threshold=threshold, max_distance_to_center=bound)
         assert found == by_the_book(ids, matrix, threshold, bound or threshold)
         assert report.max_distance_to_center <= np.float32(bound or threshold)
@@ -195,6 +195,13 @@ def test_the_image_that_an_order_elects_is_the_one_that_the_bound_is_about(world
     elected = by_the_book(world.ids, world.matrix, 0.4, 0.4, lambda members: int(members[place[members].argmin()]))
     assert found == elected != by_the_book(world.ids, world.matrix, 0.4, 0.4)
     assert report.removed_beyond_threshold == 0
+    # A threshold that is solved is the distance of an image, to the last bit.
+    for target in (0.2, 0.3, 0.4):
+        solved, tables = world.balance(rule="bounded", target_removal=target, keep_by=["width DESC"])
+        reached = [row["distance_to_center"] for row in tables["balance_groups"]]
+        ends = [[world.vectors[row[name]] for name in ("image_id", "group_id")] for row in tables["balance_groups"]]
+        assert reached == [float(np.float32(np.sqrt(((a - b) ** 2).sum()))) for a, b in ends]
+        assert max(reached) <= solved.threshold and solved.removed_beyond_threshold == 0
 
 
 def test_several_of_a_group_stay(tmp_path: Path) -> None:
