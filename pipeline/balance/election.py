@@ -1,16 +1,19 @@
 """Which members of a group stay: the central one, or the first in an order that is asked for, or several of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline.balance.centers import CENTERS
+from pipeline.balance.centers import CENTERS, distances
 from pipeline.balance.facts import columns_of_facts
 from pipeline.balance.rules.base import Problem
+from pipeline.balance.rules.connected_components import rows_at_a_time
 from pipeline.core import query
 from pipeline.core.expressions import check_ordering, evaluating
+from pipeline.vectors.read import list_matrix
 
 
 def repeat_removals(connection: duckdb.DuckDBPyConnection, keep_per_group: int) -> None:
@@ -59,9 +62,24 @@ def elect(problem: Problem, keep_by: Sequence[str]) -> None:
     prioritize(connection, keep_by, images="centers")
     connection.execute(query.sql("pipeline.balance", "elected"))
     path = problem.scratch / "elected.parquet"
-    query.write(connection, query.sql("pipeline.balance", "assigned_distances"), {}, path, CENTERS)
+    with pq.ParquetWriter(path, CENTERS) as writer:
+        for batch in _to_elected(problem):
+            writer.write_batch(batch)
     connection.execute("DROP VIEW centers")
     query.view(connection, "centers", [path])
+
+
+def _to_elected(problem: Problem) -> Iterator[pa.RecordBatch]:
+    """``CENTERS`` of the table ``assigned``. Distances are those by which rule ``bounded`` has cut, bit by bit, which
+    DuckDB's, in float32, would not be."""
+    text = query.sql("pipeline.balance", "assigned_vectors")
+    rows = rows_at_a_time(problem.embeddings.width)
+    for batch in query.stream(problem.connection, text, {}, rows=rows):
+        vectors = [list_matrix(batch.column(name), what=name) for name in ("image_embedding", "center_embedding")]
+        columns = [batch.column("image_id"), batch.column("center_id"), distances(*vectors)]
+        yield pa.RecordBatch.from_arrays(columns, schema=CENTERS)
+    themselves = "SELECT DISTINCT center_id AS image_id, center_id, 0 AS distance_to_center FROM assigned"
+    yield from query.stream(problem.connection, themselves, {}, CENTERS)
 
 
 def kept_members(keep_per_group: int, *, ordered: bool) -> dict[str, str]:
