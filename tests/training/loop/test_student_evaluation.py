@@ -199,7 +199,7 @@ def test_the_last_row_is_what_the_export_gives(job: TrainingJob, images: Path, t
     export_student(tmp_path / "export", trained.student, trained.engine.state())
     table = evaluate({"student": tmp_path / "export"}, [images], ["zero_shot", "retrieval"]).to_pylist()
     expected = {f"{one['task']}/shapes/{one['metric']}": one["value"] for one in table}
-    assert len(expected) == 8 and {name: row[name] for name in expected} == pytest.approx(expected)
+    assert len(expected) == 9 and {name: row[name] for name in expected} == pytest.approx(expected)
 
     module, losses = trained.student.module.eval(), []
     for number, batch in enumerate(held_out_batches(trained.held_out, batch_size=BATCH, seed=0, rank=0, ranks=1)):
