@@ -162,6 +162,8 @@ def test_small_memory_spills_and_gives_the_same_tables(tmp_path: Path) -> None:
 
 def test_every_query_is_used() -> None:
     root = Path(query.__file__).parents[2]
-    source = "".join(path.read_text() for folder in ("pipeline", "training", "assets") for path in (root / folder).rglob("*.py"))
+    source = "".join(
+        path.read_text() for folder in ("pipeline", "training", "assets") for path in (root / folder).rglob("*.py")
+    )
     unused = [path.stem for path in root.glob("*/**/sql/*.sql") if f'"{path.stem}"' not in source]
     assert not unused
