@@ -15,7 +15,8 @@ from pipeline.core.settings import DEMO
 from pipeline.storage.result import read_result
 from pipeline.teacher.stage import logit_scale
 from training.ablation.grid import cells_of
-from training.config import CLUSTER_ERROR, SCRATCH, TEACHER, AblationConfig, StudentConfig
+from training.config import AblationConfig, StudentConfig
+from training.config.student import CLUSTER_ERROR, SCRATCH, TEACHER
 from training.data.weights import read_cluster_weights
 from training.evaluation.small import open_small_set
 from training.job.contradictions import contradictions, unknown_measure

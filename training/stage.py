@@ -14,7 +14,8 @@ from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
 from pipeline.storage.stage import Stage
 from pipeline.teacher.stage import logit_scale, read_info, teacher_folder
-from training.config import TEACHER, ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
+from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
+from training.config.student import TEACHER
 from training.data.weighing import weighing_of
 from training.job.training_job import TrainingJob
 from training.launch.launcher import run_training

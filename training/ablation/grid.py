@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.settings import overlaid
-from training.config import LOSS_PRESETS, AblationConfig, EvaluateConfig, LossesConfig, StudentConfig
+from training.config import AblationConfig, EvaluateConfig, LossesConfig, StudentConfig
+from training.config.losses import LOSS_PRESETS
 
 ALL, RANDOM, BALANCED = "all", "random", "balanced"
 

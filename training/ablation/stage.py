@@ -27,7 +27,8 @@ from training.ablation.earlier import (
 )
 from training.ablation.grid import Cell, cells_of
 from training.ablation.measure import measure_cell
-from training.config import TEACHER, AblationConfig, EvaluationConfig, StudentConfig
+from training.config import AblationConfig, EvaluationConfig, StudentConfig
+from training.config.student import TEACHER
 from training.evaluation.stage import dataset_identity
 from training.job.training_job import TrainingJob
 from training.launch.launcher import run_training

@@ -15,7 +15,8 @@ from pipeline.core.files import fingerprint_of
 from pipeline.core.manifest import ShardsManifest
 from pipeline.core.query import QueryConfig
 from pipeline.storage.result import read_result
-from training.config import CLUSTER_ERROR, GROUP_SIZE, StudentConfig
+from training.config import StudentConfig
+from training.config.student import CLUSTER_ERROR, GROUP_SIZE
 from training.data.weights import SCHEMA, read_cluster_weights
 from training.evaluation.stage import CLUSTERS
 

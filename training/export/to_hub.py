@@ -16,7 +16,7 @@ from pipeline.hub.card import check_hub_ids, check_license
 from pipeline.storage.completion import complete_mark
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.roots import storage_of
-from training.config import SCRATCH, TEACHER
+from training.config.student import SCRATCH, TEACHER
 from training.export.model_card import CARD_FILE, final_card
 
 _HUB = "hf-hub:"

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from training.config import CLUSTER_ERROR, StudentConfig
+from training.config import StudentConfig
+from training.config.student import CLUSTER_ERROR
 from training.evaluation.small import measures
 from training.losses.active import weights_of
 

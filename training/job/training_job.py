@@ -11,7 +11,8 @@ from pipeline.core.errors import ConfigError, ShardError
 from pipeline.core.files import file_digest, fingerprint_of
 from pipeline.core.manifest import read_manifest
 from pipeline.core.settings import Section
-from training.config import TEACHER, UNIFORM, StudentConfig
+from training.config import StudentConfig
+from training.config.student import TEACHER, UNIFORM
 from training.evaluation.stage import dataset_identity
 from training.job.contradictions import contradictions
 from training.losses.active import Needs

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError
-from training.config import RANKS_WITHOUT_GPU
+from training.config.student import RANKS_WITHOUT_GPU
 from training.job.training_job import TrainingJob
 from training.launch.hosts import read_hostfile
 from training.ranks import count_gpus

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.clip.checkpoint import looks_like_a_path, read_checkpoint
 from pipeline.clip.model import WEIGHTS_FILE
 from pipeline.core.errors import ConfigError, brief
-from training.config import SCRATCH, TEACHER
+from training.config.student import SCRATCH, TEACHER
 
 _LAYER = re.compile(r"(.*(?:resblocks|layer\d+))\.(\d+)\.(.*)")
 _NAMED_IN_ERRORS = 3

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.clip.model import compile_tower
 from pipeline.clip.tokenizer import save_tokenizer
 from pipeline.core.errors import ConfigError, brief
-from training.config import SCRATCH
+from training.config.student import SCRATCH
 from training.model.config import read_student_config, student_tokenizer
 from training.model.initial_weights import initialize
 
