@@ -32,9 +32,3 @@ def classification_scores(
         "top5": int(hits.sum()) / len(features),
         "mean_per_class_recall": float(recalls.mean()),
     }
-
-
-def topk_accuracy(features: Tensor, labels: Tensor, weights: Tensor, bias: Tensor | None = None) -> dict[str, float]:
-    """``{"top1", "top5"}`` of :func:`classification_scores`."""
-    scores = classification_scores(features, labels, weights, bias)
-    return {name: scores[name] for name in ("top1", "top5")}

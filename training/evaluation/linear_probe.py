@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.evaluation.accuracy import topk_accuracy
+from training.evaluation.accuracy import classification_scores
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _fit_scaled(
             tolerance=_SWEEP_TOLERANCE,
             start=start,
         )
-        score = topk_accuracy(features[held_out], labels[held_out], *start)["top1"]
+        score = classification_scores(features[held_out], labels[held_out], *start)["top1"]
         log.debug("linear probe: C=%g, held-out accuracy %.4f", candidate, score)
         if score > best:
             best, c, worse, chosen = score, candidate, 0, start

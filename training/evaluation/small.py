@@ -14,7 +14,7 @@ from training.evaluation.datasets import EvaluationSet, Split, read_evaluation_s
 HELD_OUT, LOSS = "held_out", "loss"
 _SEED = 0
 _METRICS = {
-    "zero_shot": ("top1", "top5"),
+    "zero_shot": ("top1", "top5", "mean_per_class_recall"),
     "retrieval": tuple(f"{way}_recall@{rank}" for way in ("image_to_text", "text_to_image") for rank in (1, 5, 10)),
 }
 

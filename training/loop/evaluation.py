@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.clip.model import LoadedClip
 from pipeline.clip.preprocessing import Preprocessing
 from pipeline.core.errors import EmbeddingError, NonFiniteLossError
-from training.evaluation.accuracy import topk_accuracy
+from training.evaluation.accuracy import classification_scores
 from training.evaluation.features import decoded
 from training.evaluation.retrieval import retrieval_recall, unique_texts
 from training.evaluation.run import RETRIEVAL, ZERO_SHOT
@@ -105,7 +105,7 @@ class StudentEvaluation:
             own = [classes[number] for number in self._share(len(classes))]
             prompts = prompt_ensemble(clip, own, templates, batch_size=self._rows)
             prompts = self._whole(prompts, len(classes), f"prompts of {one.data.name}")
-            found[ZERO_SHOT] = topk_accuracy(images, torch.tensor(test.labels), prompts)
+            found[ZERO_SHOT] = classification_scores(images, torch.tensor(test.labels), prompts)
         if RETRIEVAL in one.tasks:
             texts, numbers, ids = unique_texts(test.captions)
             tokens = self._student.tokenizer([texts[number] for number in self._share(len(texts))])

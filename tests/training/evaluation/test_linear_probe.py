@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.evaluation.accuracy import topk_accuracy
+from training.evaluation.accuracy import classification_scores
 from training.evaluation.linear_probe import _held_out, _objective, fit_linear_probe, fit_logistic_regression
 
 
@@ -53,7 +53,7 @@ def test_sweep_takes_what_generalises():
     features = F.normalize(features, dim=1)
     weights, bias, c = fit_linear_probe(features[:300], labels[:300], classes=2, sweep=[1e-6, 1e-5, 1.0, 1e5, 1e6])
     assert c == 1.0
-    assert topk_accuracy(features[300:], labels[300:], weights, bias)["top1"] > 0.8
+    assert classification_scores(features[300:], labels[300:], weights, bias)["top1"] > 0.8
 
 
 def test_same_seed_same_probe():
@@ -67,7 +67,7 @@ def test_one_row_a_class_is_fitted_unchecked(caplog):
     features, labels = torch.eye(4), torch.arange(4)
     weights, bias, c = fit_linear_probe(features, labels, classes=4, sweep=[1.0, 10.0, 100.0])
     assert c == 10.0 and "unchecked" in caplog.text
-    assert topk_accuracy(features, labels, weights, bias)["top1"] == 1
+    assert classification_scores(features, labels, weights, bias)["top1"] == 1
 
 
 def test_held_out_rows_are_a_fifth_of_each_class():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.evaluation.accuracy import topk_accuracy
+from training.evaluation.accuracy import classification_scores
 from training.evaluation.zero_shot import prompt_ensemble
 
 CLASSNAMES = ("red", "green", "blue")
@@ -37,20 +37,20 @@ def test_accuracy_by_hand():
     weights = torch.eye(6)
     # Row 0 ranks class 0 first; row 1 ranks class 5 second; row 2 ranks class 0 last of six.
     features = torch.tensor([[6.0, 5, 4, 3, 2, 1], [6, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]])
-    found = topk_accuracy(features, torch.tensor([0, 5, 0]), weights)
-    assert found == {"top1": pytest.approx(1 / 3), "top5": pytest.approx(2 / 3)}
+    found = classification_scores(features, torch.tensor([0, 5, 0]), weights)
+    assert found == {"top1": pytest.approx(1 / 3), "top5": pytest.approx(2 / 3), "mean_per_class_recall": 0.25}
 
 
 def test_bias_moves_the_decision():
     features, labels = torch.tensor([[1.0, 0.5]]), torch.tensor([1])
-    assert topk_accuracy(features, labels, torch.eye(2))["top1"] == 0
-    assert topk_accuracy(features, labels, torch.eye(2), torch.tensor([0.0, 1.0]))["top1"] == 1
+    assert classification_scores(features, labels, torch.eye(2))["top1"] == 0
+    assert classification_scores(features, labels, torch.eye(2), torch.tensor([0.0, 1.0]))["top1"] == 1
 
 
 def test_blocks_change_nothing(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     features, weights = torch.randn(100, 8, generator=generator), torch.randn(20, 8, generator=generator)
     labels = torch.randint(20, (100,), generator=generator)
-    whole = topk_accuracy(features, labels, weights)
+    whole = classification_scores(features, labels, weights)
     monkeypatch.setattr("training.evaluation.accuracy._BLOCK_ROWS", 7)
-    assert topk_accuracy(features, labels, weights) == whole
+    assert classification_scores(features, labels, weights) == whole
