@@ -21,9 +21,9 @@ export NO_MKDOCS_2_WARNING := 1
 demo: $(READY)
 	$(BIN)/dagster job execute -m assets.definitions -j clip_cid
 
-# A worker for each core; a file stays with one, and slow ones come first (tests/conftest.py). A thread for each worker:
+# One worker more than cores; a file stays with one, and slow ones come first (tests/conftest.py). A thread for each worker:
 # two that share a core wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST)

@@ -113,9 +113,15 @@ STAGES = (run_source, run_images, run_teacher, run_embeddings, run_balance, run_
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: workers of pytest-xdist should not end with one of them."""
+    """Files with slow tests come first, of these the longest: workers of pytest-xdist should not end with one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, "integration" not in item.path.parts))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since many tests wait, for a server, a timeout or a process of their own."""
+    return min((os.cpu_count() or 1) + 1, 8)
 
 
 @dataclasses.dataclass(frozen=True)
