@@ -1,5 +1,7 @@
 """``ablation_results``: which data and which losses make the better student, measured seed by seed."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.page.metadata import materialization
@@ -42,9 +44,9 @@ def ablation_results(context: dg.AssetExecutionContext, settings: SettingsResour
     storage_of(config.path).upload([f"pictures/{name}.png" for name in pictures])
     columns = ("axis", "data", "losses", "steps", "mean", "spread", "seeds")
     records = [dg.TableRecord({name: row[name] for name in columns}) for row in rows]
-    extra = {
-        "zero-shot top-1": dg.MetadataValue.table(records=records),
-        "differences within a seed": dg.MetadataValue.md(differences(found)),
-    }
+    extra: dict[str, Any] = {}
+    if records:
+        extra["zero-shot top-1"] = dg.MetadataValue.table(records=records)
+        extra["differences within a seed"] = dg.MetadataValue.md(differences(found))
     extra |= {name: dg.MetadataValue.md(markdown_image(picture, name)) for name, picture in pictures.items()}
     return materialization(result, config.path, "ablation", extra=extra)

@@ -17,7 +17,9 @@ from pipeline.teacher.stage import logit_scale
 from training.ablation.grid import cells_of
 from training.config import AblationConfig, StudentConfig
 from training.config.student import CLUSTER_ERROR, SCRATCH, TEACHER
+from training.data.weighing import check_weights_file
 from training.data.weights import read_cluster_weights
+from training.evaluation.collection import evaluation_sets
 from training.evaluation.small import open_small_set
 from training.job.contradictions import contradictions, unknown_measure
 from training.job.training_job import NO_TEACHER_TEMPERATURE, TrainingJob
@@ -62,7 +64,8 @@ def check_student(
         lines.append(NO_TEACHER_TEMPERATURE)
     if config.weights == CLUSTER_ERROR and config.weights_file:
         try:
-            read_cluster_weights(Path(config.weights_file))
+            check_weights_file(Path(config.weights_file), root)
+            read_cluster_weights(Path(config.weights_file), clusters=clusters)
         except (ConfigError, ShardError) as error:
             lines.append(str(error))
     if here and not config.hostfile and config.precision == "fp16" and not count_gpus(_visible()):
@@ -140,17 +143,23 @@ def _of_evaluation(config: StudentConfig, datasets: Sequence[str], baseline: boo
     if not config.evaluate_every:
         return
     evaluate, tasks = config.evaluate, dict[str, Sequence[str]]()
-    for name in datasets:
-        if name == DEMO:
-            # Not made yet. It has all that any task needs.
-            tasks[DEMO] = evaluate.tasks
+    try:
+        sets, _ = evaluation_sets([Path(name) for name in datasets])
+    except ConfigError as error:
+        yield f"student.evaluate.datasets: {error}"
+        return
+    for path in sets:
+        if path.name in tasks:
+            yield f"student.evaluate.datasets: two sets are called {path.name!r}"
+            continue
+        # The demo's is not made yet. It has all that any task needs.
+        tasks[path.name] = evaluate.tasks
+        if str(path) == DEMO:
             continue
         try:
-            one = open_small_set(Path(name), evaluate.tasks, samples=evaluate.samples)
-            tasks[one.data.name] = one.tasks
+            tasks[path.name] = open_small_set(path, evaluate.tasks, samples=evaluate.samples).tasks
         except PipelineError as error:
             yield f"student.evaluate.datasets: {error}"
-            tasks[Path(name).name] = evaluate.tasks
     lines = list(unknown_measure(config, tasks))
     if baseline and not lines:
         lines = [f"baseline.enabled: {line}" for line in unknown_measure(contrastive_alone(config), tasks)]

@@ -17,6 +17,7 @@ from pipeline.teacher.stage import logit_scale, read_info, teacher_folder
 from training.config import ClusterConfig, InstanceConfig, LossesConfig, StudentConfig
 from training.config.student import TEACHER
 from training.data.weighing import weighing_of
+from training.evaluation.collection import evaluation_sets
 from training.job.training_job import TrainingJob
 from training.launch.launcher import run_training
 from training.launch.remote_checkpoints import forget_elsewhere, kept_elsewhere
@@ -176,7 +177,7 @@ def _measured_on(config: StudentConfig, datasets: Sequence[Path] | None) -> Stud
     """The same student with the folders of its evaluation sets in place of their names."""
     if datasets is None:
         return config
-    folders = [str(path.resolve()) for path in datasets]
+    folders = [str(path.resolve()) for path in evaluation_sets(datasets)[0]]
     return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"datasets": folders})})
 
 

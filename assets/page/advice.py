@@ -12,6 +12,13 @@ from pipeline.core.files import file_digest
 from pipeline.storage.result import read_result
 
 _STAGES = ("source_pairs", "images", "teacher_embeddings", "near_duplicates")
+# Beyond these the pass over the forest takes minutes and gigabytes, which the page is not worth.
+_MOST_EDGES = 10_000_000
+_OF_WHAT = (
+    "By rule `connected_components`, of all images that are embedded: blocklists and filters are not applied. *Largest "
+    "merge*: the smaller of two groups that one edge joins; *beyond*: the share of the removed images that lie farther "
+    "than the threshold from the one that stands for them."
+)
 
 
 def threshold_advice(config: Settings) -> dict[str, dg.MarkdownMetadataValue]:
@@ -19,10 +26,15 @@ def threshold_advice(config: Settings) -> dict[str, dg.MarkdownMetadataValue]:
     code = [file_digest(path) for path in sorted(Path(advice.__file__).parent.glob("*.py"))]
     made_from = [code, *(read_result(config.path, stage).digest for stage in _STAGES)]
 
+    edges = read_result(config.path, "near_duplicates").rows
+    if edges > _MOST_EDGES:
+        text = f"Not made here for {edges:,} edges: `clip-cid advise {config.root}`."
+        return {"which threshold": dg.MetadataValue.md(text)}
+
     def make() -> dict[str, Any]:
         found = advice.advise_root(config.path, pairs=0, query_config=config.query)
         settings = f"\n\n```yaml\n{found.settings}\n```" if found.settings else ""
-        return {"text": f"{_table(found)}\n\n{found.reason[0].upper()}{found.reason[1:]}.{settings}"}
+        return {"text": f"{_table(found)}\n\n{_OF_WHAT}\n\n{found.reason[0].upper()}{found.reason[1:]}.{settings}"}
 
     return {"which threshold": dg.MetadataValue.md(remembered(config.path, "advice", made_from, make)["text"])}
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from pipeline.balance.config import BalanceConfig, DecontaminateConfig
 from pipeline.balance.facts import PairTables
+from pipeline.balance.report import BalanceReport
 from pipeline.balance.semantic_balance import TABLES, semantic_balance
+from pipeline.balance.threshold import OutOfReachError
 from pipeline.blocklists import blocklist_digests, keep_list_digests
-from pipeline.core.errors import MissingInputError
+from pipeline.core.errors import ConfigError, MissingInputError
 from pipeline.core.query import QueryConfig
 from pipeline.storage.result import StageResult, read_result
 from pipeline.storage.stage import Output, Stage
@@ -32,7 +35,8 @@ def balance_pairs(root: Path, config: BalanceConfig, query_config: QueryConfig) 
         options = config.model_dump(exclude={"decontaminate"})
         if config.removal is not None:
             options |= {"threshold": None, "target_removal": config.removal}
-        report = semantic_balance(
+        report = _balance(
+            config,
             embeddings.verified("teacher_embeddings"),
             forest.verified("near_duplicates")[0],
             folder,
@@ -66,3 +70,17 @@ def _leaks(root: Path, config: DecontaminateConfig) -> StageResult:
             "run it again"
         )
     return found
+
+
+def _balance(config: BalanceConfig, *args: Any, **options: Any) -> BalanceReport:
+    """:func:`semantic_balance`, whose share to remove need not be one that the user has asked for."""
+    try:
+        return semantic_balance(*args, **options)
+    except OutOfReachError as error:
+        if config.target_removal is not None:
+            raise ConfigError(str(error)) from error
+        raise ConfigError(
+            "neither balance.threshold nor balance.target_removal is given, so the share that the paper removed was "
+            f"asked for: {error}. Other data may have fewer near-duplicates: give a balance.threshold, such as "
+            "`clip-cid advise` proposes"
+        ) from error

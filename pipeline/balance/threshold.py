@@ -35,6 +35,10 @@ def reach_of(forest: Path) -> float:
     return float((found.metadata or {}).get(b"max_distance", b"2"))
 
 
+class OutOfReachError(ConfigError):
+    """Fewer images have a neighbor within the forest's reach than are to be removed."""
+
+
 def check_choice(threshold: float | None, target_removal: float | None, *, reach: float) -> None:
     """Raise :class:`ConfigError` unless exactly one is given and lies where it can have a meaning."""
     if (threshold is None) == (target_removal is None):
@@ -59,7 +63,7 @@ def threshold_for_removal(
     if found is None:
         counted = query.one(connection, "SELECT count(*) AS most FROM removals", {})
         assert counted is not None
-        raise ConfigError(
+        raise OutOfReachError(
             f"target_removal {target_removal} of {samples} images is out of reach: at the forest's max_distance "
             f"{reach} {counted['most']} are removed ({counted['most'] / samples:.3f}); make a forest with a larger "
             f"max_distance{also}"

@@ -5,7 +5,7 @@ texts such as ``512MB``, ``4GB``, ``1.5TB``, in powers of 1000.
 """
 
 import re
-from typing import Any, ClassVar, get_args, get_origin
+from typing import Any, ClassVar, TypeGuard, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -64,7 +64,7 @@ class PresetSection(Section):
         if not isinstance(given, dict):
             return given
         name = given.get("preset") or cls.model_fields["preset"].default
-        return overlaid(cls.presets.get(str(name), {}), _without_nulls(given))
+        return overlaid(cls.presets.get(str(name), {}), _without_nulls(given, cls))
 
     def content(self) -> dict[str, Any]:
         """As of every section. The name of a preset says nothing that its values do not."""
@@ -80,12 +80,22 @@ def overlaid(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_nulls(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if value is not None
-    }
+def _without_nulls(values: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """What was given of a section. Names that it has not stay, to be refused."""
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        field = section.model_fields.get(name)
+        if isinstance(value, Section):
+            given[name] = value.model_dump(exclude_unset=True)
+        elif isinstance(value, dict) and field and _is_section(field.annotation):
+            given[name] = _without_nulls(value, field.annotation)
+        elif value is not None or not field:
+            given[name] = value
+    return given
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _content(value: Any) -> Any:

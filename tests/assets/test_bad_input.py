@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.definitions import defs
+from pipeline.balance import stage
 from pipeline.balance.semantic_balance import TABLES
+from pipeline.balance.threshold import OutOfReachError
 from tests.conftest import SmallRun, small_settings
 
 
@@ -157,4 +159,16 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_share_that_no_threshold_removes_is_refused(copied: SmallRun) -> None:
     step, kind, text = failure(copied.root, "balanced_pairs", *TABLES, balance={"target_removal": 0.999})
     assert (step, kind) == ("balance", "ConfigError")
-    assert "out of reach" in text
+    assert "out of reach" in text and "neither" not in text
+
+
+def test_the_share_of_whoever_gave_none_is_said_to_be_the_papers(
+    copied: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_few(*_: object, target_removal: float, **options: object) -> None:
+        raise OutOfReachError(f"target_removal {target_removal} is out of reach")
+
+    monkeypatch.setattr(stage, "semantic_balance", too_few)
+    _, kind, text = failure(copied.root, "balanced_pairs", *TABLES, balance={"target_removal": None})
+    assert kind == "ConfigError"
+    assert re.search(r"neither balance.threshold nor .* 0.437 is out of reach\. .*`clip-cid advise` proposes", text)

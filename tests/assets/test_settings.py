@@ -9,7 +9,7 @@ from assets.settings import Settings, parse_settings
 from assets.tools.config_reference import config_reference, demo_profile
 from pipeline.core.errors import ConfigError
 from pipeline.core.files import fingerprint_of
-from training.config import LossesConfig
+from training.config import LossesConfig, RelationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
@@ -84,6 +84,10 @@ def test_a_preset_of_losses_gives_what_the_user_does_not() -> None:
         resolved = SettingsResource(student={"losses": losses}).resolve()
         assert resolved == plain == parse_settings(plain.model_dump(mode="json"))
         assert (plain.student.losses.cluster.weight, plain.student.losses.relation.weight) == weights
+    # Sections as values of a script are over the preset too, by what was set of them.
+    assert LossesConfig(preset="best", relation=RelationConfig(teacher_temperature=0.01)).relation.weight == 1
+    with pytest.raises(ConfigError, match=r"student\.losses\.clustr"):
+        parse_settings({"student": {"losses": {"clustr": None}}})
     with pytest.raises(ConfigError, match=r"student\.losses\.preset: Input should be 'clip_cid' or 'best', got 'bets'"):
         parse_settings({"student": {"losses": {"preset": "bets"}}})
 

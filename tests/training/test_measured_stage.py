@@ -67,6 +67,9 @@ def test_a_table_beside_the_metrics_that_goes_with_them(copied: SmallRun, jobs: 
     shutil.copytree(sets[0], root.parent / "elsewhere" / "demo")
     moved = [root.parent / "elsewhere" / "demo"]
     assert stage.train_student(root, best, datasets=moved).computed == 0
+    # Another set beside it decides nothing.
+    shutil.copytree(sets[0], root.parent / "beside")
+    assert stage.train_student(root, best, datasets=[*moved, root.parent / "beside"]).computed == 0
     (moved[0] / "classnames.txt").write_text("other\n")
     assert stage.train_student(root, best, datasets=moved).computed == 1
     plain = StudentConfig(batch_size=32, steps=12)

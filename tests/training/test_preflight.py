@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import ConfigError
@@ -137,6 +139,19 @@ def test_sets_that_could_not_be_measured_on(tmp_path: Path) -> None:
     check_student(
         StudentConfig(evaluate_every=5, keep_best="zero_shot/letters/top1"), here=False, datasets=[str(folder)]
     )
+    # A folder of sets stands for them, here as in the evaluation; ranks would refuse two of one name.
+    best = StudentConfig(evaluate_every=5, keep_best="zero_shot/letters/top1")
+    check_student(best, here=False, datasets=[str(tmp_path)])
+    assert "two sets are called 'letters'" in _refusal(values, datasets=[str(folder), str(tmp_path)])
+
+
+def test_weights_of_other_clusters_and_of_the_root_itself(tmp_path: Path) -> None:
+    file = tmp_path / "cluster_accuracy" / "cluster_accuracy.parquet"
+    file.parent.mkdir()
+    pq.write_table(pa.table({"cluster_id": [0, 1], "weight": [1.0, 2.0]}), file)
+    values = {"weights": "cluster_error", "weights_file": str(file)}
+    assert "would write it anew; copy it elsewhere" in _refusal(values, root=tmp_path, clusters=2)
+    assert "1 of 3 clusters have no weight" in _refusal(values, clusters=3)
 
 
 def test_the_baseline_measures_the_contrastive_term_alone() -> None:

@@ -91,8 +91,8 @@ def _cell(
     every = config.measure_every if config.measure_every and config.measure_every < steps else None
     changes: dict[str, Any] = {"steps": steps, "log_every": every or steps, "seed": seed}
     if every:
-        # Whatever is measured has its checkpoint until then.
-        changes |= {"checkpoint_every": every, "keep_checkpoints": steps // every + 1}
+        # Whatever is measured has its checkpoint until then, whichever others a stop leaves.
+        changes |= {"checkpoint_every": every, "keep_checkpoints": steps}
     changes["losses"] = losses_of(losses, student.losses)
     return Cell(data=data, losses=losses, seed=seed, student=student.model_copy(update=changes), **facts)
 

@@ -13,6 +13,8 @@ SCRATCH, TEACHER = "scratch", "teacher"
 UNIFORM, GROUP_SIZE, CLUSTER_ERROR = "uniform", "group_size", "cluster_error"
 """The values of ``student.weights``."""
 RANKS_WITHOUT_GPU = 2
+HELD_OUT = "held_out"
+"""What measures of held-out samples begin with, where others have their task."""
 
 
 class OptimizerConfig(Section):
@@ -61,11 +63,6 @@ class EvaluateConfig(Section):
         "multiple of `student.batch_size`. Each shard gives its share, by a hash of `student.seed` and image id.",
         ge=0,
     )
-
-    def content(self) -> dict[str, Any]:
-        """Sets by their names: where their folders lie decides nothing."""
-        names = None if self.datasets is None else [Path(name).name for name in self.datasets]
-        return {**super().content(), "datasets": names}
 
 
 class StudentConfig(Section):
@@ -166,8 +163,11 @@ class StudentConfig(Section):
         content = {**super().content(), "ranks": self.ranks or RANKS_WITHOUT_GPU}
         evaluate, best = content.pop("evaluate"), content.pop("keep_best")
         if best is not None:
-            content |= {"keep_best": best, "evaluate_every": self.evaluate_every, "evaluate": evaluate}
-        elif held_out := evaluate["held_out_samples"]:
+            content |= {"keep_best": best, "evaluate_every": self.evaluate_every}
+            if not best.startswith(f"{HELD_OUT}/"):
+                # The job adds what the set of this measure is; others decide nothing.
+                content["evaluate_samples"] = evaluate["samples"]
+        if held_out := evaluate["held_out_samples"]:
             content["held_out_samples"] = held_out
         # The stage adds a hash of what weights are made of. Earlier versions had none.
         left_out = {"weights_file", *(["weights"] if self.weights == UNIFORM else [])}

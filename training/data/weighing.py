@@ -45,16 +45,21 @@ def weighing_of(root: Path, config: StudentConfig, manifest: ShardsManifest) -> 
     if config.weights_file is None:
         raise ConfigError("student.weights cluster_error needs student.weights_file")
     path, clusters = Path(config.weights_file), read_result(root, "clusters")
-    if path.resolve().is_relative_to((root / CLUSTERS).resolve()):
-        raise ConfigError(
-            f"student.weights_file {path}: the evaluation of this student would write it anew; copy it elsewhere"
-        )
+    check_weights_file(path, root)
     weights = read_cluster_weights(path, clusters=manifest.clusters, clusters_digest=manifest.clusters_digest)
 
     def by_cluster(index: list[Path], folder: Path, *, scratch: Path) -> None:
         write_cluster_weights(index, clusters.parquet("cluster_assignments"), weights, folder, scratch=scratch)
 
     return Weighing(digest=fingerprint_of(weights.tolist(), clusters.digest), write=by_cluster)
+
+
+def check_weights_file(path: Path, root: Path | None) -> None:
+    """Raise :class:`ConfigError` for weights that the evaluation of the student that they are for would write anew."""
+    if root and path.resolve().is_relative_to((root / CLUSTERS).resolve()):
+        raise ConfigError(
+            f"student.weights_file {path}: the evaluation of this student would write it anew; copy it elsewhere"
+        )
 
 
 def write_group_weights(index: list[Path], groups: list[Path], folder: Path, *, scratch: Path) -> None:

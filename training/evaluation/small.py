@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import ConfigError
+from training.config.student import HELD_OUT
 from training.evaluation.datasets import EvaluationSet, Split, read_evaluation_set
 
-HELD_OUT, LOSS = "held_out", "loss"
+LOSS = "loss"
 _SEED = 0
 _METRICS = {
     "zero_shot": ("top1", "top5", "mean_per_class_recall"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.hub.card import escaped, parse_card, rendered, short_name, table
+from training.config import LossesConfig
 from training.job.training_job import TrainingJob
 
 CARD_FILE = "README.md"
@@ -49,7 +50,7 @@ def model_card(
     from huggingface_hub import ModelCardData
 
     student, last = job.student, rows[-1]
-    terms = [name for name in last if name.split("_")[0] in ("contrastive", "cluster", "instance")]
+    terms = [name for name in last if name.split("_")[0] in LossesConfig.model_fields]
     seen = student.steps * student.batch_size
     data = {
         "training samples": f"{samples:,}",

@@ -13,6 +13,7 @@ from pipeline.core.manifest import read_manifest
 from pipeline.core.settings import Section
 from training.config import StudentConfig
 from training.config.student import TEACHER, UNIFORM
+from training.evaluation.small import parts_of
 from training.evaluation.stage import dataset_identity
 from training.job.contradictions import contradictions
 from training.losses.active import Needs
@@ -167,8 +168,11 @@ class TrainingJob(Section):
         return [self.weights_digest or fingerprint_of([[path.name, file_digest(path)] for path in files])]
 
     def chosen_on(self) -> list[Any]:
-        """What the sets are that decide which weights are exported, where they do."""
-        return [dataset_identity(path) for path in self.student.measured_on] if self.student.keep_best else []
+        """What the set is that decides which weights are exported, where one does."""
+        if self.student.keep_best is None:
+            return []
+        _, name, _ = parts_of(self.student.keep_best)
+        return [dataset_identity(path) for path in self.student.measured_on if path.name == name]
 
     def _data(self) -> list[Any]:
         """What a job of a plain command trains on, of which nobody has said what it is."""

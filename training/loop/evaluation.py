@@ -11,11 +11,12 @@ from torch import Tensor
 from pipeline.clip.model import LoadedClip
 from pipeline.clip.preprocessing import Preprocessing
 from pipeline.core.errors import EmbeddingError, NonFiniteLossError
+from training.config.student import HELD_OUT
 from training.evaluation.accuracy import classification_scores
 from training.evaluation.features import decoded
 from training.evaluation.retrieval import retrieval_recall, unique_texts
 from training.evaluation.run import RETRIEVAL, ZERO_SHOT
-from training.evaluation.small import HELD_OUT, LOSS, SmallSet
+from training.evaluation.small import LOSS, SmallSet
 from training.evaluation.zero_shot import prompt_ensemble
 from training.loop.live_model import LiveModel
 from training.loop.task import Task

@@ -62,8 +62,8 @@ def advise_threshold(
 
     Nothing is written. Shares removed and sizes of groups are read off the forest. Distances to the images that stay,
     and similarities, take a pass over the embeddings of the groups' members at each threshold: of all of them where
-    they are ``exact_rows`` at most, else of a sample of groups drawn by ``seed``. Memory is that of a balance, and a
-    hundred bytes for each edge. ``docs/balance.md`` says by which rule the proposal is made.
+    they are ``exact_rows`` at most, else of a sample of groups drawn by ``seed``. Memory is that of a balance, and 250
+    bytes for each edge. ``docs/balance.md`` says by which rule the proposal is made.
 
     Args:
         embeddings: Parquet files, or a folder of them, with ``image_id`` and ``image_embedding`` (unit vectors);

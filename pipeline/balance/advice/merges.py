@@ -26,7 +26,7 @@ class Merges:
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> "Merges":
-        """Read from the relation ``forest``; a microsecond and about a hundred bytes an edge."""
+        """Read from the relation ``forest``; about 5 µs of a core and 250 bytes an edge."""
         text = "SELECT id_a, id_b, distance FROM forest ORDER BY distance, id_a, id_b"
         table = connection.sql(text).to_arrow_table()
         ends = np.concatenate([table["id_a"].to_numpy(), table["id_b"].to_numpy()])

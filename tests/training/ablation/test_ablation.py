@@ -111,7 +111,7 @@ def test_what_is_measured_on_the_way_has_its_checkpoint_and_others_are_as_they_w
     (late,) = cells_of(config.model_copy(update={"measure_every": 40}), StudentConfig())
     assert late == plain and plain.student.checkpoint_every == StudentConfig().checkpoint_every
     (often,) = cells_of(config.model_copy(update={"measure_every": 15}), StudentConfig())
-    assert (often.student.checkpoint_every, often.student.keep_checkpoints, often.student.log_every) == (15, 3, 15)
+    assert (often.student.checkpoint_every, often.student.keep_checkpoints, often.student.log_every) == (15, 40, 15)
 
 
 def test_time_is_that_of_all_laps() -> None:
