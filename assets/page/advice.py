@@ -34,7 +34,7 @@ def threshold_advice(config: Settings) -> dict[str, dg.MarkdownMetadataValue]:
     def make() -> dict[str, Any]:
         found = advice.advise_root(config.path, pairs=0, query_config=config.query)
         settings = f"\n\n```yaml\n{found.settings}\n```" if found.settings else ""
-        return {"text": f"{_table(found)}\n\n{_OF_WHAT}\n\n{found.reason[0].upper()}{found.reason[1:]}.{settings}"}
+        return {"text": f"{_table(found)}\n\n{found.reason[0].upper()}{found.reason[1:]}.{settings}\n\n{_OF_WHAT}"}
 
     return {"which threshold": dg.MetadataValue.md(remembered(config.path, "advice", made_from, make)["text"])}
 

@@ -11,7 +11,8 @@ def test_the_page_shows_the_advice_and_makes_it_once(copied: SmallRun, monkeypat
     (name, shown), *others = threshold_advice(copied.settings).items()
     found = advice.advise_root(copied.root, pairs=0)
     assert name == "which threshold" and not others
-    table, reason, *settings = shown.value.split("\n\n")
+    table, reason, *settings, of_what = shown.value.split("\n\n")
+    assert "blocklists and filters are not applied" in of_what
     assert len(table.splitlines()) == len(found.rows) + 2
     assert {line.count("|") for line in table.splitlines()} == {9}
     assert reason == found.reason[0].upper() + found.reason[1:] + "."
