@@ -33,10 +33,13 @@ class LoopbackCluster:
         """End a node as a power cut would."""
         self._cluster.remove_node(node, allow_graceful=False)
 
+    def workers(self, node: Any) -> list[psutil.Process]:
+        """All processes that a node has started."""
+        return psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
+
     def at_work(self, node: Any, on: str) -> list[psutil.Process]:
         """Workers of a node that are at a task of this name now."""
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        return [child for child in raylet.children(recursive=True) if _title(child) == f"ray::{on}"]
+        return [child for child in self.workers(node) if _title(child) == f"ray::{on}"]
 
     def when_at_work(self, node: Any, on: str, do: Callable[[psutil.Process], None]) -> threading.Thread:
         """As soon as a worker of a node is at such a task, do something to it. The thread ends when that is done."""

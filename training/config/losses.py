@@ -18,6 +18,11 @@ class ClusterConfig(Section):
     """Cluster discrimination: the student's images against the centroids of the teacher's."""
 
     weight: float = Field(1.0, description="Weight of the whole term; 0 leaves it out (unconfirmed).", ge=0)
+    towers: Literal["image", "text", "both"] = Field(
+        "image",
+        description="What is discriminated: the student's images, its captions (target: the caption's own similarities "
+        "by the teacher; label: its image's), or the mean of both terms. MLCD has images alone (proxy, unconfirmed).",
+    )
     label_weight: float = Field(
         0.0, description="Weight of the cross-entropy with the cluster label (unconfirmed).", ge=0
     )
@@ -62,8 +67,8 @@ class ClusterConfig(Section):
 
     def content(self) -> dict[str, Any]:
         """As of every section, without what earlier versions had not, where it changes nothing."""
-        left_out = {"positives"} if self.positives == 1 else set()
-        return {name: value for name, value in super().content().items() if name not in left_out}
+        new = {"positives": 1, "towers": "image"}
+        return {name: value for name, value in super().content().items() if name not in new or value != new[name]}
 
 
 class DirectionsConfig(Section):

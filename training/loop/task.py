@@ -8,7 +8,7 @@ from torch import Tensor
 
 from training.config import LossesConfig
 from training.data.batch import Batch
-from training.losses.active import Needs, learnable_temperatures, weights_of
+from training.losses.active import Needs, learnable_temperatures, towers_of, weights_of
 from training.losses.centroid_optimizer import CentroidOptimizer
 from training.losses.centroids import Centroids
 from training.losses.cluster import ClusterDiscriminationLoss
@@ -16,6 +16,7 @@ from training.losses.contrastive import ContrastiveLoss
 from training.losses.gradient import GradientDistillationLoss
 from training.losses.instance import InstanceDiscriminationLoss
 from training.losses.relation import RelationDivergenceLoss
+from training.model.student import Features
 
 # CLIP bounds its learnable temperature: the logit scale never exceeds 100 (arXiv 2103.00020, section 2.5).
 MAX_LOGIT_SCALE = 4.605170185988092
@@ -54,7 +55,7 @@ class DistillationTask:
     ):
         self.weights, self._normalize = weights_of(losses), normalize
         self._contrastive = ContrastiveLoss() if losses.contrastive.weight else None
-        self._cluster = None
+        self._cluster, self._towers = None, towers_of(losses.cluster)
         if Needs.of(losses).centroids:
             assert centroids is not None, "the job checks that centroids are given"
             self._cluster = ClusterDiscriminationLoss.from_config(losses.cluster, centroids).to(device)
@@ -81,9 +82,7 @@ class DistillationTask:
         if self._contrastive:
             terms |= self._contrastive(features.image, features.text, features.logit_scale)
         if self._cluster:
-            terms |= self._cluster(
-                features.image_to_teacher, batch.teacher_image, batch.cluster_ids, scale=features.cluster_scale
-            )
+            terms |= self._discriminated(self._cluster, features, batch)
         if self._instance:
             terms |= self._instance(
                 features.image_to_teacher,
@@ -99,6 +98,16 @@ class DistillationTask:
             student = features.image_to_teacher, features.text_to_teacher
             terms |= self._gradient(*student, *teacher, features.logit_scale)
         return terms
+
+    def _discriminated(self, cluster: Any, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """The cluster terms, means over the towers that have them."""
+        sides = {
+            "image": (features.image_to_teacher, batch.teacher_image),
+            "text": (features.text_to_teacher, batch.teacher_text),
+        }
+        given = {"teacher_images": batch.teacher_image, "scale": features.cluster_scale}
+        found = [cluster(*sides[tower], batch.cluster_ids, **given) for tower in self._towers]
+        return {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """Sum of weight times term."""

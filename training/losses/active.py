@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 
-from training.config import DirectionsConfig, InstanceConfig, LossesConfig
+from training.config import ClusterConfig, DirectionsConfig, InstanceConfig, LossesConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,10 @@ class Needs:
         divergence, label = "cluster_divergence" in active, "cluster_label" in active
         relation = any(name.startswith("relation_") for name in active)
         several = label and losses.cluster.positives > 1
+        towers = towers_of(losses.cluster) if divergence else ()
         return cls(
-            teacher_image=divergence or several or relation or _compares(active, "image"),
-            teacher_text=relation or _compares(active, "text"),
+            teacher_image="image" in towers or several or relation or _compares(active, "image"),
+            teacher_text="text" in towers or relation or _compares(active, "text"),
             cluster_id=label or (divergence and losses.cluster.sample_rate < 1),
             centroids=divergence or label,
             teacher_space=bool(active.keys() - {"contrastive", "relation_divergence"}),
@@ -48,6 +49,11 @@ def learnable_temperatures(losses: LossesConfig) -> dict[str, float]:
     if directions_of(losses.instance) and losses.instance.weight and losses.instance.learnable_temperature:
         found["instance"] = losses.instance.temperature
     return found
+
+
+def towers_of(cluster: ClusterConfig) -> tuple[str, ...]:
+    """The student's modalities that cluster discrimination is of."""
+    return ("image", "text") if cluster.towers == "both" else (cluster.towers,)
 
 
 def directions_of(instance: InstanceConfig) -> list[str]:

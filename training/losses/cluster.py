@@ -1,4 +1,4 @@
-"""Cluster discrimination: the student's images against the centroids of the teacher's image embeddings."""
+"""Cluster discrimination: the student's images, or captions, against the centroids of the teacher's images."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,25 +64,26 @@ class ClusterDiscriminationLoss(nn.Module):
 
     def forward(
         self,
-        image_features: Tensor,
-        teacher_image_features: Tensor | None = None,
+        features: Tensor,
+        teacher_features: Tensor | None = None,
         cluster_ids: Tensor | None = None,
         *,
+        teacher_images: Tensor | None = None,
         scale: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """``{"cluster_label": scalar, "cluster_divergence": scalar}``, each if it is turned on; means of this rank.
 
-        ``image_features``: ``(B, D)`` of the student, normalized. ``teacher_image_features``: ``(B, D)``, for the
-        divergence and for several positives. ``cluster_ids``: ``(B,)`` int64 in ``[0, K)``, for the label and for
-        sampling.
+        ``features``: ``(B, D)`` of the student, normalized, of images or of captions. ``teacher_features``: ``(B, D)``
+        of the same, for the divergence. ``cluster_ids``: ``(B,)`` int64 in ``[0, K)``, of the images, for the label and
+        for sampling. ``teacher_images``: ``(B, D)``, for several positives; none means ``teacher_features``.
         ``scale``: inverse temperature of the student, where it is learnable.
         """
-        rows_BD = widen(image_features) * (1 / self.temperature if scale is None else widen(scale))
+        rows_BD = widen(features) * (1 / self.temperature if scale is None else widen(scale))
         teacher_BD = None
         if self.divergence:
-            assert teacher_image_features is not None
-            teacher_BD = F.normalize(teacher_image_features.to(rows_BD.dtype), dim=-1) / self.teacher_temperature
-        labels = self._labels(cluster_ids, teacher_image_features)
+            assert teacher_features is not None
+            teacher_BD = F.normalize(teacher_features.to(rows_BD.dtype), dim=-1) / self.teacher_temperature
+        labels = self._labels(cluster_ids, teacher_features if teacher_images is None else teacher_images)
         rows = softmax_over_centroids(
             rows_BD,
             teacher_BD,

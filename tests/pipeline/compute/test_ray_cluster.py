@@ -1,10 +1,12 @@
 """Download and embeddings on a Ray cluster: nodes, workers and the stage are killed, and the tables stay the same."""
 
+import contextlib
 import logging
 import shutil
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,27 +64,36 @@ def local(server: Hostile, finished: SmallRun, tmp_path_factory: pytest.TempPath
 
 
 def fetch_with_a_lost_node(server: Hostile, cluster: LoopbackCluster, root: Path) -> StageResult:
-    """Lose a node whose worker is in the middle of a shard; it waits there until the node is gone."""
-    lost, asked = cluster.add_node(), server.requests.count("/gate")
+    """Lose a node one of whose workers is in the middle of a shard; it waits there until the node is gone."""
+    lost = cluster.add_node()
 
-    def lose(worker: psutil.Process) -> None:
-        deadline = time.monotonic() + 90
-        # One of each node.
-        while server.requests.count("/gate") < asked + 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        cluster.lose(lost)
-        # A worker outlives its raylet by a moment; after a power cut it would not.
-        worker.kill()
-        worker.wait(10)
-        GATE.set()
+    def lose() -> None:
+        try:
+            worker = wait_for_one_at_gate(server, cluster, lost)
+            cluster.lose(lost)
+            # A worker outlives its raylet by a moment; after a power cut it would not.
+            worker.kill()
+            worker.wait(10)
+        finally:
+            GATE.set()
 
     GATE.clear()
-    watch = cluster.when_at_work(lost, "ray_download", lose)
-    try:
-        return download_images(root, images_config(server, processes=3), on(cluster))
-    finally:
-        GATE.set()
-        watch.join()
+    with ThreadPoolExecutor(1) as pool:
+        losing = pool.submit(lose)
+        result = download_images(root, images_config(server, processes=3), on(cluster))
+        losing.result()
+    return result
+
+
+def wait_for_one_at_gate(server: Hostile, cluster: LoopbackCluster, node: Any) -> psutil.Process:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        for worker in cluster.workers(node):
+            with contextlib.suppress(psutil.Error):
+                if any(connection.laddr.port in server.at_gate for connection in worker.net_connections("tcp")):
+                    return worker
+        time.sleep(0.02)
+    raise AssertionError(f"no worker of the node asked for /gate: {cluster.workers(node)}")
 
 
 def test_download_is_the_same_though_a_node_is_lost(

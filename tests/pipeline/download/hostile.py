@@ -191,7 +191,8 @@ def _files() -> dict[str, bytes]:
 
 class HostileServer(http.server.ThreadingHTTPServer):
     """``requests`` are the paths that anybody asked for, in order; ``agents`` the user agents; ``endured`` the paths
-    whose answer, which is without end, somebody read for as long as it was given."""
+    whose answer, which is without end, somebody read for as long as it was given; ``at_gate`` the ports of those who
+    asked for `/gate`."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -199,6 +200,7 @@ class HostileServer(http.server.ThreadingHTTPServer):
     def __init__(self, family: socket.AddressFamily, address: str, port: int, seen: "Hostile"):
         self.address_family = family
         self.requests, self.agents, self.endured = seen.requests, seen.agents, seen.endured
+        self.at_gate = seen.at_gate
         super().__init__((address, port), _Handler)
 
 
@@ -258,6 +260,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(self.files["/good"][:1000])
 
     def _gate(self) -> None:
+        self.server.at_gate.add(self.client_address[1])  # type: ignore[attr-defined]
         GATE.wait(60)
         self._head(200, **{"Content-Length": str(len(self.files["/good"]))})
         self.wfile.write(self.files["/good"])
@@ -289,6 +292,7 @@ class Hostile:
     connect_to: dict[str, str] = dataclasses.field(default_factory=dict)
     requests: list[str] = dataclasses.field(default_factory=list)
     agents: set[str] = dataclasses.field(default_factory=set)
+    at_gate: set[int] = dataclasses.field(default_factory=set)
     endured: list[str] = dataclasses.field(default_factory=list)
 
 

@@ -7,11 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.config import ClusterConfig
+from training.config import ClusterConfig, LossesConfig
+from training.data.batch import Batch
+from training.loop.task import DistillationTask
+from training.losses.active import Needs
 from training.losses.centroids import Centroids
 from training.losses.cluster import ClusterDiscriminationLoss
 from training.losses.precision import add_weighted
 from training.losses.sampling import sample_centroids
+from training.model.student import Features
 
 
 def _softmax(*logits: float) -> list[float]:
@@ -139,6 +143,35 @@ def test_several_positives_and_the_divergence_beside_them(learnable: bool, eleme
         torch.testing.assert_close(head.weight.grad.to_dense(), expected_weight.grad)
 
 
+def test_captions_have_their_own_similarities_and_the_labels_of_their_images() -> None:
+    torch.manual_seed(0)
+    caption, teacher, image, weight = (F.normalize(torch.randn(n, 5), dim=-1) for n in (6, 6, 6, 9))
+    labels = (image @ weight.T).topk(3).indices
+    loss = ClusterDiscriminationLoss(weight, temperature=0.3, positives=3)
+    found = loss(caption, teacher, labels[:, 0], teacher_images=image)
+    expected = [_several(caption @ weight.T / 0.3, labels), _plain(caption, teacher, labels[:, 0], weight)[1]]
+    torch.testing.assert_close(list(found.values()), expected)
+
+
+@pytest.mark.parametrize(("towers", "image", "text"), [("image", 1.0, 0.0), ("text", 0.0, 1.0), ("both", 0.5, 0.5)])
+def test_the_term_is_of_the_towers_that_are_named(towers: str, image: float, text: float) -> None:
+    losses = LossesConfig.model_validate({"cluster": {"towers": towers, "label_weight": 1}, "instance": {"weight": 0}})
+    needs = Needs.of(losses)
+    assert (needs.teacher_image, needs.teacher_text) == (image > 0, text > 0)
+    torch.manual_seed(0)
+    weight, *rows = (F.normalize(torch.randn(n, 4), dim=-1) for n in (7, 3, 3, 3, 3))
+    labels = torch.tensor([4, 0, 4])
+    task = DistillationTask(losses, centroids=Centroids(weight), normalize=lambda x: x, device=torch.device("cpu"))
+    teacher = {"teacher_image": rows[2] if image else None, "teacher_text": rows[3] if text else None}
+    batch = Batch(image_ids=[0, 1, 2], image=rows[0], text=rows[1], cluster_ids=labels, **teacher)
+    features = Features(rows[0], rows[1], rows[0], rows[1], torch.tensor(1.0))
+    terms = task.losses(lambda *_: features, batch)
+    alone = ClusterDiscriminationLoss(weight)
+    of_images, of_captions = alone(rows[0], rows[2], labels), alone(rows[1], rows[3], labels)
+    for name in ("cluster_label", "cluster_divergence"):
+        torch.testing.assert_close(terms[name], image * of_images[name] + text * of_captions[name])
+
+
 def test_a_row_whose_positives_are_all_that_was_drawn_costs_nothing() -> None:
     features = F.normalize(torch.randn(2, 4), dim=-1).requires_grad_()
     loss = ClusterDiscriminationLoss(torch.randn(9, 4), divergence=False, positives=3, sample_rate=1e-9)
@@ -170,7 +203,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     inputs = (rows.requires_grad_(), scale.requires_grad_())
     for positives in (1, 3):
         loss = ClusterDiscriminationLoss(weight, temperature=0.5, positives=positives, elements=8)
-        terms = functools.partial(loss, teacher_image_features=teacher, cluster_ids=labels)
+        terms = functools.partial(loss, teacher_features=teacher, cluster_ids=labels)
         assert torch.autograd.gradcheck(lambda r, s, t=terms: tuple(t(r, scale=s).values()), inputs)
 
 
