@@ -62,16 +62,25 @@ def _terms(**terms: dict[str, Any]) -> dict[str, Any]:
 
 
 def _losses() -> Iterator[Choice]:
-    """The first is what the others are compared with: contrastive learning and the term that is named."""
-    names = ("contrastive", "cluster", "label", "label_8", "instance", "relation", "gradient", "relation_cluster")
-    for losses in ("configured", *names, "best"):
-        yield Choice(part="losses", name="clip_cid" if losses == "configured" else losses, losses=losses)
+    """The first is what the others are compared with; those that follow are contrastive learning and what is named."""
+    yield Choice(part="losses", name="clip_cid")
+    yield Choice(part="losses", name="best", losses="best")
+    for losses in (
+        "relation",
+        "gradient",
+        "label_8",
+        "instance",
+        "contrastive",
+        "label",
+        "cluster",
+        "relation_cluster",
+    ):
+        yield Choice(part="losses", name=losses, losses=losses)
     learnable = _terms(instance={"learnable_temperature": True})
     yield Choice(part="losses", name="clip_cid, instance temperature learnt", settings=learnable)
-    for weight in (3.0, 10.0):
-        yield Choice(part="losses", name=f"best, relation {weight:g}", settings=_terms(relation={"weight": weight}))
-    sharp = _terms(relation={"weight": 1.0, "gradient_weight": 1.0})
-    yield Choice(part="losses", name="best with gradient", settings=sharp)
+    yield Choice(part="losses", name="best, relation weighted 10", settings=_terms(relation={"weight": 10.0}))
+    both = _terms(relation={"weight": 1.0, "gradient_weight": 1.0})
+    yield Choice(part="losses", name="best, with gradient", settings=both)
 
 
 def _rules() -> Iterator[Choice]:

@@ -49,8 +49,8 @@ class BalanceConfig(Section):
     )
     target_removal: float | None = Field(
         None,
-        description="Share of images to remove; if given, the threshold is solved from it. With neither of the two it "
-        "is 0.437, what the paper removed of LAION-400M: a property of that data and its teacher, no goal for other "
+        description="Share of images to remove, from which the threshold is solved, in its place. With neither of the two "
+        "it is 0.437, what the paper removed of LAION-400M: a property of that data and its teacher, no goal for other "
         "data (`clip-cid advise` proposes).",
         gt=0,
         lt=1,
@@ -107,6 +107,11 @@ class BalanceConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.threshold is not None and self.target_removal is not None:
+            raise ValueError(
+                f"threshold {self.threshold:g} and target_removal {self.target_removal:g} are both given, and the "
+                "threshold would be solved from the share: give one, and leave the other out or null"
+            )
         if self.rule == "random" and self.max_distance_to_center is not None:
             raise ValueError("max_distance_to_center has no meaning with rule random: it would change its removal rate")
         if self.rule == "random" and self.keep_by:

@@ -60,7 +60,9 @@ def test_a_wrong_column_names_those_that_are_there(tmp_path: Path) -> None:
 
 
 def test_a_threshold_out_of_range_is_refused_by_the_first_step(tmp_path: Path) -> None:
-    step, kind, text = failure(tmp_path / "root", "source_pairs", "images", balance={"threshold": 2.5})
+    step, kind, text = failure(
+        tmp_path / "root", "source_pairs", "images", balance={"threshold": 2.5, "target_removal": None}
+    )
     assert (step, kind) == ("source_pairs", "ConfigError")
     assert "balance.threshold: Input should be less than 2, got 2.5" in text
     assert not (tmp_path / "root").exists()

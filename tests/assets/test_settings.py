@@ -50,6 +50,7 @@ def test_demo_profile_equals_the_defaults() -> None:
         ("balance", {"threshold": -0.1}, "balance.threshold: Input should be greater than 0, got -0.1"),
         ("balance", {"threshold": "wide"}, "balance.threshold: Input should be a valid number.*got 'wide'"),
         ("balance", {"treshold": 0.1}, "balance.treshold: Extra inputs are not permitted"),
+        ("balance", {"threshold": 0.2, "target_removal": 0.3}, "threshold 0.2 and target_removal 0.3 are both given"),
         ("balance", {"threshold": 0.9}, "beyond neighbors.max_distance 0.6"),
         ("student", {"losses": {"circle": {"weight": 1}}}, "student.losses.circle: Extra inputs are not permitted"),
         ("student", {"batch_size": 255, "ranks": 2}, "not a multiple of student.ranks"),
@@ -138,8 +139,6 @@ def test_without_threshold_or_share_what_the_paper_removed_is_solved_for() -> No
     contents = [config.content() for config in (default, given, share)]
     aims = [(content["threshold"], content["target_removal"]) for content in contents]
     assert aims == [(0.2, 0.437), (0.2, None), (0.2, 0.3)]
-    # A share decides where both are given.
-    assert parse_settings({"balance": {"threshold": 0.9, "target_removal": 0.3}}).balance.removal == 0.3
 
 
 def test_runtime_fields_do_not_enter_fingerprints() -> None:

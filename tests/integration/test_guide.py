@@ -65,7 +65,7 @@ def small(name: str, **more: Any) -> Settings:
     given = values["resources"]["settings"]["config"]
     own = {"teacher", "embeddings", "clusters"}
     # A teacher of a few steps puts all images close together, so a share is asked for.
-    share = {} if given["balance"]["threshold"] < 0.001 else SMALL["balance"]
+    share = {} if given["balance"]["threshold"] < 0.001 else {"threshold": None, **SMALL["balance"]}
     smaller: dict[str, Any] = {
         "demo": SMALL["demo"],
         "source": given["source"] | SMALL["source"],
