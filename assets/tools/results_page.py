@@ -13,6 +13,7 @@ from typing import Any
 
 from assets.page.ablation_plot import ablation_bars
 from assets.tools.ablation_report import differences, markdown_table, paired_cell, read_points, report
+from assets.tools.students_report import models_table, students_tables
 from training.ablation.paired import PairedDifference, paired_difference
 from training.ablation.points import Point, at_end, means
 
@@ -29,6 +30,10 @@ def page(text: str, results: Path = _RESULTS) -> str:
     """The page with its tables made anew; :class:`ValueError` for one that lacks a marker."""
     demo = json.loads((results / "demo.json").read_text())["rows"]
     tables = {"demo": demo_table(demo), "ablation": ablation_tables(_points(results))}
+    for file in sorted(results.glob("students_*.json")):
+        tables[file.stem.replace("_", " ")] = students_tables(json.loads(file.read_text())["rows"])
+    if (emoji := results / "emoji" / "student.json").exists():
+        tables["emoji"] = models_table([row for row in json.loads(emoji.read_text())["rows"] if "model" in row])
     for name, table in tables.items():
         text = _between(text, f"<!-- generated: {name} -->", f"<!-- end: {name} -->", table)
     return text

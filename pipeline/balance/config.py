@@ -50,8 +50,8 @@ class BalanceConfig(Section):
     target_removal: float | None = Field(
         None,
         description="Share of images to remove, from which the threshold is solved, in its place. With neither of the two "
-        "it is 0.437, what the paper removed of LAION-400M: a property of that data and its teacher, no goal for other "
-        "data (`clip-cid advise` proposes).",
+        "it is 0.437, what the paper removed of LAION-400M: a property of that data and its teacher, no goal for "
+        "other data (`clip-cid advise` proposes).",
         gt=0,
         lt=1,
     )

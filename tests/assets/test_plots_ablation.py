@@ -11,6 +11,7 @@ from assets.page.ablation_plot import ablation_bars, ablation_curves
 from assets.page.style import MAX_BYTES
 from assets.tools.ablation_report import differences, read_points, report, whole_report, write_points
 from assets.tools.results_page import PAGE, demo_table, page
+from assets.tools.students_report import models_table, students_tables
 from training.ablation.points import Point, comparisons, means, within
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -131,3 +132,30 @@ def test_seeds_of_teachers_are_told_with_what_they_say_together() -> None:
     assert lines[2] == "| 1 | 1 | 0.123 | 56.3 % | 80.0 % | 61.0 % | 50.0 % | +11.0 |"
     assert lines[6].endswith("| 80.0 ± 0.0 % | 61.5 ± 0.6 % | 50.0 ± 0.0 % | +11.5 ± 0.6 |")
     assert "+11.5 (+10.0 to +13.0), 4 of 4; by 10 points or more in 4." in lines[-1]
+
+
+def test_choices_are_compared_with_the_first_of_their_part() -> None:
+    row = {"part": "losses", "axis": "steps", "dataset": "x", "steps": 9, "top5": 1.0}
+    rows = [
+        {**row, "choice": choice, "seed": seed, "top1": top1 + seed / 100}
+        for choice, top1 in (("clip_cid", 0.5), ("best", 0.52))
+        for seed in (0, 1)
+    ]
+    assert students_tables(rows).splitlines() == [
+        "| losses, equal steps | x | − clip_cid |",
+        "| --- | --- | --- |",
+        "| clip_cid | 50.5 ± 0.7 % |  |",
+        "| best | 52.5 ± 0.7 % | +2.0 (+2.0 to +2.0), 2 of 2 |",
+    ]
+
+
+def test_models_stand_side_by_side() -> None:
+    rows = [
+        {"dataset": "x", "model": model, "top1_percent": top1, "top5_percent": 2 * top1}
+        for model, top1 in (("baseline", 1.0), ("student", 2.04))
+    ]
+    assert models_table(rows).splitlines() == [
+        "| per cent | student, top-1 | student, top-5 | baseline, top-1 | baseline, top-5 |",
+        "| --- | --- | --- | --- | --- |",
+        "| `x` | 2.0 | 4.1 | 1.0 | 2.0 |",
+    ]
