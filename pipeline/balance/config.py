@@ -49,7 +49,7 @@ class BalanceConfig(Section):
     )
     target_removal: float | None = Field(
         None,
-        description="Share of images to remove, from which the threshold is solved, in its place. With neither of the two "
+        description="Share of images to remove, from which the threshold is solved, in its place. With neither of both "
         "it is 0.437, what the paper removed of LAION-400M: a property of that data and its teacher, no goal for "
         "other data (`clip-cid advise` proposes).",
         gt=0,
