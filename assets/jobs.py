@@ -1,30 +1,34 @@
-"""The jobs. Without config each runs the demo."""
+"""The jobs of a data set. Without config those of the demo's location run the demo."""
+
+from typing import Any
 
 import dagster as dg
 
-_DISTILLATION = dg.AssetSelection.groups("distillation")
-_CURATION = dg.AssetSelection.groups("curation")
 
-clip_cid = dg.define_asset_job(
-    "clip_cid", selection=_CURATION | _DISTILLATION, description="Everything: from URL lists to an evaluated student."
-)
+def jobs_of(name: str | None = None) -> list[Any]:
+    """``clip_cid``, ``curate``, ``distill`` and ``ablation``; of a data set with a ``name``, named after it."""
 
-curate = dg.define_asset_job(
-    "curate",
-    selection=dg.AssetSelection.assets(
-        "balanced_pairs", "balance_groups", "removed_pairs", "blocked_pairs", "filtered_pairs"
-    ).upstream(),
-    description="From URL lists to the balanced pairs.",
-)
+    def named(text: str) -> str:
+        return f"{name}_{text}" if name else text
 
-distill = dg.define_asset_job(
-    "distill", selection=_DISTILLATION, description="From the training shards to an evaluated student."
-)
+    def tables(*names: str) -> dg.AssetSelection:
+        return dg.AssetSelection.assets(*([name, table] if name else table for table in names))
 
-ablation = dg.define_asset_job(
-    "ablation",
-    selection=_CURATION | dg.AssetSelection.assets("ablation_results"),
-    description="The grid of data, losses and seeds, and the stages that it needs.",
-)
+    curation, distillation = (dg.AssetSelection.groups(named(group)) for group in ("curation", "distillation"))
+    balanced = tables("balanced_pairs", "balance_groups", "removed_pairs", "blocked_pairs", "filtered_pairs")
+    jobs = {
+        "clip_cid": (curation | distillation, "Everything: from URL lists to an evaluated student."),
+        "curate": (balanced.upstream(), "From URL lists to the balanced pairs."),
+        "distill": (distillation, "From the training shards to an evaluated student."),
+        "ablation": (
+            curation | tables("ablation_results"),
+            "The grid of data, losses and seeds, and the stages that it needs.",
+        ),
+    }
+    return [
+        dg.define_asset_job(named(job), selection=selection, description=text)
+        for job, (selection, text) in jobs.items()
+    ]
 
-JOBS = [clip_cid, curate, distill, ablation]
+
+JOBS = jobs_of()

@@ -2,6 +2,7 @@
 
 import enum
 import functools
+from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args, get_origin
 
 import dagster as dg
@@ -11,8 +12,10 @@ from assets.settings import Settings, check_run, parse_settings
 from pipeline.core.settings import PresetSection, Size, section_by_name
 
 
-def _as_dagster(model: type[pydantic.BaseModel], base: type[Any], *, of_preset: bool = False) -> type[Any]:
-    """A Dagster config class with the fields, defaults and descriptions of a plain model.
+def _as_dagster(
+    model: type[pydantic.BaseModel], base: type[Any], *, of_preset: bool = False, given: Mapping[str, Any] | None = None
+) -> type[Any]:
+    """A Dagster config class with the fields, defaults and descriptions of a plain model; ``given``: other defaults.
 
     Bounds are left out here: Dagster would report them as an error of a resource. ``resolve`` checks them.
     ``of_preset``: what is left out stays null, since Dagster fills in defaults, which would pass for the user's choice.
@@ -20,9 +23,11 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any], *, of_preset: 
     of_preset = of_preset or issubclass(model, PresetSection)
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        annotation, default = field.annotation, field.default
+        known = name in (given or {})
+        annotation, default = field.annotation, (given or {}).get(name, field.default)
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-            annotation = _as_dagster(annotation, dg.Config, of_preset=of_preset)
+            below = default if known else None
+            annotation = _as_dagster(annotation, dg.Config, of_preset=of_preset, given=below)
             # A mapping, which Dagster takes as the default of what may be null.
             default = annotation().model_dump(mode="json")
         elif annotation is Size:
@@ -33,13 +38,13 @@ def _as_dagster(model: type[pydantic.BaseModel], base: type[Any], *, of_preset: 
             annotation = list[str]
         elif get_origin(annotation) is Literal:
             annotation = _choice(annotation)
-            default = cast(Any, annotation)(default) if not of_preset else None
+            default = cast(Any, annotation)(default) if (known or not of_preset) and default is not None else None
         elif section := section_by_name(annotation):
             annotation = cast(Any, dict)[str, _as_dagster(section, dg.Config)]
         if not field.is_required():
             # A null comes as far as `resolve`, which says in a line where it may not be; Dagster takes many.
             annotation = cast(Any, annotation) | None
-            default = default if isinstance(default, dict) or not of_preset else None
+            default = default if known or isinstance(default, dict) or not of_preset else None
         fields[name] = (annotation, pydantic.Field(default, description=field.description, validate_default=True))
     return pydantic.create_model(model.__name__, __base__=base, __doc__=model.__doc__, **fields)
 
@@ -67,6 +72,12 @@ class SettingsResource(_as_dagster(Settings, dg.ConfigurableResource)):  # type:
         selected = tuple(sorted(key.path[-1] for key in context.job_def.asset_layer.selected_asset_keys))
         _check_once(context.run_id, selected, settings.model_dump_json())
         return settings
+
+
+def settings_resource(values: Mapping[str, Any]) -> SettingsResource:
+    """One whose defaults are these settings where they say something, so that a run may change single fields."""
+    found: type[SettingsResource] = _as_dagster(Settings, SettingsResource, given=values)
+    return found()
 
 
 @functools.lru_cache(maxsize=1)

@@ -97,7 +97,7 @@ def _observed(
     def on_metrics(row: dict[str, Any]) -> None:
         if row["step"] % _STEPS_BETWEEN_OBSERVATIONS == 0 or is_evaluation(row):
             numbers = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
-            context.log_event(dg.AssetObservation(asset_key=name, metadata=numbers))
+            context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=numbers))
 
     # Of Dagster's own use of Dagster, once a session.
     warnings.filterwarnings("ignore", ".*PipesMessageReader.expected_writer_count", dg.PreviewWarning)
