@@ -4,12 +4,12 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ from clip_cid.commands.run import JOBS
 from pipeline.balance.semantic_balance import semantic_balance
 from pipeline.neighbors.between import near_pairs_between
 from pipeline.neighbors.search import near_duplicate_forest
+from tests.conftest import small_settings
+from tests.integration.job import Job
 
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "clip_cid"]
@@ -233,11 +235,13 @@ def test_export_names_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_runs_and_is_interrupted(copied: Any, tmp_path: Path) -> None:
-    config = {"resources": {"settings": {"config": copied.settings.model_dump(mode="json")}}}
+@pytest.mark.timeout(1800)
+def test_a_job_runs_and_is_interrupted(reference: Job, tmp_path: Path) -> None:
+    root = shutil.copytree(reference.root, tmp_path / "root")
+    config = {"resources": {"settings": {"config": small_settings(root).model_dump(mode="json")}}}
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     code, out, err = call(tmp_path, "run", "curate", "-c", "run.yaml", "--json")
-    assert code == 0 and json.loads(out)["root"] == str(copied.root), err[-3000:]
+    assert code == 0 and json.loads(out)["root"] == str(root), err[-3000:]
     process = start(tmp_path, "run", "curate", "-c", "run.yaml")
     assert process.stderr is not None
     # As a terminal does, to the whole group; the job's own processes are in it.

@@ -60,9 +60,9 @@ def test_two_runs_at_once_share_one_root(reference: Job, tmp_path: Path) -> None
     jobs = [Job(tmp_path / name) for name in ("a", "b")]
     jobs[1].root = jobs[0].root
     jobs[1].configure()
-    # From the embeddings on: what comes before is done once for all tests.
+    # From the search on: what comes before is done once for all tests, and who works on a stage locks it alike in all.
     shutil.copytree(reference.root, jobs[0].root)
-    for stage in STAGES[STAGES.index("teacher_embeddings") :]:
+    for stage in STAGES[STAGES.index("near_duplicates") :]:
         shutil.rmtree(jobs[0].root / ".marks" / stage)
     processes = [job.start("curate") for job in jobs]
     assert [process.wait() for process in processes] == [0, 0], jobs[1].output()[-4000:]
@@ -76,8 +76,10 @@ def test_failed_blocking_check_stops_the_job(reference: Job, tmp_path: Path) -> 
     assert "enough_downloaded" in job.output()
 
 
-def test_bad_input_fails_with_a_sentence(tmp_path: Path) -> None:
+def test_bad_input_fails_with_a_sentence(reference: Job, tmp_path: Path) -> None:
     job = Job(tmp_path / "job", source={"lists": ["missing.parquet"]})
+    # The teacher, which does not need the list, is there already.
+    shutil.copytree(reference.root, job.root)
     assert job.start().wait() == 1
     assert "list 'missing.parquet': no such file" in job.output()
 
