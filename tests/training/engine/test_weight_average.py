@@ -51,7 +51,7 @@ def _rank(rank: int, ranks: int, store: str, output: str) -> None:
 
 @pytest.mark.slow
 def test_every_rank_has_the_mean_of_all_statistics(tmp_path: Path) -> None:
-    run_ranks(_rank, (2, str(tmp_path / "store"), str(tmp_path / "out")))
+    run_ranks(_rank, [(2, str(tmp_path / "store"), str(tmp_path / "out"))])
     for rank in range(2):
         found = torch.load(tmp_path / f"out{rank}", weights_only=True)
         assert {name: value.tolist() for name, value in found.items()} == {

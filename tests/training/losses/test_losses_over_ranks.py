@@ -90,7 +90,7 @@ def _run(rank: int, ranks: int, store: str, output: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Result]:
     folder = tmp_path_factory.mktemp("ranks")
-    run_ranks(_run, *((ranks, str(folder / f"store-{ranks}"), str(folder / f"{ranks}.pt")) for ranks in (1, 2, 3)))
+    run_ranks(_run, [(ranks, str(folder / f"store-{ranks}"), str(folder / f"{ranks}.pt")) for ranks in (1, 2, 3)])
     return {ranks: torch.load(folder / f"{ranks}.pt", weights_only=True) for ranks in (1, 2, 3)}
 
 
