@@ -109,7 +109,7 @@ def test_forest_and_balance_are_the_librarys(tmp_path: Path) -> None:
         assert pq.read_table(tmp_path / "balanced" / name).equals(pq.read_table(tmp_path / "expected" / name))
     assert "threshold" in refused(tmp_path, *arguments[:3], "other", "--rule", "random")
     assert refused(tmp_path, *arguments) == "clip-cid: balanced exists; --overwrite replaces it"
-    code, out, _ = call(tmp_path, *arguments, "--overwrite", "--json")
+    code, out, _ = call_here(tmp_path, *arguments, "--overwrite", "--json")
     assert code == 0 and json.loads(out)["kept"] == report.kept
     assert {path.name for path in tmp_path.iterdir()} >= {"balanced", "forest.parquet"}
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((PROJECT / "profiles" / "guide").glob("*.yaml"))
 PAGES = [PROJECT / "docs" / "guide.md", *sorted((PROJECT / "docs" / "guide").glob("*.md"))]
-SIZES = {"processes": 2, "threads": 8, "image_size": 64, "timeout_s": 60}
+SIZES = {"processes": 1, "threads": 8, "image_size": 64, "timeout_s": 60}
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import duckdb
@@ -95,14 +93,14 @@ def test_root_that_cannot_be_written(tmp_path: Path) -> None:
     assert "cannot be written" in job.output()
 
 
-def test_student_export_loads_in_plain_open_clip(reference: Job, tmp_path: Path) -> None:
-    script = (
-        "import sys, json, open_clip, safetensors.torch\n"
-        "folder = sys.argv[1]\n"
-        "model, _, preprocess = open_clip.create_model_and_transforms('local-dir:' + folder)\n"
-        "plain = open_clip.CLIP(**json.load(open(folder + '/open_clip_config.json'))['model_cfg'])\n"
-        "plain.load_state_dict(safetensors.torch.load_file(folder + '/open_clip_model.safetensors'))\n"
-        "assert 'pipeline' not in sys.modules and 'training' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script, str(reference.root / "student")], cwd=tmp_path, check=True)
+def test_student_export_loads_in_plain_open_clip(reference: Job) -> None:
+    """Both ways; that no code of this project is needed for it is seen where ranks write an export."""
+    import open_clip
+    from safetensors.torch import load_file
+
+    folder = reference.root / "student"
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    plain = open_clip.CLIP(**json.loads((folder / "open_clip_config.json").read_text())["model_cfg"])
+    plain.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
+    assert all(model.state_dict()[name].equal(value) for name, value in plain.state_dict().items())
     assert read_result(reference.root, "student").rows == SMALL["student"]["steps"]
