@@ -190,7 +190,7 @@ def test_interrupted_and_called_again(tmp_path: Path) -> None:
     _, err = process.communicate()
     assert process.returncode == 130 and err.splitlines()[-1] == "clip-cid: interrupted"
     assert not (tmp_path / "forest.parquet").exists()
-    code, out, err = call(tmp_path, *arguments)
+    code, out, err = call_here(tmp_path, *arguments)
     assert code == 0 and "of 60,000 images" in out, err
     assert {path.name for path in tmp_path.iterdir()} == {"e", "forest.parquet"}
 

@@ -77,8 +77,9 @@ def stop_while_training(job: Job, number: int) -> None:
     while steps(metrics)[-1:] <= before:
         assert process.poll() is None and time.monotonic() < deadline, job.output()[-4000:]
         time.sleep(0.01)
+    # The first, where others that load samples are forked from it.
+    rank = min(job.at_work(*RANK), key=psutil.Process.create_time)
     # Halted until it has been told, or it could come to its end meanwhile.
-    (rank,) = job.at_work(*RANK)
     rank.suspend()
     process.send_signal(number)
     while not told_to_end(rank):
@@ -101,9 +102,10 @@ def checkpoints(job: Job) -> list[Path]:
 
 
 def told_to_end(process: psutil.Process) -> bool:
-    """Whether a SIGTERM waits for a halted process, which Linux notes."""
-    (waiting,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
-    return bool(int(waiting, 16) >> (signal.SIGTERM - 1) & 1)
+    """Whether a SIGTERM waits for a halted process, as far as the system tells, as Linux does."""
+    status = Path(f"/proc/{process.pid}/status")
+    waiting = re.findall(r"^ShdPnd:\s*(\w+)$", status.read_text(), re.MULTILINE) if status.exists() else []
+    return all(int(number, 16) >> (signal.SIGTERM - 1) & 1 for number in waiting)
 
 
 def test_killed_in_every_stage_and_told_to_stop_gives_the_same_tables(reference: Job, tmp_path: Path) -> None:
