@@ -16,7 +16,7 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
 # Whoever builds the site here is not told of another program that builds sites.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-fast lint ui bench docs lock clean
+.PHONY: demo test test-fast lint lint-types lint-rest ui bench docs lock clean
 
 demo: $(READY)
 	$(BIN)/dagster job execute -m assets.definitions -j clip_cid
@@ -32,10 +32,16 @@ test: $(READY)
 test-fast: $(READY)
 	$(PYTEST) -m "not slow"
 
+# Types take as long as all the rest: side by side.
 lint: $(READY)
+	$(MAKE) --no-print-directory --jobs 2 lint-types lint-rest
+
+lint-types:
+	$(BIN)/mypy
+
+lint-rest:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m assets.tools.config_reference --check
 	$(BIN)/python -m assets.tools.results_page --check

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     # Not at run time: tests of kernels run where there is torch and little else.
     from assets.settings import Settings
     from pipeline.storage.result import StageResult
+    from tests.integration.job import Job
     from tests.ray_cluster import LoopbackCluster
     from tests.s3 import Store
 
@@ -38,7 +39,8 @@ SMALL: dict[str, Any] = {
     "checks": {"max_group_share": 1.0},
     "clusters": {"clusters": 16, "iterations": 5},
     "shards": {"samples_per_shard": 50},
-    "student": {"steps": 12, "batch_size": 32, "checkpoint_every": 3, "log_every": 1},
+    # Ranks take most of the time of a run, to load what they need; tests/training runs two and more.
+    "student": {"steps": 12, "batch_size": 32, "checkpoint_every": 3, "log_every": 1, "ranks": 1},
     "evaluation": {"tasks": ["zero_shot", "retrieval"]},
 }
 """Settings of the smallest whole run."""
@@ -149,6 +151,14 @@ def copied(finished: SmallRun, tmp_path: Path) -> SmallRun:
     """A copy of the finished run that a test may change."""
     shutil.copytree(finished.root, tmp_path / "root")
     return SmallRun(small_settings(tmp_path / "root"))
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> "Job":
+    """A whole job, to an evaluated student, that nothing interrupted; read it, do not change it."""
+    from tests.integration.job import Job
+
+    return Job(made_once(tmp_path_factory, "reference", lambda folder: Job(folder).run()))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.core import parquet, schema
@@ -241,16 +242,33 @@ def _runs(places: Sequence[Place]) -> Iterator[list[int]]:
 
 
 def write_tar(path: Path, samples: Iterable[Mapping[str, object]]) -> int:
-    """Write samples (``__key__`` and one entry per extension) and return their number; equal samples, equal bytes."""
-    import webdataset  # imports torch, which most users of this module do without
+    """Write samples (``__key__`` and one entry per extension) and return their number; equal samples, equal bytes.
 
+    They are those of ``webdataset.TarWriter``, whose import loads torch, which most users of this module do without.
+    """
     count = 0
-    # A time that is no whole number would cost each member another header and a block, a kilobyte.
-    with webdataset.TarWriter(str(path), mtime=0) as writer:
+    with tarfile.open(path, "w") as tar:
         for sample in samples:
-            writer.write(sample)
+            for extension in sorted(name for name in sample if not name.startswith("_")):
+                content = _encoded(sample[extension])
+                info = tarfile.TarInfo(f"{sample['__key__']}.{extension}")
+                info.size, info.mode, info.uname, info.gname = len(content), 0o444, "bigdata", "bigdata"
+                tar.addfile(info, io.BytesIO(content))
             count += 1
     return count
+
+
+def _encoded(value: object) -> bytes:
+    """The bytes of a member: arrays as NumPy writes them, what is neither bytes, text nor an array as JSON."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, np.ndarray):
+        buffer = io.BytesIO()
+        np.save(buffer, value, allow_pickle=False)
+        return buffer.getvalue()
+    return json.dumps(value).encode()
 
 
 def append_samples(old: Path, end: int, samples: Iterable[tuple[str, Mapping[str, bytes]]], target: Path) -> None:

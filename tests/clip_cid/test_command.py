@@ -4,12 +4,12 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ from clip_cid.commands.run import JOBS
 from pipeline.balance.semantic_balance import semantic_balance
 from pipeline.neighbors.between import near_pairs_between
 from pipeline.neighbors.search import near_duplicate_forest
+from tests.conftest import small_settings
+from tests.integration.job import Job
 
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "clip_cid"]
@@ -107,7 +109,7 @@ def test_forest_and_balance_are_the_librarys(tmp_path: Path) -> None:
         assert pq.read_table(tmp_path / "balanced" / name).equals(pq.read_table(tmp_path / "expected" / name))
     assert "threshold" in refused(tmp_path, *arguments[:3], "other", "--rule", "random")
     assert refused(tmp_path, *arguments) == "clip-cid: balanced exists; --overwrite replaces it"
-    code, out, _ = call(tmp_path, *arguments, "--overwrite", "--json")
+    code, out, _ = call_here(tmp_path, *arguments, "--overwrite", "--json")
     assert code == 0 and json.loads(out)["kept"] == report.kept
     assert {path.name for path in tmp_path.iterdir()} >= {"balanced", "forest.parquet"}
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -188,7 +190,7 @@ def test_interrupted_and_called_again(tmp_path: Path) -> None:
     _, err = process.communicate()
     assert process.returncode == 130 and err.splitlines()[-1] == "clip-cid: interrupted"
     assert not (tmp_path / "forest.parquet").exists()
-    code, out, err = call(tmp_path, *arguments)
+    code, out, err = call_here(tmp_path, *arguments)
     assert code == 0 and "of 60,000 images" in out, err
     assert {path.name for path in tmp_path.iterdir()} == {"e", "forest.parquet"}
 
@@ -233,11 +235,13 @@ def test_export_names_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_runs_and_is_interrupted(copied: Any, tmp_path: Path) -> None:
-    config = {"resources": {"settings": {"config": copied.settings.model_dump(mode="json")}}}
+@pytest.mark.timeout(1800)
+def test_a_job_runs_and_is_interrupted(reference: Job, tmp_path: Path) -> None:
+    root = shutil.copytree(reference.root, tmp_path / "root")
+    config = {"resources": {"settings": {"config": small_settings(root).model_dump(mode="json")}}}
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     code, out, err = call(tmp_path, "run", "curate", "-c", "run.yaml", "--json")
-    assert code == 0 and json.loads(out)["root"] == str(copied.root), err[-3000:]
+    assert code == 0 and json.loads(out)["root"] == str(root), err[-3000:]
     process = start(tmp_path, "run", "curate", "-c", "run.yaml")
     assert process.stderr is not None
     # As a terminal does, to the whole group; the job's own processes are in it.

@@ -131,15 +131,16 @@ class Job:
                 found.append(process)
         return found
 
-    def runs(self, part: str) -> bool:
-        """Whether a process with ``part`` on its command line is at work; Dagster alone has some of its own."""
-        lines = []
+    def at_work(self, *parts: str) -> list[psutil.Process]:
+        """Processes with all of ``parts`` on their command line; Dagster alone has some of its own."""
+        found = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
-                lines.append(" ".join(process.cmdline()))
-        return any(part in line for line in lines)
+                line = " ".join(process.cmdline())
+                found += [process] if all(part in line for part in parts) else []
+        return found
 
-    def assert_no_process_stays(self, within_s: float = 20) -> None:
+    def assert_no_process_stays(self, within_s: float = 60) -> None:
         _, alive = psutil.wait_procs(self.processes(), timeout=within_s)
         alive += [process for process in self.processes() if process not in alive]
         assert not alive, [process.cmdline() for process in alive]

@@ -2,9 +2,10 @@
 
 import io
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pipeline.core import schema
 from pipeline.core.tars import index_tar, write_tar
+from tests.shared import made_once
 from training.config import LossesConfig, StudentConfig
 from training.job.training_job import TrainingJob
 from training.launch.launcher import TrainingResult, run_training
@@ -122,19 +124,26 @@ def with_steps(job: TrainingJob, output: Path, **student: Any) -> TrainingJob:
     return job.model_copy(update={"output": output, "student": job.student.model_copy(update=changes)})
 
 
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {"folder": tmp_path_factory.mktemp("uninterrupted")}
+class WholeRun(NamedTuple):
+    result: TrainingResult
+    handed_on: list[dict[str, Any]]
 
 
 @pytest.fixture
-def whole_run(job: TrainingJob, uninterrupted: dict[str, Any]) -> TrainingResult:
-    """One run of all steps, shared by all tests that compare with it."""
-    if "result" not in uninterrupted:
+def uninterrupted(job: TrainingJob, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """One run of all steps, shared by all tests that compare with it, and the rows that it handed on."""
+
+    def make(folder: Path) -> None:
         rows: list[dict[str, Any]] = []
-        run = with_steps(job, uninterrupted["folder"] / "run")
-        uninterrupted |= {"result": run_training(run, on_metrics=rows.append), "rows": rows}
-    return uninterrupted["result"]
+        result = run_training(with_steps(job, folder / "run"), on_metrics=rows.append)
+        (folder / "whole_run").write_bytes(pickle.dumps((result, rows)))
+
+    return WholeRun(*pickle.loads((made_once(tmp_path_factory, "whole_run", make) / "whole_run").read_bytes()))
+
+
+@pytest.fixture
+def whole_run(uninterrupted: WholeRun) -> TrainingResult:
+    return uninterrupted.result
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 
 from pipeline.core.errors import ShardError
 from pipeline.core.tars import Place, TarReader, index_tar, read_index, write_tar
@@ -28,6 +30,20 @@ def test_members_are_those_that_were_written(tmp_path: Path) -> None:
     found = _read(tmp_path / "a.tar")
     assert [set(members) for members in found] == [{"jpg", "txt", "json"}] * 4
     assert [members["jpg"] for members in found] == [sample["jpg"] for sample in _samples()]
+
+
+def test_bytes_are_those_of_webdatasets_writer(tmp_path: Path) -> None:
+    vectors = np.arange(6, dtype=np.float16).reshape(2, 3)
+    samples = [
+        sample | {"cls": 7, "text.npy": vectors, "caption": "Vögel" * n, "__url__": "left out"}
+        for n, sample in enumerate(_samples("folder/" + "long" * 20 + "/"))
+    ]
+    for written in (samples, samples[:1], []):
+        assert write_tar(tmp_path / "ours.tar", written) == len(written)
+        with webdataset.TarWriter(str(tmp_path / "theirs.tar"), mtime=0) as writer:
+            for sample in written:
+                writer.write(sample)
+        assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def get(address: str, path: str, method: str = "GET") -> tuple[int, str | None, bytes]:
-    connection = http.client.HTTPConnection(address, timeout=5)
+    connection = http.client.HTTPConnection(address, timeout=60)
     connection.request(method, path)
     response = connection.getresponse()
     return response.status, response.getheader("Content-Type"), response.read()

@@ -74,7 +74,7 @@ def test_killed_download_goes_on_where_it_was(finished: SmallRun, tmp_path: Path
         [sys.executable, "-c", script, str(settings.path)], env={**os.environ, "PYTHONPATH": "."}
     )
     mark = settings.path / ".marks" / "images" / "00000.json"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

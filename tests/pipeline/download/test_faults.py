@@ -178,7 +178,7 @@ def test_a_killed_stage_leaves_no_process_and_goes_on(
     family = psutil.Process(stage.process.pid).children(recursive=True)
     stage.process.send_signal(signal.SIGKILL)
     stage.process.communicate()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
     assert download_images(root, config_for(server)).computed <= PAIRS // PER_SHARD
     assert tables(root) == expected

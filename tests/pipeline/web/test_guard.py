@@ -60,7 +60,7 @@ def server(running: http.server.ThreadingHTTPServer) -> str:
 
 
 def fetch(guard: Guard, url: str) -> bytes:
-    with GuardedOpener(guard).open(url, timeout=5) as response:
+    with GuardedOpener(guard).open(url, timeout=60) as response:
         return response.read()
 
 
@@ -77,7 +77,7 @@ def test_the_opener_is_urllibs_while_installed_and_no_longer(server: str) -> Non
     before = urllib.request._opener
     opener = GuardedOpener(Guard(connect_to={"demo.test": server}))
     with installed(opener):
-        with urllib.request.urlopen("http://demo.test/picture", timeout=5) as response:
+        with urllib.request.urlopen("http://demo.test/picture", timeout=60) as response:
             assert response.read() == b"ok"
         assert opener.finished == 1
         assert not opener.in_flight

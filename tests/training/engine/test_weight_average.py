@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
+from tests.training.processes import run_ranks
 from training.engine.batch_norm import average_statistics
 from training.engine.weight_average import WeightAverage
 from training.launch.leave import leave
@@ -37,8 +37,8 @@ def test_what_is_written_in_place_of_the_weights_becomes_the_average() -> None:
         assert weight.item() == 3
 
 
-def _rank(rank: int, store: str, output: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _rank(rank: int, ranks: int, store: str, output: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     module = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(3), nn.Linear(2, 2))
     for norm in list(module)[:2]:
         norm.running_mean.fill_(rank)
@@ -51,7 +51,7 @@ def _rank(rank: int, store: str, output: str) -> None:
 
 @pytest.mark.slow
 def test_every_rank_has_the_mean_of_all_statistics(tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
+    run_ranks(_rank, [(2, str(tmp_path / "store"), str(tmp_path / "out"))])
     for rank in range(2):
         found = torch.load(tmp_path / f"out{rank}", weights_only=True)
         assert {name: value.tolist() for name, value in found.items()} == {

@@ -13,11 +13,11 @@ def test_what_was_registered_runs_and_threads_are_not_waited_for(tmp_path: Path)
         from training.launch.leave import leave
 
         atexit.register(lambda: Path(sys.argv[1]).write_text("registered"))
-        threading.Thread(target=time.sleep, args=(60,)).start()
+        threading.Thread(target=time.sleep, args=(600,)).start()
         print("said", end="")
         leave(3)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "file")]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "said", "")
     assert (tmp_path / "file").read_text() == "registered"

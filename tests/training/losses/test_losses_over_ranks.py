@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from tests.training.processes import run_ranks
 from training.launch.leave import leave
 from training.losses.centroids import Centroids, share_of
 from training.losses.cluster import ClusterDiscriminationLoss
@@ -89,12 +89,9 @@ def _run(rank: int, ranks: int, store: str, output: str) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Result]:
-    folder, found = tmp_path_factory.mktemp("ranks"), {}
-    for ranks in (1, 2, 3):
-        output = folder / f"{ranks}.pt"
-        mp.spawn(_run, args=(ranks, str(folder / f"store-{ranks}"), str(output)), nprocs=ranks)
-        found[ranks] = torch.load(output, weights_only=True)
-    return found
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(_run, [(ranks, str(folder / f"store-{ranks}"), str(folder / f"{ranks}.pt")) for ranks in (1, 2, 3)])
+    return {ranks: torch.load(folder / f"{ranks}.pt", weights_only=True) for ranks in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
