@@ -1,17 +1,22 @@
 """``clip-cid report``: the report of a root, written anew."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clip_cid.console import Debug, Json, reported
+from clip_cid.console import Debug, Json, Overwrite, new_output, reported, written_whole
 
 
 @reported
 def report(
     root: Annotated[str, typer.Argument(help="A root: a folder, or a URL such as s3://bucket/prefix.")],
     *,
+    pictures: Annotated[
+        Path | None, typer.Option(help="A folder to write: its pictures, light and dark, as SVG and PNG.")
+    ] = None,
+    overwrite: Overwrite = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> dict[str, Any]:
@@ -19,7 +24,7 @@ def report(
 
     Settings and versions are those of the last job that has left them with the root.
     """
-    from assets.page.report import write_report
+    from assets.page.report import write_pictures, write_report
     from assets.settings import Settings
     from pipeline.core.errors import MissingInputError
     from pipeline.storage.roots import open_root, storage_of
@@ -28,6 +33,15 @@ def report(
     folder = open_root(root)
     if not storage_of(folder).folders(".marks"):
         raise MissingInputError(f"{root}: no root: no stage has been at work there")
-    written = write_report(Settings(root=str(folder)))
+    if pictures is not None:
+        new_output(pictures, overwrite=overwrite)
+    config = Settings(root=str(folder))
+    written = write_report(config)
     lines = [f"Not complete: {name}. {why}" for name, why in written.open.items()]
-    return {**dataclasses.asdict(written), "root": root, "summary": "\n".join([*lines, f"report: {written.place}"])}
+    drawn: list[str] = []
+    if pictures is not None:
+        with written_whole(pictures, overwrite=overwrite) as partial:
+            drawn = [str(pictures / name) for name in write_pictures(config, partial)]
+        lines.append(f"pictures: {len(drawn)} files in {pictures}")
+    lines.append(f"report: {written.place}")
+    return {**dataclasses.asdict(written), "root": root, "pictures": drawn, "summary": "\n".join(lines)}

@@ -1,12 +1,14 @@
 """What was refused and why: lines of lists, downloads, blocked and filtered pairs, evaluation leaks."""
 
-from typing import Any
+import contextlib
+from typing import Any, NoReturn
 
-from assets.page.pictures import download_outcomes
+from assets.page.pictures import download_outcomes, leak_pictures
 from assets.page.report.document import Html, details, note, picture, section, table, tag
 from assets.page.report.stages import Stages
 from assets.settings import Settings
 from pipeline.core import query
+from pipeline.core.errors import MissingInputError
 from pipeline.storage.result import StageResult
 
 _REASONS = 40
@@ -76,7 +78,20 @@ def _leaks(stages: Stages, config: Settings) -> list[Html]:
         tag("h3", "Evaluation leaks"),
         note(looked + f"{leaks.stats['leaked_images']:,} training images."),
         table(heads, [tuple(row.values()) for row in rows]),
+        *_nearest(leaks, config),
     ]
+
+
+def _nearest(leaks: StageResult, config: Settings) -> list[Html]:
+    """The sheet of the nearest pairs, where it was drawn: test images do not lie under the root."""
+
+    def unknown(_: Any) -> NoReturn:
+        raise MissingInputError("test images are not read for a report")
+
+    with contextlib.suppress(MissingInputError):
+        drawn = leak_pictures(leaks, config, unknown)
+        return [picture(sheet.md_str, name) for name, sheet in drawn.items()]
+    return []
 
 
 def asked(config: Settings, text: str, **parameters: Any) -> list[dict[str, Any]]:

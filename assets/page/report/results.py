@@ -1,11 +1,11 @@
 """What came out: the balance, clusters, training, evaluation and ablation, with their pictures."""
 
-import contextlib
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from assets.page.pictures import (
+    ablation_pictures,
     balance_pictures,
     cluster_accuracy_pictures,
     cluster_pictures,
@@ -16,15 +16,12 @@ from assets.page.report.document import Html, details, note, number, picture, se
 from assets.page.report.provenance import Provenance, threshold_source
 from assets.page.report.refused import asked
 from assets.page.report.stages import Stages, stages_of
-from assets.page.style import compress, markdown_image
 from assets.settings import Settings
 from pipeline.core import query
 from pipeline.storage.result import StageResult
-from pipeline.storage.roots import storage_of
 
 _GROUPS, _MEMBERS, _LETTERS = 6, 5, 160
 _THRESHOLDS = 5
-_ABLATION = "pictures/ablation.png"
 
 
 def numbers(stages: Stages, run: Provenance | None) -> Html:
@@ -172,23 +169,25 @@ def evaluation_section(stages: Stages, config: Settings, run: Provenance | None)
 
 
 def ablation_section(result: StageResult, config: Settings, run: Provenance | None) -> Html:
-    rows = asked(config, query.sql("assets", "report_ablation"), ablation=query.files(result.parquet("ablation")))
+    """Means and spreads over seeds, after the last step."""
+    drawn, rows = ablation_pictures(result, config)
     cells = [
-        (row["axis"], row["data"], row["losses"], row["steps"], *_mean_and_spread(row), row["seeds"]) for row in rows
+        (
+            *(row[name] for name in ("axis", "data", "losses", "steps")),
+            number(row["mean"], ".1%"),
+            number(row["spread"] if row["seeds"] > 1 else None, ".1%"),
+            row["seeds"],
+        )
+        for row in rows
     ]
     heads = ("equal", "data", "losses", "steps", "zero-shot top-1", "spread over seeds", "seeds")
-    parts = [*_of_an_earlier_run("ablation", run)]
-    storage = storage_of(config.path)
-    if storage.sizes([_ABLATION]):
-        storage.fetch([_ABLATION])
-        with contextlib.suppress(OSError):
-            jpeg = compress((config.path / _ABLATION).read_bytes())
-            parts.append(picture(markdown_image(jpeg, "ablation"), "Zero-shot top-1 by losses and data"))
-    return section("ablation", "Ablation", *parts, table(heads, cells))
-
-
-def _mean_and_spread(row: dict[str, Any]) -> tuple[Html | None, Html | None]:
-    return number(row["mean"], ".1%"), number(row["spread"], ".1%")
+    return section(
+        "ablation",
+        "Ablation",
+        *_of_an_earlier_run("ablation", run),
+        picture(drawn.md_str, "Zero-shot top-1 by losses and data"),
+        table(heads, cells),
+    )
 
 
 def _of_an_earlier_run(stage: str, run: Provenance | None) -> list[Html]:

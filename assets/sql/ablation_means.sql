@@ -10,7 +10,7 @@ seeds AS (
     WHERE task = 'zero_shot' AND metric = 'top1' AND coalesce(step, steps) = steps
     GROUP BY ALL
 )
-SELECT axis, data, losses, steps, avg(value) AS mean, stddev_samp(value) AS spread, count(*) AS seeds
+SELECT axis, data, losses, steps, avg(value) AS mean, coalesce(stddev_samp(value), 0) AS spread, count(*) AS seeds
 FROM seeds
 GROUP BY ALL
 ORDER BY axis, losses, data, steps
