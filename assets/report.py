@@ -1,6 +1,7 @@
 """``report``: the end of every job, and what is left of one that failed."""
 
 import contextlib
+import os
 
 import dagster as dg
 
@@ -22,10 +23,14 @@ def report(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.
     from pipeline.storage.roots import storage_of
 
     config = settings.resolve()
+    remote = storage_of(config.path).remote
+    if not remote and config.path.is_dir() and not os.access(config.path, os.W_OK):
+        # An archive can be run again where nothing is to do.
+        context.log.warning(f"report: not written, {config.path} may only be read")
+        return dg.MaterializeResult(metadata={"written": False})
     selected = [key.path[-1] for key in context.job_def.asset_layer.selected_asset_keys]
     written = write_report(config, run=Provenance.of_job(context.job_name, selected, config))
     context.log.info(f"report: {written.place}")
-    remote = storage_of(config.path).remote
     return dg.MaterializeResult(
         metadata={
             "report": dg.MetadataValue.url(written.place) if remote else dg.MetadataValue.path(written.place),

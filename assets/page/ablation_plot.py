@@ -56,8 +56,8 @@ def _bars(axes: Any, rows: Sequence[dict[str, Any]], equal: str) -> None:
     axes.set_ylim(bottom=0)
     percent(axes.yaxis)
     seeds = min(row["seeds"] for row in rows)
-    several = f"mean and spread of {seeds} seeds or more" if seeds > 1 else "one seed at least"
-    title(axes, f"zero-shot top-1 by losses and data, {equal}, {several}")
+    what = f"mean and spread of {seeds} seeds or more" if seeds > 1 else "one seed at least"
+    title(axes, f"zero-shot top-1 by losses and data, {equal}, {what}")
 
 
 def ablation_curves(rows: Sequence[dict[str, Any]], *, full: Path | None = None) -> bytes:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
-_END = "end of a line"
+# By which artists of these kinds are found in a figure.
+TITLE, _END = "title", "end of a line"
 _PAD_PT = 4.0
 _ROUNDS = 3
 _LARGEST_PT, _SMALLEST_PT, _UPRIGHT_PT = 8.0, 5.5, 6.5
@@ -69,10 +70,12 @@ def settle(figure: "Figure") -> None:
 
 def _break_title(axes: "Axes") -> bool:
     """To the width of a panel, or of the whole figure where there is no other."""
+    from matplotlib.text import Text
+
     figure = axes.get_figure(root=True)
     assert figure is not None
-    title = next((text for text in (axes.title, axes._left_title, axes._right_title) if text.get_text()), None)
-    if title is None or "\n" in title.get_text():
+    title = next((child for child in axes.get_children() if child.get_gid() == TITLE), None)
+    if not isinstance(title, Text) or "\n" in title.get_text():
         return False
     extent = title.get_window_extent()
     alone = len([other for other in figure.axes if other.bbox.y0 == axes.bbox.y0]) == 1

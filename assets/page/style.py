@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from assets.page.labels import settle
+from assets.page.labels import TITLE, settle
 from assets.page.themes import BLUE, DARK, GRAY, GREEN, GRID, LIGHT, ORANGE, PURPLE, RED, SKY, recolor
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _MODELS = {"teacher": GRAY, "student": BLUE, "baseline": ORANGE}
 
 _SCREEN_DPI, _FILE_DPI = 100, 200
 # In inches, around each panel.
-_PADDING = {"w_pad": 0.09, "h_pad": 0.07}
+_PAD_WIDTH, _PAD_HEIGHT = 0.09, 0.07
 _QUALITIES = (92, 85, 75, 60)
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -52,10 +52,9 @@ def new_figure(width_in: float = 8.0, height_in: float = 4.2, **grid: Any) -> tu
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    layout = ConstrainedLayoutEngine(w_pad=_PAD_WIDTH, h_pad=_PAD_HEIGHT)
     with matplotlib.rc_context(cast(Any, _STYLE)):
-        figure = Figure(
-            figsize=(min(width_in, MAX_WIDTH_PX / _SCREEN_DPI), height_in), layout=ConstrainedLayoutEngine(**_PADDING)
-        )
+        figure = Figure(figsize=(min(width_in, MAX_WIDTH_PX / _SCREEN_DPI), height_in), layout=layout)
         FigureCanvasAgg(figure)
         return figure, figure.subplots(**grid)
 
@@ -140,7 +139,7 @@ def model_colors(names: list[str]) -> dict[str, str]:
 
 def title(axes: "Axes", text: str, *, panel: bool = False) -> None:
     """Title an only plot, or one panel of several."""
-    axes.set_title(text, loc="left", fontsize=10 if panel else 12, pad=6 if panel else 10, parse_math=False)
+    axes.set_title(text, loc="left", fontsize=10 if panel else 12, pad=6 if panel else 10, parse_math=False, gid=TITLE)
 
 
 def thousands(axis: Any) -> None:

@@ -55,7 +55,7 @@ def table(heads: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:
 
 
 class Number(Html):
-    """A number that was written out with its unit."""
+    """What stands in a column of numbers: one that was written out, or a word in its place."""
 
 
 def number(value: float | None, form: str) -> Number | None:
@@ -63,9 +63,9 @@ def number(value: float | None, form: str) -> Number | None:
     return None if value is None else Number(html.escape(format(value, form)))
 
 
-def picture(markdown: str, caption: str) -> Html:
+def picture(markdown: str | None, caption: str) -> Html:
     """A picture as ``style.markdown_image`` makes it; nothing for what is none."""
-    found = _PICTURE.fullmatch(markdown)
+    found = _PICTURE.fullmatch(markdown or "")
     if not found:
         return Html("")
     shown = Html(f'<img src="{found[1]}" alt="{html.escape(caption)}">')
@@ -90,7 +90,7 @@ def section(name: str, title: str, *parts: Any) -> Html:
 
 
 def page(title: str, *parts: Any) -> str:
-    """The whole file."""
+    """The whole file, in ASCII: what is not, is written by its number."""
     style = resources.files("assets.page.report").joinpath("report.css").read_text()
     head = (
         '<meta charset="utf-8">'
@@ -99,7 +99,8 @@ def page(title: str, *parts: Any) -> str:
         f"<title>{html.escape(title)}</title><style>{style}</style>"
     )
     body = "\n".join(text(part) for part in parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{body}\n</main></body></html>\n'
+    whole = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{body}\n</main></body></html>\n'
+    return whole.encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _is_number(value: Any) -> bool:

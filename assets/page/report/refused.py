@@ -35,8 +35,10 @@ def _lists(stages: Stages) -> list[Html]:
     counts = {name: value for name, value in source.stats.items() if isinstance(value, int) and name not in _USED}
     rows = [(name.replace("_", " "), value) for name, value in counts.items()]
     listed = source.stats.get("listed", source.stats.get("found"))
-    said = note(f"Of {listed:,} that were listed, {source.rows:,} pairs are used.") if listed is not None else ""
-    return [tag("h3", "Lists"), said, table(("reason", "pairs"), rows)] if rows else [tag("h3", "Lists"), Html(said)]
+    parts = [tag("h3", "Lists")]
+    if listed is not None:
+        parts.append(note(f"Of {listed:,} that were listed, {source.rows:,} pairs are used."))
+    return [*parts, table(("reason", "pairs"), rows)] if rows else parts
 
 
 def _downloads(stages: Stages, config: Settings) -> list[Html]:

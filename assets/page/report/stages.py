@@ -1,9 +1,8 @@
 """Which stages are complete, how long they took, and what that makes for a million."""
 
 import dataclasses
-from collections.abc import Iterable
 
-from assets.page.report.document import Html, alarm, note, number, section, table
+from assets.page.report.document import Html, Number, alarm, note, number, section, table
 from assets.page.report.provenance import Provenance
 from pipeline.core.errors import PipelineError
 from pipeline.storage.completion import COMPLETE, REMEMBERED, mark_name
@@ -87,30 +86,49 @@ def state(stages: Stages, failure: str | None) -> list[Html]:
     return found
 
 
-def times_section(stages: Stages) -> Html:
-    rows = [_row(result) for result in stages.done.values() if result.files]
-    total = sum(result.seconds for result in stages.done.values())
-    said = note(
-        "Seconds of the run that completed the stage: what an earlier run of it had done before it was ended is not in "
-        "them. Hours for a million are an extrapolation by the rate that this machine had on this data, start-up "
-        "included; small runs make them too large. Not known where the time does not grow with the rows: the pair "
-        "search grows faster, teacher and evaluation by their settings."
-    )
-    whole = note(f"Together {total:,.1f} s, or {total / 3600:,.2f} h.")
+def times_section(stages: Stages, run: Provenance | None) -> Html:
+    results = [result for result in stages.done.values() if result.sizes]
+    total = sum(result.seconds for result in results)
     heads = ("stage", "seconds", "done", "of what", "per second", "hours for a million")
-    return section("times", "Time and cost", table(heads, rows), whole, said)
+    return section(
+        "times",
+        "Time and cost",
+        table(heads, [_row(result) for result in results]),
+        note(f"Together {total:,.1f} s, or {total / 3600:,.2f} h.", _for_a_million(stages)),
+        note(
+            "Seconds of the run that completed the stage: what earlier runs had done of it before they were ended is "
+            "not in them. Hours for a million are an extrapolation by the rate that the machine had on this data"
+            f"{f' ({run.machine})' if run else ''}, start-up included, which small runs make too large. Not known "
+            "where the time does not grow with the rows: the pair search grows faster, teacher and evaluation with "
+            "settings."
+        ),
+    )
+
+
+def _for_a_million(stages: Stages) -> str:
+    """What the stages that grow with the images take together, by image of the source."""
+    images = stages.done["images"].rows if "images" in stages.done else 0
+    linear = [stages.done[name].seconds for name in _LINEAR if name in stages.done]
+    if not images:
+        return ""
+    hours = sum(linear) / images * _MILLION / 3600
+    return (
+        f" For a million images of the source: {hours:,.2f} h of the stages whose time grows with them; what the pair "
+        "search and the training take is not in that."
+    )
 
 
 def _row(result: StageResult) -> tuple[object, ...]:
     amount, unit = _amount(result)
     seconds = number(result.seconds, ",.1f")
     if not amount or result.seconds < _LEAST_SECONDS:
-        return result.name, seconds, amount, unit, None, "not known"
+        return result.name, seconds, amount, unit, None, _UNKNOWN
     rate = amount / result.seconds
-    hours = number(_MILLION / rate / 3600, ",.2f") if unit != _PAIRS else None
-    return result.name, seconds, amount, unit, number(rate, ",.1f"), hours or "not known"
+    hours = _UNKNOWN if unit == _PAIRS else number(_MILLION / rate / 3600, ",.2f")
+    return result.name, seconds, amount, unit, number(rate, ",.1f"), hours
 
 
+_UNKNOWN = Number("not known")
 _PAIRS = "pairs of images compared"
 
 
@@ -122,8 +140,3 @@ def _amount(result: StageResult) -> tuple[int | None, str]:
         return int(result.stats["pairs"]), _PAIRS
     unit = _LINEAR.get(result.name)
     return (result.rows, unit) if unit else (None, "")
-
-
-def missing(stages: Stages, names: Iterable[str]) -> list[str]:
-    """Those of these stages that are not complete."""
-    return [name for name in names if name not in stages.done]

@@ -12,6 +12,7 @@ from assets.page.report.provenance import Provenance, config_section, versions_s
 from assets.page.report.refused import refused_section
 from assets.page.report.stages import Stages, state, times_section
 from assets.settings import Settings
+from pipeline.core.disk import storage_errors
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import fingerprint_of
 from pipeline.storage.completion import REPORT
@@ -47,15 +48,15 @@ def write_report(config: Settings, *, run: Provenance | None = None, failure: st
     """
     started = time.monotonic()
     root, storage = config.path, storage_of(config.path)
-    if run is not None:
-        run.remember(storage)
-    else:
-        run = Provenance.recorded(storage)
-    stages = Stages.of(storage, run)
-    sections = _sections(stages, config, run)
-    text = _page(storage.uri("").rstrip("/"), sections, stages, run, failure)
-    root.mkdir(parents=True, exist_ok=True)
-    storage.write_text(REPORT, text)
+    with storage_errors(f"root {root}"):
+        if run is not None:
+            run.remember(storage)
+        else:
+            run = Provenance.recorded(storage)
+        stages = Stages.of(storage, run)
+        sections = _sections(stages, config, run)
+        text = _page(storage.uri("").rstrip("/"), sections, stages, run, failure)
+        storage.write_text(REPORT, text)
     return Report(
         place=storage.uri(REPORT),
         digest=fingerprint_of(sections),
@@ -76,7 +77,7 @@ def _sections(stages: Stages, config: Settings, run: Provenance | None) -> dict[
         "Evaluation": ("evaluation" in done, lambda: results.evaluation_section(stages, config, run)),
         "Ablation": ("ablation" in done, lambda: results.ablation_section(done["ablation"], config, run)),
         "Refused": (True, lambda: refused_section(stages, config)),
-        "Time and cost": (bool(done), lambda: times_section(stages)),
+        "Time and cost": (bool(done), lambda: times_section(stages, run)),
         "Config": (True, lambda: config_section(run)),
         "Versions": (True, lambda: versions_section(run)),
     }
