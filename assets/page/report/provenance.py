@@ -28,7 +28,7 @@ _USER, _QUERY = re.compile(r"(://)[^/@\s]+@"), re.compile(r"(://[^\s?]+\?)\S+")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Of the last job that came to its report, or to a failure. ``settings``: without credentials. ``stages``: names of
+    """Of the last job that came to its report. ``settings``: without credentials. ``stages``: names of
     the assets that the job was to make."""
 
     job: str

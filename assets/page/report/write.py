@@ -94,12 +94,13 @@ def _made(title: str, make: Callable[[], Html]) -> Html:
 
 def _page(place: str, sections: dict[str, Html], stages: Stages, run: Provenance | None, failure: str | None) -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    by = f"the job {run.job}" if run else "clip-cid report"
+    last = "the last job that came to its end, " if failure else "the job "
+    known = f"Settings and versions of {last}{run.job}. " if run else ""
     links = [tag("a", title, href=f"#{_anchor(title)}") for title in sections]
     return page(
         f"clip-cid: {place}",
         tag("h1", place),
-        note(f"Settings and versions of {by}. Written ", Html(f"<time>{html.escape(now)}</time>.")),
+        note(f"{known}Written ", Html(f"<time>{html.escape(now)}</time>.")),
         *state(stages, failure),
         results.numbers(stages, run),
         tag("nav", *links),
