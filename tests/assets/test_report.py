@@ -156,11 +156,9 @@ def test_what_a_root_lacks_is_left_out_or_said(tmp_path: Path) -> None:
     assert list(write_report(settings, run=run).open) == ["images", "balance", "baseline"]
 
 
-def test_a_damaged_table_takes_no_other_section_with_it(tmp_path: Path) -> None:
+def test_a_section_that_cannot_be_made_takes_no_other_with_it(tmp_path: Path) -> None:
     root = small(tmp_path / "root")
     evaluated(root, "x")
-    path = root / "evaluation/evaluation.parquet"
-    path.write_bytes(bytes(path.stat().st_size))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("assets.page.report.results.evaluation_section", _fails)
         written = write_report(Settings(root=str(root)))
@@ -218,13 +216,27 @@ def test_in_a_bucket(s3: Store) -> None:
     assert "endpoint_url" not in s3.read("report.html").decode()
 
 
+def command(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["report", *map(str, arguments)], prog_name="clip-cid")
+    assert result.exit_code == code, result.output
+    return result.stderr if code else result.stdout
+
+
 def test_the_command(tmp_path: Path) -> None:
     root = small(tmp_path / "root")
-    result = CliRunner().invoke(app, ["report", str(root)], prog_name="clip-cid")
-    assert result.exit_code == 0 and result.stdout == f"report: {root / 'report.html'}\n"
-    result = CliRunner().invoke(app, ["report", str(tmp_path / "none")], prog_name="clip-cid")
-    assert result.exit_code == 1 and "no stage has been at work there" in result.stderr
+    assert command(root) == f"report: {root / 'report.html'}\n"
+    assert "no stage has been at work there" in command(tmp_path / "none", code=1)
     assert not (tmp_path / "none").exists()
+
+
+def test_the_command_writes_pictures(tmp_path: Path) -> None:
+    root, folder = small(tmp_path / "root"), tmp_path / "pictures"
+    evaluated(root, "x")
+    assert f"pictures: 4 files in {folder}\n" in command(root, "--pictures", folder)
+    names = {f"evaluation-{theme}.{ending}" for theme in ("light", "dark") for ending in ("png", "svg")}
+    assert {path.name for path in folder.iterdir()} == names
+    assert [path.name for path in (root / "pictures").iterdir()] == ["evaluation.png"]
+    assert "exists; --overwrite replaces it" in command(root, "--pictures", folder, code=2)
 
 
 def test_no_credentials_are_shown() -> None:
