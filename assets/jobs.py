@@ -4,6 +4,8 @@ from typing import Any
 
 import dagster as dg
 
+from assets.report import failure_report
+
 
 def jobs_of(name: str | None = None) -> list[Any]:
     """``clip_cid``, ``curate``, ``distill`` and ``ablation``; of a data set with a ``name``, named after it."""
@@ -14,7 +16,8 @@ def jobs_of(name: str | None = None) -> list[Any]:
     def tables(*names: str) -> dg.AssetSelection:
         return dg.AssetSelection.assets(*([name, table] if name else table for table in names))
 
-    curation, distillation = (dg.AssetSelection.groups(named(group)) for group in ("curation", "distillation"))
+    groups = (dg.AssetSelection.groups(named(group)) for group in ("curation", "distillation", "report"))
+    curation, distillation, report = groups
     balanced = tables("balanced_pairs", "balance_groups", "removed_pairs", "blocked_pairs", "filtered_pairs")
     jobs = {
         "clip_cid": (curation | distillation, "Everything: from URL lists to an evaluated student."),
@@ -25,8 +28,9 @@ def jobs_of(name: str | None = None) -> list[Any]:
             "The grid of data, losses and seeds, and the stages that it needs.",
         ),
     }
+    ends = {failure_report(named("settings"))}
     return [
-        dg.define_asset_job(named(job), selection=selection, description=text)
+        dg.define_asset_job(named(job), selection=selection | report, description=text, hooks=ends)
         for job, (selection, text) in jobs.items()
     ]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clip_cid.commands import advise, config, data, doctor, export, purge, push, run, verify
+from clip_cid.commands import advise, config, data, doctor, export, purge, push, report, run, verify
 from clip_cid.console import PROGRAM, ends_quietly
 
 
@@ -24,6 +24,7 @@ app.command()(data.balance)
 app.command()(data.clusters)
 app.command("import")(data.import_)
 app.command()(run.run)
+app.command()(report.report)
 app.command()(verify.verify)
 app.command()(purge.purge)
 app.command()(doctor.doctor)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from assets.page.labels import label_bars
 from assets.page.style import empty, markdown_image, model_colors, new_figure, percent, render, title
 
 __all__ = ["ablation_bars", "ablation_curves", "markdown_image"]
@@ -13,6 +14,8 @@ ORDER = (
     *("relation_cluster", "best", "configured"),
 )
 _WIDTH = 0.8
+# Of the figure, what the numbers of its axis leave.
+_WIDTH_IN, _PLOT_IN = 11, 9.8
 _EQUAL = {"steps": "equal steps", "epochs": "equal epochs"}
 _COSTS = {"step": "optimizer step", "elapsed_s": "seconds of training"}
 
@@ -21,9 +24,10 @@ def ablation_bars(rows: Sequence[dict[str, Any]], *, full: Path | None = None) -
     """``rows``: ``data, losses, mean, spread, seeds`` and, if there are several, ``axis``, which has a panel each;
     spreads are drawn where there are several seeds."""
     panels = list(dict.fromkeys(row.get("axis", "steps") for row in rows)) or ["steps"]
-    figure, axes = new_figure(9, 4 * len(panels), nrows=len(panels), squeeze=False)
+    figure, axes = new_figure(_WIDTH_IN, 4 * len(panels), nrows=len(panels), squeeze=False)
     for place, axis in enumerate(panels):
         _bars(axes[place, 0], [row for row in rows if row.get("axis", "steps") == axis], _EQUAL[axis])
+    _legend(figure, axes[0, 0])
     return render(figure, full)
 
 
@@ -39,13 +43,21 @@ def _bars(axes: Any, rows: Sequence[dict[str, Any]], equal: str) -> None:
         at = [losses.index(loss) + _WIDTH * ((place + 0.5) / len(data) - 0.5) for loss in found]
         means, spreads = ([row[key] for row in found.values()] for key in ("mean", "spread"))
         bars = axes.bar(at, means, _WIDTH / len(data), yerr=spreads, color=colors[name], label=name, capsize=2)
-        axes.bar_label(bars, labels=[f"{mean:.1%}" for mean in means], padding=2, fontsize=7)
+        several = [row["seeds"] > 1 for row in found.values()]
+        labels = [
+            f"{100 * mean:.1f}" + (f"\n±{100 * spread:.1f}" if more else "")
+            for mean, spread, more in zip(means, spreads, several)
+        ]
+        label_bars(axes, bars, labels, width_pt=72 * _PLOT_IN / len(losses) * _WIDTH / len(data))
     axes.set_xticks(range(len(losses)), losses)
-    axes.legend(frameon=False)
+    axes.grid(visible=False, axis="x")
+    # Room for the labels of the highest.
+    axes.margins(x=0.01, y=0.14)
+    axes.set_ylim(bottom=0)
     percent(axes.yaxis)
     seeds = min(row["seeds"] for row in rows)
-    several = f"mean and spread of {seeds} seeds or more" if seeds > 1 else "one seed at least"
-    title(axes, f"zero-shot top-1 by losses and data, {equal}, {several}")
+    what = f"mean and spread of {seeds} seeds or more" if seeds > 1 else "one seed at least"
+    title(axes, f"zero-shot top-1 by losses and data, {equal}, {what}")
 
 
 def ablation_curves(rows: Sequence[dict[str, Any]], *, full: Path | None = None) -> bytes:
@@ -80,9 +92,15 @@ def ablation_curves(rows: Sequence[dict[str, Any]], *, full: Path | None = None)
             axes[place, column].set_xlabel(cost, fontsize=8)
             axes[place, column].locator_params(axis="x", nbins=4)
             percent(axes[place, column].yaxis)
-    if losses:
-        axes[0, 0].legend(frameon=False, fontsize=8)
+    _legend(figure, axes[0, 0])
     return render(figure, full)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """What the colors are, above all panels: within one it would lie on what is drawn."""
+    handles, names = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False)
 
 
 def in_order(losses: Any) -> list[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from assets.page.style import BLUE, GRAY, ORANGE, RED, empty, new_figure, percent, render, thousands, title
+from assets.page.style import empty, new_figure, percent, render, thousands, title
+from assets.page.themes import BLUE, GRAY, ORANGE, RED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

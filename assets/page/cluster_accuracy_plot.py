@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from assets.page.style import BLUE, GRAY, empty, new_figure, percent, render, title
+from assets.page.style import empty, new_figure, percent, render, title
+from assets.page.themes import BLUE, GRAY
 
 # Area in points² of the dot of the largest cluster, and of the smallest that can still be seen.
 _LARGEST, _SMALLEST = 160.0, 4.0

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from assets.page.ablation_plot import ablation_bars
 from assets.page.balance_plots import (
     cluster_size_histogram,
     concept_distribution,
@@ -21,7 +22,7 @@ from assets.page.balance_plots import (
 from assets.page.cluster_accuracy_plot import cluster_accuracy_dots
 from assets.page.remembered import remembered
 from assets.page.run_plots import download_status, evaluation_bars, loss_curves
-from assets.page.style import markdown_image
+from assets.page.style import markdown_image, print_folder
 from assets.settings import Settings
 from pipeline.clusters.kmeans_clusters import cluster_sizes, nearest_centroids
 from pipeline.core import query
@@ -217,6 +218,12 @@ def cluster_accuracy_pictures(result: StageResult, config: Settings) -> dict[str
     }
 
 
+def ablation_pictures(result: StageResult, config: Settings) -> tuple[dg.MarkdownMetadataValue, list[dict[str, Any]]]:
+    """Zero-shot top-1 of every choice of losses and data as bars, and the rows behind them."""
+    rows = _query(config, "ablation_means", ablation=query.files(result.parquet("ablation"))).to_pylist()
+    return _drawn(config, "ablation", result.digest, lambda full: ablation_bars(rows, full=full)), rows
+
+
 def _query(config: Settings, name: str, *, package: str = "assets", **parameters: Any) -> pa.Table:
     with query.connect(config.query, scratch=config.path / ".tmp") as connection:
         return connection.sql(query.sql(package, name), params=parameters).to_arrow_table()
@@ -244,6 +251,10 @@ def _drawn_with_facts(
 ) -> tuple[dg.MarkdownMetadataValue, dict[str, Any]]:
     """The same of one that comes with numbers, which take as long to find."""
     full = f"pictures/{name}.png"
+    folder = print_folder()
+    if folder is not None:
+        jpeg, facts = draw(folder / f"{name}.png")
+        return dg.MetadataValue.md(markdown_image(jpeg, name)), facts
 
     def make() -> dict[str, Any]:
         jpeg, facts = draw(config.path / full)

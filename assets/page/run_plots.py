@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from assets.page.style import BLUE, RED, empty, model_colors, new_figure, percent, render, thousands, title
+from assets.page.labels import end_label, label_bars
+from assets.page.style import empty, model_colors, new_figure, percent, render, thousands, title
+from assets.page.themes import BLUE, RED
 from pipeline.core import schema
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 _REASONS = 10
 _REASON_LETTERS = 90
 _DATASETS = 6
+_WIDTH_IN = 10.8
+# Between groups of bars, in groups.
+_BETWEEN = 0.3
 _HELD_OUT = "held_out"
 _Measure = tuple[str, str | None, str]
 _TASK_TITLES = {"zero_shot": "zero-shot", "linear_probe": "linear probe", "retrieval": "retrieval"}
@@ -106,12 +111,10 @@ def loss_curves(
         curves = {
             name: table[term].to_pylist() for name, table in runs.items() if term in table.column_names and len(table)
         }
-        # Written above the line that ends higher and below the others, so that close ends stay legible.
-        highest = max(curves, key=lambda name: curves[name][-1], default="")
         for name, values in curves.items():
             steps = runs[name]["step"].to_pylist()
             axes.plot(steps, values, color=colors[name], label=name, linewidth=1.6)
-            _last_value(axes, steps[-1], values[-1], color=colors[name], above=name == highest)
+            end_label(axes, steps[-1], values[-1], f"{values[-1]:.3g}", color=colors[name])
             held_out = measured.get(name, {}).get((_HELD_OUT, None, term))
             if held_out:
                 axes.plot(*zip(*held_out), color=colors[name], linestyle="--", linewidth=1.2, label=f"{name}, held out")
@@ -119,10 +122,9 @@ def loss_curves(
         _over_steps(axes)
     for axes, key in zip(panels[1 + len(terms) :], sets):
         ends = {name: series[key][-1] for name, series in measured.items() if key in series}
-        highest = max(ends, key=lambda name: ends[name][1])
         for name, (step, value) in ends.items():
             axes.plot(*zip(*measured[name][key]), color=colors[name], linewidth=1.6, marker=".")
-            _last_value(axes, step, value, color=colors[name], above=name == highest, text=f"{100 * value:.1f}")
+            end_label(axes, step, value, f"{100 * value:.1f}", color=colors[name])
         task, dataset, metric = key
         title(axes, f"{dataset}: {_TASK_TITLES.get(task, task)} {_label(metric)}".replace("\n", " "), panel=True)
         _over_steps(axes)
@@ -145,8 +147,8 @@ def _series(table: pa.Table) -> dict[_Measure, list[tuple[int, float]]]:
 def _over_steps(axes: "Axes") -> None:
     axes.set_xlabel("step")
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    # Room for the numbers at the ends of the lines.
-    axes.margins(x=0.14)
+    # The numbers at the ends of the lines stand beside the axes.
+    axes.margins(x=0.02)
     axes.set_xlim(left=0)
     axes.xaxis.set_tick_params(labelbottom=True)
     thousands(axes.xaxis)
@@ -156,19 +158,6 @@ def _is_shown(measure: _Measure) -> bool:
     """Of several ranks the first; all are in the table."""
     _, dataset, metric = measure
     return dataset is not None and (metric == "top1" or metric.endswith("@1"))
-
-
-def _last_value(axes: "Axes", step: int, value: float, *, color: str, above: bool, text: str | None = None) -> None:
-    """Write the last value of a line at its end."""
-    axes.annotate(
-        text or f"{value:.3g}",
-        (step, value),
-        xytext=(3, 1 if above else -1),
-        textcoords="offset points",
-        va="bottom" if above else "top",
-        color=color,
-        fontsize=8,
-    )
 
 
 def _is_term(name: str) -> bool:
@@ -187,19 +176,26 @@ def evaluation_bars(table: pa.Table, *, full: Path | None = None) -> bytes:
     tasks = [task for task in _TASK_TITLES if any(row["task"] == task for row in rows)]
     widths = [max(len(_metrics(rows, dataset, task)) for dataset in shown) for task in tasks] or [1]
     figure, grid = new_figure(
-        10.8,
+        _WIDTH_IN,
         0.9 + 2.8 * max(len(shown), 1),
         nrows=max(len(shown), 1),
         ncols=len(widths),
         squeeze=False,
-        width_ratios=[max(width, 1) + 0.5 for width in widths],
+        sharey="row",
+        width_ratios=[max(width, 1) + _BETWEEN for width in widths],
     )
+    # What the axes' numbers take is not there for bars.
+    group_pt = 72 * (_WIDTH_IN - 0.6 - 0.2 * len(widths)) / sum(max(width, 1) + _BETWEEN for width in widths)
     if not rows:
         empty(grid[0][0], "nothing was measured")
     for panels, dataset in zip(grid, shown):
+        measured = [row for row in rows if row["dataset"] == dataset]
+        panels[0].set_ylim(0, max(0.02, *(row["value"] for row in measured)) * 1.12)
         for axes, task in zip(panels, tasks):
-            _bars(axes, [row for row in rows if (row["dataset"], row["task"]) == (dataset, task)], models)
+            _bars(axes, [row for row in measured if row["task"] == task], models, group_pt=group_pt)
             title(axes, f"{dataset}: {_TASK_TITLES[task]}", panel=True)
+        # The numbers of the axis that all share, at the first that has one.
+        next(axes for axes in panels if axes.axison).yaxis.set_tick_params(labelleft=True)
     if rows:
         colors = model_colors(models)
         from matplotlib.patches import Patch
@@ -219,25 +215,25 @@ def _metrics(rows: Sequence[Mapping[str, Any]], dataset: str, task: str) -> list
     return list(dict.fromkeys(row["metric"] for row in rows if (row["dataset"], row["task"]) == (dataset, task)))
 
 
-def _bars(axes: "Axes", rows: Sequence[Mapping[str, Any]], models: Sequence[str]) -> None:
-    """Grouped bars of one task on one data set, a group a metric, each bar labeled with its value in per cent."""
+def _bars(axes: "Axes", rows: Sequence[Mapping[str, Any]], models: Sequence[str], *, group_pt: float) -> None:
+    """Grouped bars of one task on one data set, a group a metric, ``group_pt`` points wide; each bar is labeled with
+    its value in per cent."""
     if not rows:
         empty(axes, "not measured:\nthe data set lacks\nwhat it needs")
         return
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     colors = model_colors(list(models))
-    width = 0.84 / len(models)
+    width = 0.9 / len(models)
     for number, model in enumerate(models):
         values = {row["metric"]: row["value"] for row in rows if row["model"] == model}
         places = [index + (number - (len(models) - 1) / 2) * width for index in range(len(metrics))]
         heights = [values.get(metric, float("nan")) for metric in metrics]
         bars = axes.bar(places, heights, width * 0.94, color=colors[model])
         labels = ["" if math.isnan(height) else f"{100 * height:.1f}" for height in heights]
-        axes.bar_label(bars, labels=labels, padding=2, fontsize=7.5, rotation=0 if width > 0.2 else 90)
+        label_bars(axes, bars, labels, width_pt=width * group_pt)
     axes.set_xticks(range(len(metrics)), [_label(metric) for metric in metrics], fontsize=8.5)
     axes.tick_params(axis="x", length=0)
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(0, max(0.02, *(row["value"] for row in rows)) * 1.12)
     axes.margins(x=0.02)
     percent(axes.yaxis)
 

@@ -1,14 +1,21 @@
 """What all pictures share: style, size, and the way from a figure to bytes that Dagster can show.
 
 A picture goes into the run's metadata as a JPEG of at most 100 KB and 1100 px, since metadata is stored in the event
-log and shown in a window of 1200 px. The same picture in full is written as PNG if a path is given.
+log and shown in a window of 1200 px. The same picture in full is written as PNG if a path is given; within
+:func:`for_print` in light and dark, as SVG and PNG, instead.
 """
 
 import base64
+import contextlib
+import contextvars
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from assets.page.labels import TITLE, settle
+from assets.page.themes import BLUE, DARK, GRAY, GREEN, GRID, LIGHT, ORANGE, PURPLE, RED, SKY, recolor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,22 +24,13 @@ if TYPE_CHECKING:
 MAX_BYTES = 100_000
 MAX_WIDTH_PX = 1100
 
-# Okabe and Ito's palette, which color-blind people can tell apart.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GRAY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#777777",
-)
 _SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 # These keep their color in every picture, whichever of them are in it.
 _MODELS = {"teacher": GRAY, "student": BLUE, "baseline": ORANGE}
 
 _SCREEN_DPI, _FILE_DPI = 100, 200
+# In inches, around each panel.
+_PAD_WIDTH, _PAD_HEIGHT = 0.09, 0.07
 _QUALITIES = (92, 85, 75, 60)
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -41,7 +39,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": "#e4e4e4",
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
     "lines.linewidth": 2,
 }
@@ -52,11 +50,32 @@ def new_figure(width_in: float = 8.0, height_in: float = 4.2, **grid: Any) -> tu
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    layout = ConstrainedLayoutEngine(w_pad=_PAD_WIDTH, h_pad=_PAD_HEIGHT)
     with matplotlib.rc_context(cast(Any, _STYLE)):
-        figure = Figure(figsize=(min(width_in, MAX_WIDTH_PX / _SCREEN_DPI), height_in), layout="constrained")
+        figure = Figure(figsize=(min(width_in, MAX_WIDTH_PX / _SCREEN_DPI), height_in), layout=layout)
         FigureCanvasAgg(figure)
         return figure, figure.subplots(**grid)
+
+
+_PRINTED: contextvars.ContextVar[Path | None] = contextvars.ContextVar("printed", default=None)
+
+
+@contextlib.contextmanager
+def for_print(folder: Path) -> Iterator[None]:
+    """While the block lasts, what is drawn is written to ``folder`` alone: of each picture ``NAME-light`` and
+    ``NAME-dark``, as ``.svg`` with its text as outlines and as ``.png`` of 200 dots an inch."""
+    token = _PRINTED.set(folder)
+    try:
+        yield
+    finally:
+        _PRINTED.reset(token)
+
+
+def print_folder() -> Path | None:
+    """The folder of :func:`for_print`, if in such a block."""
+    return _PRINTED.get()
 
 
 def render(figure: "Figure", full: Path | None) -> bytes:
@@ -65,12 +84,28 @@ def render(figure: "Figure", full: Path | None) -> bytes:
     with warnings.catch_warnings():
         # A caption in a script that the font lacks is shown as boxes; that is no reason to fail or to warn.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
+        settle(figure)
         # Drawn once, which takes most of the time: the small one is the large one reduced.
         figure.savefig(buffer, format="png", dpi=_FILE_DPI, facecolor="white")
-    if full is not None:
-        full.parent.mkdir(parents=True, exist_ok=True)
-        full.write_bytes(buffer.getvalue())
+        if full is not None and print_folder() is not None:
+            _print(figure, full)
+        elif full is not None:
+            full.parent.mkdir(parents=True, exist_ok=True)
+            full.write_bytes(buffer.getvalue())
     return compress(buffer.getvalue(), width=round(figure.get_figwidth() * _SCREEN_DPI))
+
+
+def _print(figure: "Figure", full: Path) -> None:
+    import matplotlib
+
+    full.parent.mkdir(parents=True, exist_ok=True)
+    # Two runs write the same bytes: names within an SVG are drawn from this, and it says no time.
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": full.stem}):
+        for theme in (LIGHT, DARK):
+            recolor(figure, theme)
+            name = f"{full.stem}-{theme.name}"
+            figure.savefig(full.with_name(f"{name}.svg"), metadata={"Date": None}, facecolor=theme.paper)
+            figure.savefig(full.with_name(f"{name}.png"), dpi=_FILE_DPI, facecolor=theme.paper)
 
 
 def compress(picture: bytes, *, width: int = MAX_WIDTH_PX) -> bytes:
@@ -104,14 +139,17 @@ def model_colors(names: list[str]) -> dict[str, str]:
 
 def title(axes: "Axes", text: str, *, panel: bool = False) -> None:
     """Title an only plot, or one panel of several."""
-    axes.set_title(text, loc="left", fontsize=10 if panel else 12, pad=6 if panel else 10, parse_math=False)
+    axes.set_title(text, loc="left", fontsize=10 if panel else 12, pad=6 if panel else 10, parse_math=False, gid=TITLE)
 
 
 def thousands(axis: Any) -> None:
-    """Write the numbers of an axis as 12,000."""
-    from matplotlib.ticker import FuncFormatter
+    """Write the whole numbers of an axis as 12,000."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    locator = axis.get_major_locator()
+    if isinstance(locator, MaxNLocator):
+        locator.set_params(integer=True)
 
 
 def percent(axis: Any) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from pipeline.storage.completion import REMEMBERED
+from pipeline.storage.completion import REMEMBERED, REPORT
 from pipeline.storage.protocol import Storage
 
 _FOLDERS = (".tmp", ".near_duplicates", "pictures", REMEMBERED)
@@ -14,10 +14,11 @@ _ENDINGS = (".tar", ".parquet")
 
 def strays(storage: Storage, marked: Iterable[str]) -> list[str]:
     """Their names: temporary files, the search for near-duplicates under way, pictures and what is remembered of them,
-    captions beside runs, and in the folders of tables whatever a run that was killed has left."""
+    the report, captions beside runs, and in the folders of tables whatever a run that was killed has left."""
     marked = set(marked)
     folders = {str(PurePosixPath(name).parent) for name in marked if name.endswith(_ENDINGS)}
     found = [name for folder in _FOLDERS for name in storage.below(folder)]
+    found += storage.sizes([REPORT])
     found += [name for name in storage.below("runs") if "index" in PurePosixPath(name).parts[:-1]]
     found += [
         name

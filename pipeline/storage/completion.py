@@ -23,6 +23,9 @@ COMPLETE = "complete"
 REMEMBERED = ".marks/page"
 """What was drawn and compared, kept beside the marks of stages; it is none."""
 
+REPORT = "report.html"
+"""What the last job has written for people, with pictures and captions; no stage made it."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mark:

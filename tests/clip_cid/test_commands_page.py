@@ -62,6 +62,7 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
         "clusters",
         *["config"] * 3,
         *["advise"] * 3,
+        "report",
         "verify",
         "verify",
     ]
@@ -79,6 +80,7 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
         "clusters",
         "import",
         "run",
+        "report",
         "verify",
         "doctor",
         "config",

@@ -35,7 +35,8 @@ def test_unchanged_second_run_recomputes_nothing(reference: Job, tmp_path: Path)
     output = job.run()
     # The end says what there is; nobody is warned of what had not to be done, and nothing is said twice.
     lines = output.splitlines()
-    assert lines[-1].startswith("Next: ") and f"Tables: duckdb -init {job.root}/catalog.sql" in lines[-5:]
+    assert lines[-1].endswith(f" report: {job.root}/report.html") and (job.root / "report.html").is_file()
+    assert lines[-2].startswith("Next: ") and f"Tables: duckdb -init {job.root}/catalog.sql" in lines[-6:]
     assert "WARNING" not in output and "INFO:" not in output and "[pipes]" not in output
     assert job.marks() == before
     assert job.tables() == tables

@@ -131,6 +131,7 @@ def strays(root: Path) -> None:
         ".near_duplicates/rows.bin",
         "pictures/groups.png",
         ".marks/page/groups.json",
+        "report.html",
         "images/00007.tar",
     ]
     for name in names:
