@@ -44,8 +44,10 @@ def report(context: dg.AssetExecutionContext, settings: SettingsResource) -> dg.
 
 
 def failure_report(place: str) -> dg.HookDefinition:
-    """What says in the report too that a stage has failed: an earlier one would look as if all were well. ``place``: the
-    resource that has the settings."""
+    """What says in the report too that a stage has failed: an earlier one would look as if all were well.
+
+    ``place``: the resource that has the settings.
+    """
 
     @dg.failure_hook(name=f"report_failure_{place}", required_resource_keys={place})
     def report_failure(context: dg.HookContext) -> None:
