@@ -1,0 +1,73 @@
+"""One root, opened: its tables, its forest, its embeddings and images, as they were when it was opened."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from assets.explore.forest import Forest
+from assets.explore.images import Images
+from assets.explore.queries import Queries
+from assets.explore.tables import find_tables, relations, signature
+from assets.explore.vectors import VectorFile
+from pipeline.balance.threshold import reach_of
+from pipeline.core.errors import MissingInputError
+from pipeline.core.query import QueryConfig
+from pipeline.storage.roots import storage_of
+
+
+class Explorer:
+    """What of a root there is to see; ``forest``, ``vectors`` and ``images`` are none where their tables are missing.
+
+    Nothing under the root is written. Raises :class:`pipeline.core.errors.PipelineError` for a root of which nothing is
+    there yet, or whose tables are damaged.
+    """
+
+    def __init__(self, root: Path, query_config: QueryConfig | None = None):
+        self.root = root
+        self.signature = signature(root)
+        self.tables = find_tables(root)
+        if not self.tables.files:
+            place = storage_of(root).uri("").rstrip("/")
+            raise MissingInputError(f"{place}: no table of a root is there yet; a run makes them")
+        files = self.tables.files
+        self._open = contextlib.ExitStack()
+        try:
+            connection = self._open.enter_context(relations(self.tables, query_config or QueryConfig()))
+            self.queries = Queries(connection, files)
+            self.vectors: VectorFile | None = None
+            if "teacher_embeddings" in files:
+                scratch = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="explore-")))
+                self.vectors = VectorFile(files["teacher_embeddings"], scratch / "vectors")
+            self.images = Images(root, files["index"]) if "index" in files else None
+            self.forest = self._forest()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def chosen(self) -> float | None:
+        """The threshold of the root's balance."""
+        found = self.tables.stats.get("balance", {}).get("threshold")
+        return None if found is None else float(found)
+
+    def default_threshold(self) -> float:
+        """That of the balance, or else half of what the forest reaches."""
+        if self.forest is None:
+            return 0.0
+        return min(self.chosen or self.forest.reach / 2, self.forest.reach)
+
+    def close(self) -> None:
+        """Remove what was written to the temporary folder."""
+        self._open.close()
+
+    def _forest(self) -> Forest | None:
+        files = self.tables.files.get("near_duplicates")
+        if not files:
+            return None
+        # Of a forest whose embeddings are gone, the stage knows how many there were.
+        rows = self.tables.stats.get("near_duplicates", {}).get("samples") or sum(
+            pq.read_metadata(path).num_rows for path in self.tables.files.get("teacher_embeddings", [])
+        )
+        return Forest.read(files[0], images=int(rows), reach=reach_of(files[0]))

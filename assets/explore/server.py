@@ -1,0 +1,359 @@
+"""The explorer over HTTP, for browsers of this machine alone.
+
+Captions and images are not trusted: texts are escaped by the templates, images are decoded and encoded again, a strict
+policy lets no other script run, and requests that name another host are refused, as a page elsewhere could make a
+browser send. Of a request nothing reaches the file system but numbers.
+"""
+
+import contextlib
+import dataclasses
+import math
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from assets.explore.choice import write_choice
+from assets.explore.explorer import Explorer
+from assets.explore.images import SIDES
+from assets.explore.links import LiveLinks
+from assets.explore.pages import FILES, PLACEHOLDER, POLICY, Pages, static_file
+from pipeline.core.errors import ConfigError, PipelineError
+from pipeline.core.query import QueryConfig
+
+HOSTS: Final = ["127.0.0.1", "localhost"]
+_HEADERS: Final = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+_LOOKED_AFTER_S = 5.0
+_MOST_PAGES = 100_000
+_LONGEST_SEARCH = 200
+_LARGEST_FORM = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Where "use this threshold" writes, and the config that it starts from."""
+
+    path: Path
+    base: Path | None = None
+
+
+class Site:
+    """The pages of a root, opened anew when the root has changed. Close it at the end."""
+
+    def __init__(self, folder: Path, root: str, choice: Choice, query_config: QueryConfig | None = None):
+        """``folder``: the local one of the root, which is called ``root``."""
+        self._folder, self._root, self._query = folder, root, query_config
+        self.choice, self.token = choice, secrets.token_urlsafe(16)
+        self._lock, self._looked = threading.Lock(), time.monotonic()
+        self._old: list[Explorer] = []
+        self._pages = self._opened()
+
+    @property
+    def root(self) -> str:
+        return self._root
+
+    def pages(self) -> Pages:
+        """Those of the root as it is, looked at every few seconds; as it was where it cannot be opened now."""
+        with self._lock:
+            if time.monotonic() - self._looked > _LOOKED_AFTER_S:
+                self._look()
+            return self._pages
+
+    def close(self) -> None:
+        for explorer in [*self._old, self._pages.explorer]:
+            explorer.close()
+
+    def _look(self) -> None:
+        from assets.explore.tables import signature
+
+        # A run that has just removed what it will write anew is no reason to show nothing.
+        with contextlib.suppress(PipelineError, OSError, duckdb.Error):
+            if signature(self._folder) != self._pages.explorer.signature:
+                before, self._pages = self._pages.explorer, self._opened()
+                # Requests under way may still read the one before.
+                for explorer in self._old:
+                    explorer.close()
+                self._old = [before]
+        self._looked = time.monotonic()
+
+    def _opened(self) -> Pages:
+        return Pages(Explorer(self._folder, self._query), LiveLinks(), self._root)
+
+
+def application(site: Site) -> Starlette:
+    """The ASGI application."""
+    handlers = _Handlers(site)
+    routes = [
+        Route("/", handlers.threshold),
+        Route("/at", handlers.at),
+        Route("/group/{image}", handlers.group),
+        Route("/image/{image}", handlers.image),
+        Route("/search", handlers.search),
+        Route("/pairs", handlers.pairs),
+        Route("/clusters", handlers.clusters),
+        Route("/cluster/{cluster}", handlers.cluster),
+        Route("/download", handlers.download),
+        Route("/leaks", handlers.leaks),
+        Route("/student", handlers.student),
+        Route("/use", handlers.use, methods=["POST"]),
+        Route("/static/{name}", handlers.static),
+        *(Route(f"/{kind}/{{image}}", handlers.copies(kind)) for kind in SIDES),
+    ]
+    middleware = [Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)]
+    errors = {HTTPException: handlers.refused, PipelineError: handlers.failed, duckdb.Error: handlers.failed}
+    errors[OSError] = handlers.failed
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=errors)
+
+
+class _Handlers:
+    """One for each address; they run in threads, since they wait for files."""
+
+    def __init__(self, site: Site):
+        self._site = site
+
+    def threshold(self, request: Request) -> Response:
+        pages = self._site.pages()
+        if pages.explorer.forest is None:
+            lines = ["There is no near-duplicate forest yet, so there is no threshold to choose."]
+            return _html(pages.render("message.html", "threshold", heading="A root", lines=lines, text=""))
+        return _html(pages.render("threshold.html", "threshold", **self._at(request, pages)))
+
+    def at(self, request: Request) -> Response:
+        pages = self._with("near_duplicates")
+        return _html(pages.render("at.html", **self._at(request, pages)))
+
+    def group(self, request: Request) -> Response:
+        pages = self._with("near_duplicates")
+        threshold = self._threshold(request, pages)
+        found = pages.views.group(_number(request.path_params["image"], 64), threshold)
+        if found is None:
+            raise HTTPException(404, "At this threshold the image is in no group: nothing is as near to it.")
+        return _html(pages.render("group.html", "threshold", group=found[0], tree=found[1], threshold=threshold))
+
+    def image(self, request: Request) -> Response:
+        pages = self._site.pages()
+        image = _number(request.path_params["image"], 64)
+        found = pages.views.image(image)
+        if found is None:
+            raise HTTPException(404, "No table has an image with this id.")
+        known = {"verdict": None, "left_out": None, "cluster": None, "similarity": None, "image": None} | found
+        threshold = pages.explorer.default_threshold()
+        return _html(pages.render("image.html", image=image, it=known, threshold=threshold))
+
+    def search(self, request: Request) -> Response:
+        pages = self._with("source_pairs")
+        text = request.query_params.get("q", "")[:_LONGEST_SEARCH]
+        found = pages.views.search(text)
+        return _html(pages.render("search.html", "search", asked=text, pictures=found, most=60))
+
+    def pairs(self, request: Request) -> Response:
+        pages = self._with("caption_embeddings", "source_pairs")
+        return _html(pages.render("pairs.html", "pairs", pictures=pages.views.worst_pairs()))
+
+    def clusters(self, request: Request) -> Response:
+        pages = self._with("cluster_assignments")
+        page = _number(request.query_params.get("page", "0"), 32)
+        if not 0 <= page < _MOST_PAGES:
+            raise HTTPException(404, "There is no such page.")
+        return _html(pages.render("clusters.html", "clusters", found=pages.views.clusters(page)))
+
+    def cluster(self, request: Request) -> Response:
+        pages = self._with("cluster_assignments")
+        cluster = _number(request.path_params["cluster"], 32)
+        found = pages.views.cluster(cluster)
+        if found is None:
+            raise HTTPException(404, "No image is in a cluster of this number.")
+        return _html(pages.render("cluster.html", "clusters", cluster=cluster, found=found))
+
+    def download(self, request: Request) -> Response:
+        pages = self._with("images")
+        return _html(pages.render("download.html", "download", rows=pages.views.download()))
+
+    def leaks(self, request: Request) -> Response:
+        pages = self._with("evaluation_leaks")
+        return _html(pages.render("leaks.html", "leaks", found=pages.views.leaks()))
+
+    def student(self, request: Request) -> Response:
+        pages = self._with("cluster_accuracy")
+        return _html(pages.render("student.html", "student", found=pages.views.student()))
+
+    async def use(self, request: Request) -> Response:
+        """The one thing that is written, to the one file that was named at the start."""
+        if int(request.headers.get("content-length", _LARGEST_FORM + 1)) > _LARGEST_FORM:
+            raise HTTPException(413, "The form is too large.")
+        if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            raise HTTPException(415, "A form is wanted.")
+        from urllib.parse import parse_qs
+
+        values = {name: found[0] for name, found in parse_qs((await request.body()).decode("utf-8", "replace")).items()}
+        return await run_in_threadpool(self._use, values)
+
+    def _use(self, values: dict[str, str]) -> Response:
+        if not secrets.compare_digest(values.get("token", "").encode(), self._site.token.encode()):
+            raise HTTPException(403, "This form is not of this page; load the page again.")
+        pages = self._with("near_duplicates")
+        threshold = _threshold(values.get("t", ""), pages)
+        choice = self._site.choice
+        there = choice.path.exists()
+        try:
+            text = write_choice(
+                choice.path, self._site.root, threshold, base=choice.base, replace=values.get("replace") == "1"
+            )
+        except ConfigError as error:
+            raise HTTPException(409, f"{error}.") from error
+        done = "replaced" if there else "written"
+        return _html(pages.render("message.html", heading=f"{choice.path}: {done}", lines=[], text=text))
+
+    def static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in FILES:
+            raise HTTPException(404, "There is no such file.")
+        return Response(static_file(name), media_type=FILES[name])
+
+    def copies(self, kind: str) -> Callable[[Request], Response]:
+        """Copies of images of one size."""
+
+        def copy(request: Request) -> Response:
+            images = self._site.pages().explorer.images
+            data = images.copy(_number(request.path_params["image"], 64), kind) if images else None
+            # A second time the browser need not ask; the root may be made anew, but not often.
+            headers = {"cache-control": "private, max-age=300"}
+            if data is None:
+                return Response(PLACEHOLDER, media_type="image/svg+xml", headers=headers)
+            return Response(data, media_type="image/jpeg", headers=headers)
+
+        return copy
+
+    def refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return self._message(error.status_code, "Not here", str(error.detail))
+
+    def failed(self, request: Request, error: Exception) -> Response:
+        """As a rule a root that is being written: what was read is there no longer."""
+        return self._message(503, "The root could not be read", f"{' '.join(str(error).split())[:500]}")
+
+    def _message(self, status: int, heading: str, line: str) -> Response:
+        lines = [line]
+        text = self._site.pages().render("message.html", heading=heading, lines=lines, text="")
+        return HTMLResponse(text, status_code=status)
+
+    def _with(self, *needed: str) -> Pages:
+        pages = self._site.pages()
+        missing = [name for name in needed if name not in pages.explorer.tables]
+        if missing:
+            raise HTTPException(404, f"The table {missing[0]} is not there yet.")
+        return pages
+
+    def _at(self, request: Request, pages: Pages) -> dict[str, Any]:
+        choice = self._site.choice
+        return {
+            "at": pages.views.at(self._threshold(request, pages)),
+            "token": self._site.token,
+            "file": choice.path,
+            "file_exists": choice.path.exists(),
+        }
+
+    def _threshold(self, request: Request, pages: Pages) -> float:
+        forest = pages.explorer.forest
+        assert forest is not None
+        if "removal" in request.query_params:
+            return forest.threshold_for(min(max(_real(request.query_params["removal"]), 0.0), 1.0))
+        text = request.query_params.get("t")
+        return pages.explorer.default_threshold() if text is None else _threshold(text, pages)
+
+
+def _threshold(text: str, pages: Pages) -> float:
+    forest = pages.explorer.forest
+    assert forest is not None
+    value = _real(text)
+    if not 0 <= value <= forest.reach:
+        raise HTTPException(400, f"A threshold lies between 0 and the forest's max_distance, {forest.reach:g}.")
+    return value
+
+
+def _real(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise HTTPException(400, "A number is wanted.") from error
+    if not math.isfinite(value):
+        raise HTTPException(400, "A number is wanted.")
+    return value
+
+
+def _number(text: str, bits: int) -> int:
+    """A signed whole number of at most so many bits, which is all that an id can be."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19):
+        raise HTTPException(404, "An id is a whole number.")
+    value = int(text)
+    if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
+        raise HTTPException(404, "An id has 64 bits.")
+    return value
+
+
+def _html(text: str) -> HTMLResponse:
+    return HTMLResponse(text)
+
+
+class _Headers:
+    """What every answer carries, a refusal too; its own headers come first."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                more = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in there)]
+            await send(message)
+
+        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+@contextlib.contextmanager
+def listening(port: int) -> Iterator[socket.socket]:
+    """A socket on loopback; 0 takes any port that is free. Raises :class:`ConfigError` for one that is in use."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} of 127.0.0.1 cannot be had: {error.strerror}; --port takes another"
+            ) from error
+        except OverflowError as error:
+            raise ConfigError(f"--port {port}: a port is a number from 0 to 65535") from error
+        yield listener
+
+
+def serve(site: Site, listener: socket.socket) -> None:
+    """Answer until Ctrl-C."""
+    import uvicorn
+
+    config = uvicorn.Config(application(site), log_level="warning", access_log=False, server_header=False)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
