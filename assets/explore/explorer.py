@@ -3,6 +3,8 @@
 import contextlib
 import tempfile
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pyarrow.parquet as pq
 
@@ -57,6 +59,14 @@ class Explorer:
         if self.forest is None:
             return 0.0
         return min(self.chosen or self.forest.reach / 2, self.forest.reach)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Remove what was written to the temporary folder."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from pipeline.core import query
 
@@ -74,6 +75,12 @@ class Queries:
             if all(self._has(table) for table in needed)
         }
         return {key: rows[0] if rows else None for key, rows in found.items()}
+
+    def cluster_of_each(self) -> pa.Table:
+        """``image_id, cluster_id`` of all images that are in one, by id."""
+        text = query.sql("assets.explore", "explore_cluster_of_each")
+        with self._connection.cursor() as cursor:
+            return cursor.sql(text).to_arrow_table()
 
     def count(self, table: str) -> int:
         row = query.one(self._connection.cursor(), f"SELECT count(*) AS rows FROM {query.identifier(table)}", {})

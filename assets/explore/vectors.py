@@ -1,7 +1,7 @@
 """Embeddings in a file of their own, any row of which can be read: Parquet would decode thousands for one."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,14 @@ class VectorFile:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """``ids`` (R,) and vectors (R, D) of all rows, in the order of the tables, some at a time."""
+        size = self.width * self._type.itemsize
+        for start in range(0, len(self.ids), _ROWS):
+            rows = min(_ROWS, len(self.ids) - start)
+            part = np.frombuffer(os.pread(self._file, rows * size, start * size), self._type)
+            yield self._in_order[start : start + rows], part.reshape(rows, -1)
+
     def of(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of the images that have one: their ids (R,) ascending, and their vectors (R, D)."""
         wanted = np.unique(images)
@@ -68,7 +76,7 @@ class VectorFile:
         ids, matrix = self.of(np.array([image]))
         if not len(ids):
             return []
-        found = np.concatenate([self._candidates(matrix[0].astype(np.float32), count + 1 + _MORE)])
+        found = self._candidates(matrix[0].astype(np.float32), count + 1 + _MORE)
         others, vectors = self.of(found[found != image])
         far = distances(vectors, matrix[0])
         order = np.lexsort((others, far))[:count]
@@ -76,12 +84,8 @@ class VectorFile:
 
     def _candidates(self, vector: np.ndarray, count: int) -> np.ndarray:
         best, ids = np.empty(0, np.float32), np.empty(0, np.int64)
-        size = self.width * self._type.itemsize
-        for start in range(0, len(self.ids), _ROWS):
-            rows = min(_ROWS, len(self.ids) - start)
-            part = np.frombuffer(os.pread(self._file, rows * size, start * size), self._type).reshape(rows, -1)
-            best = np.concatenate([best, part.astype(np.float32) @ vector])
-            ids = np.concatenate([ids, self._in_order[start : start + rows]])
+        for some, part in self.chunks():
+            best, ids = np.concatenate([best, part.astype(np.float32) @ vector]), np.concatenate([ids, some])
             if len(best) > count:
                 kept = np.argpartition(-best, count - 1)[:count]
                 best, ids = best[kept], ids[kept]
