@@ -44,7 +44,7 @@ class Images:
         self.ids, self._offset, self._size = (columns[name][order] for name in ("image_id", "offset", "size"))
         self._shard = shard[order]
         self._sum = np.concatenate([np.empty(0, np.int64), *sums])[order]
-        self.copy = functools.lru_cache(maxsize=_REMEMBERED)(self._copy)
+        self._made = functools.lru_cache(maxsize=_REMEMBERED)(self._make)
 
     def __contains__(self, image: int) -> bool:
         return self._place(image) is not None
@@ -66,12 +66,16 @@ class Images:
         }
         return image_of(stored_sample(self._root, self._shards[self._shard[place]], row))
 
-    def _copy(self, image: int, kind: str) -> bytes | None:
+    def copy(self, image: int, kind: str) -> bytes | None:
         """A JPEG of one of the ``SIDES``; none for what is no image, is missing or damaged."""
         try:
-            return as_jpeg(self.stored(image), SIDES[kind])
+            return self._made(image, kind)
         except (PipelineError, OSError, KeyError):
+            # Not remembered: a store may answer the next time.
             return None
+
+    def _make(self, image: int, kind: str) -> bytes | None:
+        return as_jpeg(self.stored(image), SIDES[kind])
 
     def _place(self, image: int) -> int | None:
         place = int(np.searchsorted(self.ids, image))

@@ -31,9 +31,10 @@ _SIDE = 96
 def write_map(explorer: Explorer, path: Path, *, threshold: float | None = None) -> int:
     """Write a row for each image with an embedding, in the order of the tables; returns how many.
 
-    ``x``, ``y``: the first two principal components, no more than a linear shadow of the space; embedding-atlas computes
-    a UMAP of its own from other files. Groups are those at ``threshold``, by default that of the balance; null without a
-    forest, as clusters are without a clustering. Raises :class:`MissingInputError` for a root without embeddings.
+    ``x``, ``y``: the first two principal components, no more than a linear shadow of the space: a UMAP is what
+    embedding-atlas makes of a column of vectors, which this file has not. Groups are those at ``threshold``, by default
+    that of the balance; null without a forest, as clusters are without a clustering. Raises :class:`MissingInputError`
+    for a root without embeddings.
     """
     vectors = explorer.vectors
     if vectors is None:

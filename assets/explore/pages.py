@@ -71,6 +71,7 @@ def _environment() -> Any:
         "whole": lambda value: f"{value:,}",
         "number": lambda value: f"{value:.3f}",
         "exact": lambda value: f"{value:.6g}",
+        "edge": lambda value: f"{value:.5f}",
         "percent": lambda value: f"{value:.1%}",
         "points": lambda value: f"{100 * value:+.1f}",
     }

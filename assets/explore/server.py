@@ -7,6 +7,7 @@ browser send. Of a request nothing reaches the file system but numbers.
 
 import contextlib
 import dataclasses
+import errno
 import math
 import secrets
 import socket
@@ -32,8 +33,10 @@ from assets.explore.explorer import Explorer
 from assets.explore.images import SIDES
 from assets.explore.links import LiveLinks
 from assets.explore.pages import FILES, PLACEHOLDER, POLICY, Pages, static_file
-from pipeline.core.errors import ConfigError, PipelineError
+from assets.explore.tables import signature
+from pipeline.core.errors import ConfigError, PipelineError, brief
 from pipeline.core.query import QueryConfig
+from pipeline.storage.roots import storage_of
 
 HOSTS: Final = ["127.0.0.1", "localhost"]
 _HEADERS: Final = {
@@ -44,7 +47,7 @@ _HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
-_LOOKED_AFTER_S = 5.0
+_LOOKED_AFTER_S = {False: 5.0, True: 60.0}
 _MOST_PAGES = 100_000
 _LONGEST_SEARCH = 200
 _LARGEST_FORM = 4096
@@ -67,6 +70,7 @@ class Site:
         self.choice, self.token = choice, secrets.token_urlsafe(16)
         self._lock, self._looked = threading.Lock(), time.monotonic()
         self._old: list[Explorer] = []
+        self._in_doubt = False
         self._pages = self._opened()
 
     @property
@@ -74,27 +78,30 @@ class Site:
         return self._root
 
     def pages(self) -> Pages:
-        """Those of the root as it is, looked at every few seconds; as it was where it cannot be opened now."""
+        """Those of the root as it is, looked at every few seconds, in a store every minute; as it was where it cannot
+        be opened now."""
         with self._lock:
-            if time.monotonic() - self._looked > _LOOKED_AFTER_S:
+            if time.monotonic() - self._looked > _LOOKED_AFTER_S[storage_of(self._folder).remote]:
                 self._look()
             return self._pages
+
+    def doubt(self) -> None:
+        """Something could not be read: look at the root before anything else is shown."""
+        self._in_doubt, self._looked = True, -math.inf
 
     def close(self) -> None:
         for explorer in [*self._old, self._pages.explorer]:
             explorer.close()
 
     def _look(self) -> None:
-        from assets.explore.tables import signature
-
         # A run that has just removed what it will write anew is no reason to show nothing.
         with contextlib.suppress(PipelineError, OSError, duckdb.Error):
-            if signature(self._folder) != self._pages.explorer.signature:
+            if self._in_doubt or signature(self._folder) != self._pages.explorer.signature:
                 before, self._pages = self._pages.explorer, self._opened()
                 # Requests under way may still read the one before.
                 for explorer in self._old:
                     explorer.close()
-                self._old = [before]
+                self._old, self._in_doubt = [before], False
         self._looked = time.monotonic()
 
     def _opened(self) -> Pages:
@@ -121,9 +128,10 @@ def application(site: Site) -> Starlette:
         *(Route(f"/{kind}/{{image}}", handlers.copies(kind)) for kind in SIDES),
     ]
     middleware = [Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)]
-    errors = {HTTPException: handlers.refused, PipelineError: handlers.failed, duckdb.Error: handlers.failed}
-    errors[OSError] = handlers.failed
-    return Starlette(routes=routes, middleware=middleware, exception_handlers=errors)
+    failures = dict.fromkeys((PipelineError, duckdb.Error, OSError), handlers.failed)
+    return Starlette(
+        routes=routes, middleware=middleware, exception_handlers={HTTPException: handlers.refused, **failures}
+    )
 
 
 class _Handlers:
@@ -251,7 +259,8 @@ class _Handlers:
 
     def failed(self, request: Request, error: Exception) -> Response:
         """As a rule a root that is being written: what was read is there no longer."""
-        return self._message(503, "The root could not be read", f"{' '.join(str(error).split())[:500]}")
+        self._site.doubt()
+        return self._message(503, "The root could not be read", brief(error))
 
     def _message(self, status: int, heading: str, line: str) -> Response:
         lines = [line]
@@ -341,12 +350,11 @@ def listening(port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
+            # At once, so that nobody else gets it while the root is opened.
+            listener.listen()
         except OSError as error:
-            raise ConfigError(
-                f"port {port} of 127.0.0.1 cannot be had: {error.strerror}; --port takes another"
-            ) from error
-        except OverflowError as error:
-            raise ConfigError(f"--port {port}: a port is a number from 0 to 65535") from error
+            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had: {error.strerror}"
+            raise ConfigError(f"port {port} of 127.0.0.1 {why}; --port takes another") from error
         yield listener
 
 

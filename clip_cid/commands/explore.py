@@ -16,9 +16,9 @@ def explore(
     root: Annotated[str, typer.Argument(help="A root: a folder, or a URL such as s3://bucket/prefix.")],
     *,
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0 takes any that is free.", min=0, max=65535)] = 8686,
-    save: Annotated[
-        Path, typer.Option(help='The config that "use this threshold" writes.', dir_okay=False)
-    ] = Path("threshold.yaml"),
+    save: Annotated[Path, typer.Option(help='The config that "use this threshold" writes.', dir_okay=False)] = Path(
+        "threshold.yaml"
+    ),
     config: Annotated[
         Path | None,
         typer.Option(help="A run config that this one shall else be a copy of.", exists=True, dir_okay=False),
@@ -69,7 +69,13 @@ def _served(root: str, port: int, save: Path, config: Path | None, limits: "Quer
 
 
 def _written(
-    root: str, export: Path | None, map_: Path | None, threshold: float | None, limits: "QueryConfig", *, overwrite: bool
+    root: str,
+    export: Path | None,
+    map_: Path | None,
+    threshold: float | None,
+    limits: "QueryConfig",
+    *,
+    overwrite: bool,
 ) -> dict[str, Any]:
     from assets.explore.explorer import Explorer
     from assets.explore.export import write_pages
@@ -87,5 +93,7 @@ def _written(
             lines.append(f"{export}: {files:,} files, the first is {export / 'index.html'}")
         if map_ is not None:
             rows = write_map(explorer, map_, threshold=threshold)
-            lines.append(f"{map_}: {rows:,} images; embedding-atlas {map_} --x x --y y --text caption --image thumbnail")
+            lines.append(
+                f"{map_}: {rows:,} images; embedding-atlas {map_} --x x --y y --text caption --image thumbnail"
+            )
     return {"root": root, "files": files, "rows": rows, "summary": "\n".join(lines)}
