@@ -37,10 +37,10 @@ class Explorer:
         self._open = contextlib.ExitStack()
         try:
             connection = self._open.enter_context(relations(self.tables, query_config or QueryConfig()))
-            self.queries = Queries(connection, files)
+            scratch = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="explore-")))
+            self.queries = Queries(connection, files, scratch)
             self.vectors: VectorFile | None = None
             if "teacher_embeddings" in files:
-                scratch = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="explore-")))
                 self.vectors = VectorFile(files["teacher_embeddings"], scratch / "vectors")
             self.images = Images(root, files["index"]) if "index" in files else None
             self.forest = self._forest()

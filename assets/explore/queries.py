@@ -1,11 +1,13 @@
 """What DuckDB is asked: every question by a name, and each answer a list of rows."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from assets.explore.captions import CaptionFile
 from pipeline.core import query
 
 LONGEST = 2000
@@ -15,16 +17,19 @@ LONGEST = 2000
 class Queries:
     """Questions about the relations of a connection; each has a cursor of its own, so that threads may ask at once."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str]):
+    def __init__(self, connection: duckdb.DuckDBPyConnection, names: Iterable[str], scratch: Path):
+        """``names``: the tables that are relations; ``scratch``: a folder for captions."""
         self._connection, self._names = connection, set(names)
+        self._captions: CaptionFile | None = None
+        if self._has("source_pairs"):
+            text = query.sql("assets.explore", "explore_captions")
+            with connection.cursor() as cursor:
+                batches = query.stream(cursor, text, {"longest": LONGEST})
+                self._captions = CaptionFile(batches, scratch / "captions")
 
     def captions(self, images: Iterable[int]) -> dict[int, str]:
         """The first caption of each image that has one."""
-        wanted = sorted(set(images))
-        if not wanted or not self._has("source_pairs"):
-            return {}
-        rows = self._ask("explore_captions", images=wanted, longest=LONGEST)
-        return {row["image_id"]: row["caption"] for row in rows}
+        return self._captions.of(images) if self._captions else {}
 
     def captions_of(self, image: int) -> list[dict[str, Any]]:
         """``caption, characters`` of each caption of an image."""
