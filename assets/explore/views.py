@@ -147,7 +147,13 @@ class Views:
         if not stored and not captions and not any(facts.values()):
             return None
         near = self._explorer.vectors.nearest(image, _NEAR) if self._explorer.vectors else []
-        return {"captions": captions, "near": self._pictures(near), "stored": stored, **facts}
+        return {
+            "captions": captions,
+            "near": self._pictures(near),
+            "stored": stored,
+            "grouped": self._grouped(image),
+            **facts,
+        }
 
     def search(self, text: str) -> list[Picture]:
         """The first of the images with a caption that has all words."""
@@ -196,6 +202,16 @@ class Views:
             for row in rows
         ]
         return {"rows": shown, "stats": self._explorer.tables.stats.get("cluster_accuracy", {})}
+
+    def _grouped(self, image: int) -> int | None:
+        """How many images the group has that an image is in by default; none if it is alone or there is no forest."""
+        forest = self._explorer.forest
+        place = None if forest is None else forest.place_of(image)
+        if forest is None or place is None:
+            return None
+        groups = forest.groups(self._explorer.default_threshold())
+        number = groups.at(place)
+        return None if number is None else int(groups.size[number])
 
     def _forest(self) -> Forest:
         assert self._explorer.forest is not None
