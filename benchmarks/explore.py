@@ -67,38 +67,47 @@ def _measured(images: int) -> dict[str, Any]:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split()[1].rstrip("/")
-            opened = time.perf_counter() - started
-            first = _seconds(f"{url}/")
+            asked = _Asked(process.pid, url)
+            row = {"images": images, "load": round(os.getloadavg()[0], 1)}
+            row |= {"open_s": round(time.perf_counter() - started, 2), "open_cpu_s": round(asked.cpu(), 2)}
             thresholds = np.random.default_rng(1).uniform(0, _REACH, _ASKED).tolist()
-            before = psutil.Process(process.pid).cpu_times()
-            slider = sorted(_seconds(f"{url}/at?t={threshold}") for threshold in thresholds)
-            after = psutil.Process(process.pid).cpu_times()
-            row = {
-                "images": images,
-                "open_s": round(opened, 2),
-                "first_page_s": round(first, 3),
-                "slider_median_ms": round(1000 * statistics.median(slider)),
-                "slider_p95_ms": round(1000 * slider[int(0.95 * _ASKED)]),
-                # What it costs whatever else the machine does.
-                "slider_cpu_ms": round(1000 * (sum(after[:2]) - sum(before[:2])) / _ASKED),
-                "group_ms": round(1000 * _seconds(f"{url}/group/{ids[images // 2]}?t=0.5")),
-                "nearest_ms": round(1000 * _seconds(f"{url}/image/{ids[images // 2]}")),
-                "search_ms": round(1000 * _seconds(f"{url}/search?q=boats+snow")),
-                "thumbnail_ms": round(1000 * statistics.median(_seconds(f"{url}/thumb/{image}") for image in ids[:50])),
-                "peak_rss_mb": _peak(process.pid),
-                "load": round(os.getloadavg()[0], 1),
-            }
+            row |= asked.measured("first_page", ["/"])
+            row |= asked.measured("slider", [f"/at?t={threshold}" for threshold in thresholds])
+            row |= asked.measured("group", [f"/group/{image}?t=0.5" for image in ids[:: images // 5]])
+            row |= asked.measured("image_and_nearest", [f"/image/{image}" for image in ids[:: images // 5]])
+            row |= asked.measured("search", ["/search?q=boats+snow"] * 3)
+            row |= asked.measured("thumbnail", [f"/thumb/{image}" for image in ids[:50]])
+            row |= {"peak_rss_mb": _peak(process.pid)}
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
     return row
 
 
-def _seconds(url: str) -> float:
-    started = time.perf_counter()
-    with urllib.request.urlopen(url) as answer:
-        answer.read()
-    return time.perf_counter() - started
+class _Asked:
+    """Requests to a server, with their time, and the CPU time of its process, which other work does not move."""
+
+    def __init__(self, process: int, url: str):
+        self._process, self._url = psutil.Process(process), url
+
+    def cpu(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def measured(self, name: str, paths: list[str]) -> dict[str, int]:
+        """Milliseconds: median and, of many, the 95th percentile; CPU on average."""
+        before = self.cpu()
+        seconds = sorted(self._seconds(path) for path in paths)
+        row = {f"{name}_ms": round(1000 * statistics.median(seconds))}
+        if len(paths) >= _ASKED:
+            row[f"{name}_p95_ms"] = round(1000 * seconds[int(0.95 * len(seconds))])
+        return row | {f"{name}_cpu_ms": round(1000 * (self.cpu() - before) / len(paths))}
+
+    def _seconds(self, path: str) -> float:
+        started = time.perf_counter()
+        with urllib.request.urlopen(self._url + path) as answer:
+            answer.read()
+        return time.perf_counter() - started
 
 
 def _peak(process: int) -> int:

@@ -50,15 +50,15 @@ class Explorer:
 
     @property
     def chosen(self) -> float | None:
-        """The threshold of the root's balance."""
+        """The threshold of the root's balance, if the forest that is there now reaches it."""
         found = self.tables.stats.get("balance", {}).get("threshold")
-        return None if found is None else float(found)
+        return float(found) if found is not None and self.forest and found <= self.forest.reach else None
 
     def default_threshold(self) -> float:
         """That of the balance, or else half of what the forest reaches."""
         if self.forest is None:
             return 0.0
-        return min(self.chosen or self.forest.reach / 2, self.forest.reach)
+        return self.forest.reach / 2 if self.chosen is None else self.chosen
 
     def __enter__(self) -> Self:
         return self

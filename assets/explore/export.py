@@ -1,7 +1,9 @@
 """The same pages as files that lie beside one another, for a web server or a folder that is sent."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +72,7 @@ def _thresholds(pages: Pages, links: FileLinks, written: _Folder) -> None:
 
 def _sections(pages: Pages, written: _Folder) -> None:
     views = pages.views
-    make = {
+    make: dict[str, Callable[[], dict[str, Any]]] = {
         "pairs": lambda: {"pictures": views.worst_pairs()},
         "clusters": lambda: {"found": views.clusters(0)},
         "download": lambda: {"rows": views.download()},

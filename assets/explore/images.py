@@ -21,29 +21,22 @@ SIDES: Final = {"thumb": 160, "picture": 640}
 _MOST_PIXELS, _MOST_BYTES = 64_000_000, 64 << 20
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _QUALITY = 80
+_PLACE = np.dtype(
+    [("image_id", "i8"), ("offset", "i8"), ("size", "i8"), ("crc32", "i8"), ("shard", "i4"), ("tar", "i4")]
+)
 _REMEMBERED = 3000
 
 
 class Images:
-    """Stored images of a root, the indexes of whose tars are held: 44 bytes an image."""
+    """Stored images of a root, the indexes of whose tars are held: 48 bytes an image."""
 
     def __init__(self, root: Path, indexes: Sequence[Path]):
         self._root, self._shards = root, [path.stem for path in indexes]
-        tables = [read_index(path).select(["image_id", "offset", "size", "crc32", "tar"]) for path in indexes]
-        columns = {
-            name: np.concatenate([np.empty(0, np.int64), *(table[name].to_numpy() for table in tables)])
-            for name in ("image_id", "offset", "size")
-        }
-        shard = np.repeat(np.arange(len(tables), dtype=np.int32), [table.num_rows for table in tables])
-        sums = [table["crc32"].cast("int64").fill_null(-1).to_numpy() for table in tables]
-        tars = [name for table in tables for name in table["tar"].to_pylist()]
-        order = np.argsort(columns["image_id"], kind="stable")
-        self._names = list(dict.fromkeys(tars))
-        numbers = {name: number for number, name in enumerate(self._names)}
-        self._tar = np.array([numbers[name] for name in tars], np.int32)[order]
-        self.ids, self._offset, self._size = (columns[name][order] for name in ("image_id", "offset", "size"))
-        self._shard = shard[order]
-        self._sum = np.concatenate([np.empty(0, np.int64), *sums])[order]
+        self._tars: list[str | None] = [None]
+        parts = [np.empty(0, _PLACE), *(self._places(path, number) for number, path in enumerate(indexes))]
+        every = np.concatenate(parts)
+        self._row = every[np.argsort(every["image_id"], kind="stable")]
+        self.ids = np.ascontiguousarray(self._row["image_id"])
         self._made = functools.lru_cache(maxsize=_REMEMBERED)(self._make)
 
     def __contains__(self, image: int) -> bool:
@@ -57,14 +50,14 @@ class Images:
         place = self._place(image)
         if place is None:
             raise KeyError(image)
-        sums = int(self._sum[place])
-        row = {
-            "offset": int(self._offset[place]),
-            "size": int(self._size[place]),
-            "crc32": None if sums < 0 else sums,
-            "tar": self._names[self._tar[place]],
+        row = self._row[place]
+        where = {
+            "offset": int(row["offset"]),
+            "size": int(row["size"]),
+            "crc32": None if row["crc32"] < 0 else int(row["crc32"]),
+            "tar": self._tars[row["tar"]],
         }
-        return image_of(stored_sample(self._root, self._shards[self._shard[place]], row))
+        return image_of(stored_sample(self._root, self._shards[row["shard"]], where))
 
     def copy(self, image: int, kind: str) -> bytes | None:
         """A JPEG of one of the ``SIDES``; none for what is no image, is missing or damaged."""
@@ -76,6 +69,21 @@ class Images:
 
     def _make(self, image: int, kind: str) -> bytes | None:
         return as_jpeg(self.stored(image), SIDES[kind])
+
+    def _places(self, index: Path, shard: int) -> np.ndarray:
+        """Rows of one index; tars that lie elsewhere are noted by their number."""
+        table = read_index(index)
+        found = np.zeros(table.num_rows, _PLACE)
+        found["shard"] = shard
+        for name in ("image_id", "offset", "size"):
+            found[name] = table[name].to_numpy()
+        found["crc32"] = table["crc32"].cast("int64").fill_null(-1).to_numpy()
+        if table["tar"].null_count < table.num_rows:
+            column = table["tar"].combine_chunks().dictionary_encode()
+            names = column.dictionary.to_pylist()
+            found["tar"] = column.indices.fill_null(-len(self._tars)).to_numpy() + len(self._tars)
+            self._tars += names
+        return found
 
     def _place(self, image: int) -> int | None:
         place = int(np.searchsorted(self.ids, image))

@@ -27,14 +27,12 @@ class Pages:
 
     def __init__(self, explorer: Explorer, links: Links, root: str):
         self.explorer, self.views = explorer, Views(explorer)
-        self._links, self._root = links, root
+        self._links, self._root, self._environment = links, root, _environment()
 
     def render(self, template: str, here: str = "", **values: Any) -> str:
         explorer, sections = self.explorer, self.views.sections()
         return str(
-            _environment()
-            .get_template(template)
-            .render(
+            self._environment.get_template(template).render(
                 {
                     "links": self._links,
                     "root": self._root,
@@ -75,6 +73,9 @@ def _environment() -> Any:
         "percent": lambda value: f"{value:.1%}",
         "points": lambda value: f"{100 * value:+.1f}",
     }
+    # All of them now: the first page should not wait for it.
+    for name in environment.list_templates():
+        environment.get_template(name)
     return environment
 
 

@@ -6,15 +6,10 @@ browser send. Of a request nothing reaches the file system but numbers.
 """
 
 import contextlib
-import dataclasses
 import errno
-import math
 import secrets
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import duckdb
@@ -28,15 +23,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from assets.explore import parameters
 from assets.explore.choice import write_choice
-from assets.explore.explorer import Explorer
 from assets.explore.images import SIDES
-from assets.explore.links import LiveLinks
 from assets.explore.pages import FILES, PLACEHOLDER, POLICY, Pages, static_file
-from assets.explore.tables import signature
+from assets.explore.site import Site
 from pipeline.core.errors import ConfigError, PipelineError, brief
-from pipeline.core.query import QueryConfig
-from pipeline.storage.roots import storage_of
 
 HOSTS: Final = ["127.0.0.1", "localhost"]
 _HEADERS: Final = {
@@ -47,65 +39,9 @@ _HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
-_LOOKED_AFTER_S = {False: 5.0, True: 60.0}
 _MOST_PAGES = 100_000
 _LONGEST_SEARCH = 200
 _LARGEST_FORM = 4096
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Where "use this threshold" writes, and the config that it starts from."""
-
-    path: Path
-    base: Path | None = None
-
-
-class Site:
-    """The pages of a root, opened anew when the root has changed. Close it at the end."""
-
-    def __init__(self, folder: Path, root: str, choice: Choice, query_config: QueryConfig | None = None):
-        """``folder``: the local one of the root, which is called ``root``."""
-        self._folder, self._root, self._query = folder, root, query_config
-        self.choice, self.token = choice, secrets.token_urlsafe(16)
-        self._lock, self._looked = threading.Lock(), time.monotonic()
-        self._old: list[Explorer] = []
-        self._in_doubt = False
-        self._pages = self._opened()
-
-    @property
-    def root(self) -> str:
-        return self._root
-
-    def pages(self) -> Pages:
-        """Those of the root as it is, looked at every few seconds, in a store every minute; as it was where it cannot
-        be opened now."""
-        with self._lock:
-            if time.monotonic() - self._looked > _LOOKED_AFTER_S[storage_of(self._folder).remote]:
-                self._look()
-            return self._pages
-
-    def doubt(self) -> None:
-        """Something could not be read: look at the root before anything else is shown."""
-        self._in_doubt, self._looked = True, -math.inf
-
-    def close(self) -> None:
-        for explorer in [*self._old, self._pages.explorer]:
-            explorer.close()
-
-    def _look(self) -> None:
-        # A run that has just removed what it will write anew is no reason to show nothing.
-        with contextlib.suppress(PipelineError, OSError, duckdb.Error):
-            if self._in_doubt or signature(self._folder) != self._pages.explorer.signature:
-                before, self._pages = self._pages.explorer, self._opened()
-                # Requests under way may still read the one before.
-                for explorer in self._old:
-                    explorer.close()
-                self._old, self._in_doubt = [before], False
-        self._looked = time.monotonic()
-
-    def _opened(self) -> Pages:
-        return Pages(Explorer(self._folder, self._query), LiveLinks(), self._root)
 
 
 def application(site: Site) -> Starlette:
@@ -154,14 +90,14 @@ class _Handlers:
     def group(self, request: Request) -> Response:
         pages = self._with("near_duplicates")
         threshold = self._threshold(request, pages)
-        found = pages.views.group(_number(request.path_params["image"], 64), threshold)
+        found = pages.views.group(parameters.number(request.path_params["image"], 64), threshold)
         if found is None:
             raise HTTPException(404, "At this threshold the image is in no group: nothing is as near to it.")
         return _html(pages.render("group.html", "threshold", group=found[0], tree=found[1], threshold=threshold))
 
     def image(self, request: Request) -> Response:
         pages = self._site.pages()
-        image = _number(request.path_params["image"], 64)
+        image = parameters.number(request.path_params["image"], 64)
         found = pages.views.image(image)
         if found is None:
             raise HTTPException(404, "No table has an image with this id.")
@@ -181,14 +117,14 @@ class _Handlers:
 
     def clusters(self, request: Request) -> Response:
         pages = self._with("cluster_assignments")
-        page = _number(request.query_params.get("page", "0"), 32)
+        page = parameters.number(request.query_params.get("page", "0"), 32)
         if not 0 <= page < _MOST_PAGES:
             raise HTTPException(404, "There is no such page.")
         return _html(pages.render("clusters.html", "clusters", found=pages.views.clusters(page)))
 
     def cluster(self, request: Request) -> Response:
         pages = self._with("cluster_assignments")
-        cluster = _number(request.path_params["cluster"], 32)
+        cluster = parameters.number(request.path_params["cluster"], 32)
         found = pages.views.cluster(cluster)
         if found is None:
             raise HTTPException(404, "No image is in a cluster of this number.")
@@ -221,7 +157,9 @@ class _Handlers:
         if not secrets.compare_digest(values.get("token", "").encode(), self._site.token.encode()):
             raise HTTPException(403, "This form is not of this page; load the page again.")
         pages = self._with("near_duplicates")
-        threshold = _threshold(values.get("t", ""), pages)
+        forest = pages.explorer.forest
+        assert forest is not None
+        threshold = parameters.threshold(values.get("t", ""), forest.reach)
         choice = self._site.choice
         there = choice.path.exists()
         try:
@@ -244,7 +182,7 @@ class _Handlers:
 
         def copy(request: Request) -> Response:
             images = self._site.pages().explorer.images
-            data = images.copy(_number(request.path_params["image"], 64), kind) if images else None
+            data = images.copy(parameters.number(request.path_params["image"], 64), kind) if images else None
             # A second time the browser need not ask; the root may be made anew, but not often.
             headers = {"cache-control": "private, max-age=300"}
             if data is None:
@@ -287,39 +225,9 @@ class _Handlers:
         forest = pages.explorer.forest
         assert forest is not None
         if "removal" in request.query_params:
-            return forest.threshold_for(min(max(_real(request.query_params["removal"]), 0.0), 1.0))
+            return forest.threshold_for(min(max(parameters.real(request.query_params["removal"]), 0.0), 1.0))
         text = request.query_params.get("t")
-        return pages.explorer.default_threshold() if text is None else _threshold(text, pages)
-
-
-def _threshold(text: str, pages: Pages) -> float:
-    forest = pages.explorer.forest
-    assert forest is not None
-    value = _real(text)
-    if not 0 <= value <= forest.reach:
-        raise HTTPException(400, f"A threshold lies between 0 and the forest's max_distance, {forest.reach:g}.")
-    return value
-
-
-def _real(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise HTTPException(400, "A number is wanted.") from error
-    if not math.isfinite(value):
-        raise HTTPException(400, "A number is wanted.")
-    return value
-
-
-def _number(text: str, bits: int) -> int:
-    """A signed whole number of at most so many bits, which is all that an id can be."""
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19):
-        raise HTTPException(404, "An id is a whole number.")
-    value = int(text)
-    if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
-        raise HTTPException(404, "An id has 64 bits.")
-    return value
+        return pages.explorer.default_threshold() if text is None else parameters.threshold(text, forest.reach)
 
 
 def _html(text: str) -> HTMLResponse:

@@ -54,7 +54,8 @@ def explore(
 
 
 def _served(root: str, port: int, save: Path, config: Path | None, limits: "QueryConfig") -> dict[str, Any]:
-    from assets.explore.server import Choice, Site, listening, serve
+    from assets.explore.server import listening, serve
+    from assets.explore.site import Choice, Site
     from pipeline.storage.roots import open_root
 
     with listening(port) as listener:

@@ -17,10 +17,11 @@ import yaml
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from assets.explore import server
+from assets.explore import site as site_module
 from assets.explore.choice import write_choice
 from assets.explore.images import as_jpeg
-from assets.explore.server import Choice, Site, application, listening
+from assets.explore.server import application, listening
+from assets.explore.site import Choice, Site
 from assets.run_config import read_run_config
 from clip_cid.app import app
 from pipeline.core.errors import ConfigError, MissingInputError
@@ -238,7 +239,7 @@ def test_a_threshold_goes_into_a_copy_of_a_config(tmp_path: Path) -> None:
 
 
 def test_a_root_that_grows(explored: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_LOOKED_AFTER_S", {False: -1.0, True: -1.0})
+    monkeypatch.setattr(site_module, "_LOOKED_AFTER_S", {False: -1.0, True: -1.0})
     root = tmp_path / "root"
     with pytest.raises(MissingInputError, match="no table of a root is there yet"):
         Site(root, "r", Choice(path=tmp_path / "t.yaml"))
