@@ -36,6 +36,8 @@ class Explorer:
         files = self.tables.files
         self._open = contextlib.ExitStack()
         try:
+            # First: it needs most while it is made, and little when it is.
+            self.forest = self._forest()
             connection = self._open.enter_context(relations(self.tables, query_config or QueryConfig()))
             scratch = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="explore-")))
             self.queries = Queries(connection, files, scratch)
@@ -43,7 +45,6 @@ class Explorer:
             if "teacher_embeddings" in files:
                 self.vectors = VectorFile(files["teacher_embeddings"], scratch / "vectors")
             self.images = Images(root, files["index"]) if "index" in files else None
-            self.forest = self._forest()
         except BaseException:
             self.close()
             raise
