@@ -333,10 +333,11 @@ class Browser:
         self._socket.send(json.dumps({"id": self._asked, "method": method, "params": parameters}))
         while (answer := json.loads(self._socket.recv(timeout=30))).get("id") != self._asked:
             pass
-        return answer["result"]
+        # While a page takes the place of another there is nothing to ask.
+        return answer.get("result", {})
 
     def run(self, script: str) -> Any:
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        return self.call("Runtime.evaluate", expression=script, returnByValue=True).get("result", {}).get("value")
 
     def press(self, key: str) -> None:
         self.run(f"document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}}))")
