@@ -16,7 +16,7 @@ export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
 # Whoever builds the site here is not told of another program that builds sites.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-fast lint lint-types lint-rest ui bench docs lock clean
+.PHONY: demo test test-fast lint lint-types lint-rest ui explore bench docs lock clean
 
 demo: $(READY)
 	$(BIN)/dagster job execute -m assets.definitions -j clip_cid
@@ -49,6 +49,11 @@ lint-rest:
 
 ui: $(READY)
 	$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1 --port 3000
+
+# The demo's root, or another: make explore ROOT=data/mine
+ROOT ?= data/demo
+explore: $(READY)
+	$(BIN)/clip-cid explore $(ROOT)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run

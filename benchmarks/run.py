@@ -33,6 +33,7 @@ BENCHMARKS = (
     "checksums",
     "leaks",
     "rules",
+    "explore",
     "demo",
 )
 """Modules of this package, each with ``measure() -> list[dict]``."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clip_cid.commands import advise, config, data, doctor, export, purge, push, report, run, verify
+from clip_cid.commands import advise, config, data, doctor, explore, export, purge, push, report, run, verify
 from clip_cid.console import PROGRAM, ends_quietly
 
 
@@ -20,6 +20,7 @@ app = new_app("From image URLs and captions to a balanced, queryable data set an
 app.command()(data.forest)
 app.command()(data.leaks)
 app.command()(advise.advise)
+app.command()(explore.explore)
 app.command()(data.balance)
 app.command()(data.clusters)
 app.command("import")(data.import_)

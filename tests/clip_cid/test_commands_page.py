@@ -23,8 +23,8 @@ LINES = [
     for line in block.splitlines()
     if line.startswith("clip-cid ")
 ]
-# A root to run on, a student, and packages that the tests go without: their own tests run these.
-LONG = ("run", "export", "push")
+# A root to run on, a student, packages that the tests go without, a server that stays: their own tests run these.
+LONG = ("run", "export", "push", "explore")
 
 
 def call(*arguments: str) -> str:
@@ -76,6 +76,7 @@ def test_the_page_replays(finished: SmallRun, tmp_path: Path) -> None:
         "forest",
         "leaks",
         "advise",
+        "explore",
         "balance",
         "clusters",
         "import",

@@ -60,7 +60,7 @@ def test_everything_that_is_read_is_in_it(environment: Path) -> None:
     wanted = {
         path.relative_to(PROJECT).as_posix()
         for package in PACKAGES
-        for ending in ("py", "sql", "json", "typed")
+        for ending in ("py", "sql", "json", "typed", "html", "css", "js")
         for path in (PROJECT / package).rglob(f"*.{ending}")
     }
     assert not wanted - names
