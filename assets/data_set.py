@@ -60,13 +60,12 @@ def _asset(found: dg.AssetsDefinition, name: str, place: str) -> dg.AssetsDefini
     def run(context: dg.AssetExecutionContext) -> Iterator[Any]:
         yield from compute(context)
 
-    options = {"pool": found.op.pool} if found.op.pool else {}
     return dg.multi_asset(
         name=f"{name}__{found.op.name}",
         specs=specs,
         description=found.op.description,
         required_resource_keys={place},
-        **options,
+        pool=found.op.pool,
     )(run)
 
 
