@@ -37,6 +37,7 @@ def count_by_folder(names: Iterable[str]) -> dict[str, int]:
 
 def remove_copies(root: Path) -> None:
     """Remove what a folder of local copies holds beside marks and locks: the store has what is left."""
+    (root / REPORT).unlink(missing_ok=True)
     for path in root.iterdir():
         if path.is_dir() and path.name != ".marks":
             shutil.rmtree(path)

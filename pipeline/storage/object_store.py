@@ -212,17 +212,17 @@ class ObjectStorage:
         """Size, time and tag of each object, without those that are not there."""
         folders: dict[str, list[str]] = defaultdict(list)
         for name in names:
-            folder, _, file = name.rpartition("/")
-            folders[folder].append(file)
+            folders[name.rpartition("/")[0]].append(name)
         infos: dict[str, dict[str, Any]] = {}
-        for folder, files in folders.items():
-            if len(files) > _ASKED_SINGLY:
+        for folder, inside in folders.items():
+            if len(inside) > _ASKED_SINGLY:
                 listed = self._list(folder)
-                infos |= {f"{folder}/{file}": listed[file] for file in files if file in listed}
+                files = {name: name.rpartition("/")[2] for name in inside}
+                infos |= {name: listed[file] for name, file in files.items() if file in listed}
                 continue
-            for file in files:
+            for name in inside:
                 with self._errors(), contextlib.suppress(FileNotFoundError):
-                    infos[f"{folder}/{file}"] = self._files.info(self._key(f"{folder}/{file}"), refresh=True)
+                    infos[name] = self._files.info(self._key(name), refresh=True)
         return infos
 
     def _is_copy(self, name: str, info: Mapping[str, Any]) -> bool:

@@ -192,6 +192,16 @@ def test_prefixes_that_a_file_system_would_read_otherwise_are_refused(tmp_path: 
         open_root(f"s3://bucket/{prefix}", StorageConfig(scratch=str(tmp_path)))
 
 
+def test_files_of_the_root_itself_have_sizes_and_are_fetched_and_removed(s3: Store) -> None:
+    here, there = (open_root(s3.url, s3.machine(name)) for name in "ab")
+    storage_of(here).write_text("report.html", "four")
+    assert storage_of(there).sizes(["report.html", "none.html"]) == {"report.html": 4}
+    storage_of(there).fetch(["report.html"])
+    assert (there / "report.html").read_text() == "four"
+    storage_of(there).remove(["report.html"])
+    assert storage_of(here).sizes(["report.html"]) == {} and not (there / "report.html").exists()
+
+
 class TestLease:
     @pytest.fixture(autouse=True)
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
