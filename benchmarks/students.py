@@ -130,8 +130,11 @@ def choices(images: int, steps: int) -> list[Choice]:
     return [*_losses(), *_rules(), *_cluster_term(images), *_small_batches(steps)]
 
 
-def measure(corpus: str, parts: Sequence[str] = PARTS) -> Iterator[dict[str, Any]]:
-    """A row for each choice, axis, evaluation set and seed: top-1 and top-5 in [0, 1]."""
+def measure(corpus: str, parts: Sequence[str] = PARTS, *, train: bool = True) -> Iterator[dict[str, Any]]:
+    """A row for each choice, axis, evaluation set and seed: top-1 and top-5 in [0, 1].
+
+    Without ``train`` only of choices that were measured before.
+    """
     source, base, steps = CORPORA[corpus]
     images = read_result(source, "teacher_embeddings").rows
     for choice in choices(images, steps):
@@ -143,6 +146,8 @@ def measure(corpus: str, parts: Sequence[str] = PARTS) -> Iterator[dict[str, Any
         settings = Settings.model_validate(overlaid(overlaid(base, own), choice.settings))
         kept = folder / f"{fingerprint_of(settings.content(), settings.ablation.model_dump())[:16]}.json"
         if not kept.exists():
+            if not train:
+                continue
             write_text_atomically(kept, json.dumps(_train(source, settings)))
         for row in json.loads(kept.read_text()):
             yield {"part": choice.part, "choice": choice.name, **row}
@@ -184,10 +189,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", choices=CORPORA)
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS)
+    parser.add_argument("--measured", action="store_true", help="train nothing, write what was measured before")
     given = parser.parse_args()
     file = RESULTS / f"students_{given.corpus}.json"
     before = json.loads(file.read_text())["rows"] if file.exists() else []
-    rows = [row for row in before if row["part"] not in given.part] + list(measure(given.corpus, given.part))
+    rows = [row for row in before if row["part"] not in given.part] + list(
+        measure(given.corpus, given.part, train=not given.measured)
+    )
     rows.sort(key=lambda row: PARTS.index(row["part"]))
     content = {"machine": machine(), "command": f"python -m benchmarks.students {given.corpus}", "rows": rows}
     lines = ",\n".join(f"  {json.dumps(row)}" for row in content.pop("rows"))
