@@ -115,7 +115,7 @@ class RelationConfig(Section):
     gradient_weight: float = Field(
         0.0,
         description="Weight of the mean squared error between the gradients that both give their embeddings by the "
-        "contrastive loss (after CLIP-KD's GD, whose weight is for another scale; 1 ruins the demo's student; unconfirmed).",
+        "contrastive loss (after CLIP-KD's GD, whose weight is for another scale; 1 ruins the demo's student).",
         ge=0,
     )
     teacher_temperature: float | None = Field(
