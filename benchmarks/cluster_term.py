@@ -15,6 +15,7 @@ from typing import Any
 
 from assets.settings import Settings
 from benchmarks.run import RESULTS, machine
+from benchmarks.students import train_cells
 from training.config import DirectionsConfig
 
 _STEPS, _SEEDS = 200, [0, 1, 2]
@@ -51,9 +52,7 @@ def measure(demo: Path) -> list[dict[str, Any]]:
 
 
 def _top1(demo: Path, entry: str, losses: dict[str, Any], clusters: int | None) -> dict[str, Any]:
-    from pipeline.clusters.stage import cluster_images
-    from pipeline.demo.stage import resolve_datasets
-    from training.ablation import run_ablation, summary
+    from training.ablation import summary
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "demo"
@@ -66,16 +65,7 @@ def _top1(demo: Path, entry: str, losses: dict[str, Any], clusters: int | None) 
                 "ablation": {"data": ["all"], "losses": [entry], "seeds": _SEEDS, "steps": _STEPS},
             }
         )
-        cluster_images(root, settings.clusters)
-        result = run_ablation(
-            root,
-            settings.ablation,
-            settings.student,
-            settings.evaluation,
-            shards=settings.shards,
-            query=settings.query,
-            datasets=resolve_datasets(settings.evaluation.datasets, root, settings.demo),
-        )
+        result = train_cells(root, settings)
         (row,) = summary(result.parquet("ablation"))
     found = {"top1": round(row["mean"], 4), "spread": round(row["spread"], 4), "seeds": row["seeds"]}
     print(entry, losses, clusters, found, flush=True)

@@ -22,7 +22,7 @@ from benchmarks.run import RESULTS, machine
 from pipeline.core.files import fingerprint_of, write_text_atomically
 from pipeline.core.query import view
 from pipeline.core.settings import overlaid
-from pipeline.storage.result import read_result
+from pipeline.storage.result import StageResult, read_result
 
 _PROJECT = Path(__file__).resolve().parents[1]
 _CACHE = _PROJECT / ".cache" / "students"
@@ -156,9 +156,6 @@ def measure(corpus: str, parts: Sequence[str] = PARTS, *, train: bool = True) ->
 
 def _train(source: Path, settings: Settings) -> list[dict[str, Any]]:
     from pipeline.balance.stage import balance_pairs
-    from pipeline.clusters.stage import cluster_images
-    from pipeline.demo.stage import resolve_datasets
-    from training.ablation import run_ablation
 
     root = settings.path
     if not root.exists():
@@ -167,22 +164,30 @@ def _train(source: Path, settings: Settings) -> list[dict[str, Any]]:
         shutil.copytree(source, part, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         part.rename(root)
     balance_pairs(root, settings.balance, settings.query)
+    result = train_cells(root, settings)
+    with duckdb.connect() as connection:
+        view(connection, "ablation", result.parquet("ablation"))
+        found = connection.execute(_ROWS)
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def train_cells(root: Path, settings: Settings) -> StageResult:
+    """Clusters and the ablation of ``settings``, on a root that has all that comes before."""
+    from pipeline.clusters.stage import cluster_images
+    from pipeline.demo.stage import resolve_datasets
+    from training.ablation import run_ablation
+
     cluster_images(root, settings.clusters)
-    datasets = resolve_datasets(settings.evaluation.datasets, root, settings.demo)
-    result = run_ablation(
+    return run_ablation(
         root,
         settings.ablation,
         settings.student,
         settings.evaluation,
         shards=settings.shards,
         query=settings.query,
-        datasets=datasets,
+        datasets=resolve_datasets(settings.evaluation.datasets, root, settings.demo),
     )
-    with duckdb.connect() as connection:
-        view(connection, "ablation", result.parquet("ablation"))
-        found = connection.execute(_ROWS)
-        names = [column[0] for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def main() -> None:
